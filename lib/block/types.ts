@@ -1,0 +1,276 @@
+/**
+ * The block layer's vocabulary: what a driver is, what it is told and what it answers.
+ *
+ * Two kinds of drivers. A *format* does no data I/O: it says where a range lives (`locate`) and where a
+ * write may go (`reserve`); one engine moves the bytes. An *I/O driver* (protocols, interposing filters)
+ * reads and writes itself. Both are called only through the seam (seam.ts), which has checked the range,
+ * the alignment, the permissions and the limits: drivers contain almost no checking.
+ *
+ * All offsets and lengths are in bytes. `undefined` from a MaybePromise<void> means: done already.
+ */
+import type { IoVec, MaybePromise } from "../base/mod.ts";
+import type { CommandError } from "../base/mod.ts";
+import type { Context } from "../sys/types.ts";
+import type { Schema } from "../qmp/schema/core.ts";
+
+/** Permissions on an edge of the graph (QEMU's BLK_PERM_*; the bit is also the lock byte's index). */
+export const Perm = {
+  consistentRead: 1,
+  write: 2,
+  writeUnchanged: 4,
+  resize: 8,
+  none: 0,
+  all: 15,
+} as const;
+
+/** What a child is to its parent. */
+export type ChildRole = "data" | "metadata" | "filtered" | "cow" | "primary";
+
+/** Bits that go with a request. */
+export const RequestFlag = {
+  /** Force unit access: on stable storage before the request completes. */
+  fua: 1,
+  /** write-zeroes may deallocate. */
+  mayUnmap: 2,
+  /** write-zeroes must fail with ENOTSUP rather than write zeroes the slow way. */
+  noFallback: 4,
+  /** A write that does not change what is read (needs only write-unchanged). */
+  unchanged: 8,
+} as const;
+
+/** What a node can take in one request. Bytes; the defaults are in brackets. */
+export interface Limits {
+  /** Offsets and lengths of driver calls are multiples of this [1]. */
+  requestAlignment: number;
+  /** Addresses of I/O buffers are multiples of this [1]. */
+  memoryAlignment: number;
+  /** Largest read or write [2^31 - requestAlignment]. */
+  maxTransfer: number;
+  /** Largest and preferred multiple of write-zeroes and discard [no limit; requestAlignment]. */
+  maxWriteZeroes: number;
+  writeZeroesAlignment: number;
+  maxDiscard: number;
+  discardAlignment: number;
+  /** Preferred size and largest number of segments. */
+  optimalTransfer: number;
+  maxSegments: number;
+}
+
+/** Where the front part of a range lives: filled in by `locate`. */
+export interface Placement {
+  /** In a child, at `at`; `raw` as it is. */
+  inChild(child: Child, at: number, length?: number): void;
+  /** Reads as zeroes. `allocated`: this layer says so itself (does not defer to a backing file). */
+  zero(length?: number, allocated?: boolean): void;
+  /** This layer has nothing here: read what lies at the same place in `backing`, or zeroes. */
+  unallocated(backing: Child | undefined, length?: number): void;
+  /** Encoded (compressed, encrypted): `decode` fills native memory with `length` bytes from `start` on. */
+  encoded(decode: (iov: IoVec) => MaybePromise<void>, length?: number): void;
+}
+
+/** Where a write goes: filled in by `reserve`; a value that can be printed and tested without a disk. */
+export interface WritePlan {
+  /** The next `length` bytes of the range (all that is left, if not given) go to `child` at `at`. */
+  inChild(child: Child, at: number, length?: number): void;
+  /** The next `length` bytes need no data written: metadata (see `commit`) says that they are zero or gone. */
+  metadataOnly(length?: number): void;
+  /**
+   * Copy on write around the data: the `length` guest bytes at `from` of this node, as they read before the
+   * write, are written to `child` at `at`, together with the neighbouring data where possible.
+   */
+  copy(from: number, child: Child, at: number, length: number): void;
+  /** Runs once the data is there: metadata updates, in their order. At most one. */
+  onCommit(commit: () => MaybePromise<void>): void;
+  /** Runs instead if the data could not be written: gives reserved clusters back. */
+  onAbandon(abandon: () => void): void;
+}
+
+/** What a range is to be written for. */
+export type WriteIntent = "data" | "zeroes" | "discard";
+
+/** One extent of block status; `length` bytes from the asked offset on are alike. */
+export interface BlockStatus {
+  length: number;
+  /** This layer provides the contents (data or zeroes of its own). */
+  allocated: boolean;
+  /** Reads as data that is worth reading (SEEK_DATA). */
+  data: boolean;
+  /** Reads as zeroes. */
+  zero: boolean;
+  /** Where it lies, when it can be told: a plain offset in `file`. */
+  offset?: number;
+  file?: BlockNodeInfo;
+}
+
+/** What every opened driver offers. */
+export interface DriverInstanceBase {
+  /** Length of the node in bytes, now. May be a getter; the seam reads it on each request. */
+  readonly size: number;
+  /** Asked once after open, reopen and whenever the driver calls `OpenContext.limitsChanged`. */
+  readonly limits?: Partial<Limits>;
+  /** Request flags that write/writeZeroes honour by themselves; the seam emulates FUA with a flush. */
+  readonly supportedFlags?: number;
+  /** Makes what was written durable: the node's own part. Children are flushed by the engine afterwards. */
+  flush?(): MaybePromise<void>;
+  /** Changes the length. `exact`: not larger than asked. New bytes read as zeroes. */
+  truncate?(size: number, options: TruncateOptions): MaybePromise<void>;
+  /**
+   * Permissions that all parents together need and share are about to change (image locking lives here).
+   * `prepare` may throw and must not drop what is held; then `commit` or `abort` follows.
+   */
+  preparePermissions?(needed: number, shared: number): MaybePromise<PermissionChange>;
+  /** Takes new options: everything that can fail happens here; then `commit` or `abort` follows. */
+  prepareReopen?(next: OpenContext, options: unknown): MaybePromise<ReopenChange>;
+  /** What query-named-block-nodes tells: see ImageFacts. */
+  facts?(): MaybePromise<Partial<ImageFacts>>;
+  /** Driver-specific part of query-blockstats. */
+  statistics?(): Record<string, unknown> | undefined;
+  /** Drain: no request is in flight until `resume`. Background activity of the driver stops. */
+  quiesce?(): MaybePromise<void>;
+  resume?(): void;
+  /** Last call: everything was flushed, no request is in flight. */
+  close(): MaybePromise<void>;
+}
+
+export interface TruncateOptions {
+  exact: boolean;
+  preallocation: "off" | "metadata" | "falloc" | "full";
+}
+export interface PermissionChange {
+  commit(): void;
+  abort(): void;
+}
+export interface ReopenChange {
+  commit(): MaybePromise<void>;
+  abort(): MaybePromise<void>;
+}
+
+/** Facts for people and QMP (ImageInfo). */
+export interface ImageFacts {
+  filename: string;
+  format: string;
+  /** Bytes allocated on the host, when known. */
+  actualSize: number;
+  clusterSize: number;
+  encrypted: boolean;
+  formatSpecific: { type: string; data: Record<string, unknown> };
+}
+
+/** A format driver's opened image. Neither method does data I/O. */
+export interface FormatInstance extends DriverInstanceBase {
+  readonly kind: "format";
+  /** Says where the bytes from `start` on live: at least one, at most `length` (more is cut off by the seam). */
+  locate(start: number, length: number, out: Placement): MaybePromise<void>;
+  /** Makes room for a write. Absent: read-only format. */
+  reserve?(
+    start: number,
+    length: number,
+    plan: WritePlan,
+    intent: WriteIntent,
+    flags: number,
+  ): MaybePromise<void>;
+}
+
+/** An I/O driver's opened node. The length of a read or write is `iov.total`. */
+export interface IoInstance extends DriverInstanceBase {
+  readonly kind: "io";
+  read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
+  write?(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
+  /** Throws BlockError ENOTSUP when it cannot do it quickly: the seam then writes zeroes (unless noFallback). */
+  writeZeroes?(offset: number, length: number, flags: number): MaybePromise<void>;
+  /** ENOTSUP is not an error to callers: discard is advice. */
+  discard?(offset: number, length: number): MaybePromise<void>;
+  /** Absent: everything is data. `out` is filled; `length` of at least one byte. */
+  status?(
+    offset: number,
+    length: number,
+    precise: boolean,
+    out: BlockStatus,
+  ): MaybePromise<void>;
+  /** Brings data into the cache (NBD CACHE); advice. */
+  prefetch?(offset: number, length: number): MaybePromise<void>;
+}
+
+export type DriverInstance = FormatInstance | IoInstance;
+
+/** What others may know of a node. */
+export interface BlockNodeInfo {
+  readonly name: string;
+  readonly driver: string;
+  readonly size: number;
+}
+
+/** An edge of the graph, as the parent's driver holds it. */
+export interface Child {
+  /** Its name in the parent: "file", "backing", "data-file"... */
+  readonly name: string;
+  readonly node: BlockNodeInfo;
+  /** Length of the child node in bytes, now. */
+  readonly size: number;
+  /** Limits of the child node. */
+  readonly limits: Readonly<Limits>;
+  // For interposing filters and metadata; format data goes through locate/reserve instead.
+  read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
+  write(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
+  writeZeroes(offset: number, length: number, flags: number): MaybePromise<void>;
+  discard(offset: number, length: number): MaybePromise<void>;
+  flush(): MaybePromise<void>;
+  truncate(size: number, options: TruncateOptions): MaybePromise<void>;
+  status(
+    offset: number,
+    length: number,
+    precise: boolean,
+    out: BlockStatus,
+  ): MaybePromise<void>;
+}
+
+/** What a driver learns when it opens (or reopens) a node. */
+export interface OpenContext {
+  readonly context: Context;
+  readonly nodeName: string;
+  /** Whether the node is to be read-only. */
+  readonly readOnly: boolean;
+  /** Fall back to read-only where writing is impossible: call `degradeToReadOnly`. */
+  readonly autoReadOnly: boolean;
+  readonly cache: { readonly direct: boolean; readonly noFlush: boolean };
+  readonly discard: "ignore" | "unmap";
+  readonly detectZeroes: "off" | "on" | "unmap";
+  readonly forceShare: boolean;
+  /** The parent's options as given, without the common ones. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */
+  child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child>;
+  /** As `child`, undefined where the option was not given. */
+  optionalChild(name: string, edge: { role: readonly ChildRole[] }): Promise<Child | undefined>;
+  /** The node becomes read-only if auto-read-only allows it, else throws CommandError(`message`). */
+  degradeToReadOnly(message: string): void;
+  /** The user's mistake, in the user's words. */
+  problem(option: string, message: string): CommandError;
+  /** The driver's length or limits changed by themselves (a file that grew). */
+  limitsChanged(): void;
+}
+
+/** A block driver. `DriverInstance` carries all state: one definition serves all nodes and threads. */
+export interface DriverDefinition<O = Record<string, unknown>> {
+  /** QEMU's driver name. */
+  readonly name: string;
+  readonly kind: "protocol" | "format" | "filter";
+  /** The schema of its own options (a branch of BlockdevOptions). */
+  readonly options: Schema<O>;
+  open(open: OpenContext, options: O): MaybePromise<DriverInstance>;
+  /**
+   * Permissions it needs on, and shares of, a child, given those of its own parents. Absent: by role and
+   * kind, as in QEMU (filters pass through, formats as qsd-facts 3.5 lists).
+   */
+  childPermissions?(
+    child: string,
+    role: readonly ChildRole[],
+    parents: { needed: number; shared: number; readOnly: boolean },
+    options: O,
+  ): { needed: number; shared: number };
+}
+
+/** Types a driver's definition without losing its options' type. */
+export function defineDriver<O>(definition: DriverDefinition<O>): DriverDefinition<O> {
+  return definition;
+}
