@@ -1,0 +1,5 @@
+/** The block core: graph, seam, data engine. Drivers live in drivers/. */
+export * from "./types.ts";
+export * from "./backend_types.ts";
+export * from "./graph_types.ts";
+export { BlockGraph } from "./graph.ts";
