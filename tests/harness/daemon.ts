@@ -1,0 +1,252 @@
+/** Starts the program under test, or the original, and always cleans up. */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { basename } from "node:path";
+import { TestDir } from "./dir.ts";
+import { QmpClient } from "./qmp.ts";
+import { PYTHON, which } from "./tools.ts";
+import { until, within } from "./wait.ts";
+
+/** The root of the repository. */
+export const ROOT: string = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
+/** The installed program that qsd replaces. */
+export const ORIGINAL = "qemu-storage-daemon";
+
+/** The program under test: `$QSD`, by default this repository's launcher. */
+export function subject(): string {
+  const program = Deno.env.get("QSD") ?? `${ROOT}/qsd`;
+  return program.includes("/") ? Deno.realPathSync(program) : program;
+}
+
+/** True when the tests are being proved against the original itself. */
+export const ON_ORIGINAL: boolean = basename(Deno.env.get("QSD") ?? "qsd") === ORIGINAL;
+
+/** How to start a daemon. */
+export interface StartOptions {
+  /** Options of the command line, beside those for QMP and readiness. */
+  readonly args?: readonly string[];
+  /** The program; by default the one under test. */
+  readonly program?: string;
+  /** Where it runs; by default a folder of its own. Relative paths in options start there. */
+  readonly dir?: TestDir;
+  /** A QMP socket named `qmp` (default true). */
+  readonly qmp?: boolean;
+  readonly env?: Record<string, string>;
+  /** Sockets to listen on and to hand down, as path (relative to the folder) by fd number. */
+  readonly sockets?: Readonly<Record<number, string>>;
+  /** Words put before the program, as `["setpriv", "--bounding-set=-dac_override"]`; must exec. */
+  readonly wrapper?: readonly string[];
+}
+
+/** What is left of a program that ended. */
+export interface Ended {
+  readonly status: number;
+  readonly signal: string | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Binds sockets, leaves them on the given descriptors and becomes the daemon: the pid stays. */
+const HAND_DOWN = `
+import os, socket, sys
+at = 1
+while sys.argv[at] != "--":
+    fd, path = sys.argv[at].split("=", 1)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(16)
+    os.dup2(listening.fileno(), int(fd), inheritable=True)
+    listening.detach()
+    at += 1
+os.execvp(sys.argv[at + 1], sys.argv[at + 1:])
+`;
+
+/** A running daemon. Use with `await using`: it is stopped and its folder removed in any case. */
+export class Daemon {
+  private readonly out: Promise<string>;
+  private readonly err: Promise<string>;
+  private readonly ending: Promise<Deno.CommandStatus>;
+  private stderrSoFar = "";
+  private ended: Ended | undefined;
+  private client: QmpClient | undefined;
+
+  private constructor(
+    private readonly child: Deno.ChildProcess,
+    readonly dir: TestDir,
+    private readonly ownDir: boolean,
+  ) {
+    this.out = collect(child.stdout, () => {});
+    this.err = collect(child.stderr, (text) => this.stderrSoFar += text);
+    this.ending = child.status;
+  }
+
+  /** Starts and waits until it is ready (its pid file is there); fails if it ends before. */
+  static async start(options: StartOptions = {}): Promise<Daemon> {
+    const daemon = Daemon.spawn(options);
+    try {
+      await daemon.ready();
+      if (options.qmp ?? true) daemon.client = await QmpClient.open(daemon.file("qmp"));
+      return daemon;
+    } catch (error) {
+      await daemon[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Starts without waiting. */
+  static spawn(options: StartOptions = {}): Daemon {
+    const dir = options.dir ?? TestDir.make();
+    const program = options.program ?? subject();
+    const monitor = [
+      "--chardev",
+      "socket,id=qmp0,path=qmp,server=on,wait=off",
+      "--monitor",
+      "qmp0",
+    ];
+    const args = [...(options.args ?? []), ...((options.qmp ?? true) ? monitor : [])];
+    const command = [...(options.wrapper ?? []), program, ...args, "--pidfile", "pid"];
+    const sockets = Object.entries(options.sockets ?? {}).map(([fd, path]) => `${fd}=${path}`);
+    if (sockets.length > 0) command.unshift(PYTHON, "-c", HAND_DOWN, ...sockets, "--");
+    const child = new Deno.Command(command[0]!, {
+      args: command.slice(1),
+      cwd: dir.path,
+      env: { LC_ALL: "C", ...options.env },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    return new Daemon(child, dir, options.dir === undefined);
+  }
+
+  /** The process id. The launcher execs, so it is the daemon's own. */
+  get pid(): number {
+    return this.child.pid;
+  }
+
+  /** The QMP client of the test's own monitor. */
+  get qmp(): QmpClient {
+    assert.ok(this.client !== undefined, "started without QMP");
+    return this.client;
+  }
+
+  /** What has been written to standard error so far. */
+  get stderr(): string {
+    return this.stderrSoFar;
+  }
+
+  /** A path in the daemon's folder. */
+  file(name: string): string {
+    return this.dir.file(name);
+  }
+
+  /** The URI of an export on the Unix socket `nbd` of the daemon's folder. */
+  uri(name: string, socket = "nbd"): string {
+    return `nbd+unix:///${name}?socket=${this.file(socket)}`;
+  }
+
+  /** Waits for the pid file, complete with its newline. */
+  async ready(): Promise<void> {
+    let over: Deno.CommandStatus | undefined;
+    const watch = this.ending.then((status) => {
+      over = status;
+    });
+    await until(async () => {
+      if (over !== undefined) {
+        await watch;
+        throw new Error(
+          `the daemon ended with ${over.code} before it was ready: ${await this.err}`,
+        );
+      }
+      return (await Deno.readTextFile(this.file("pid")).catch(() => "")).endsWith("\n");
+    }, `the daemon to be ready; so far: ${this.stderrSoFar}`);
+  }
+
+  /** True while the process runs. */
+  get alive(): boolean {
+    try {
+      return !/^State:\s+Z/m.test(Deno.readTextFileSync(`/proc/${this.pid}/status`));
+    } catch {
+      return false;
+    }
+  }
+
+  /** Sends a signal to this process alone. */
+  kill(signal: Deno.Signal): void {
+    this.child.kill(signal);
+  }
+
+  /** Waits for the end, whoever caused it. */
+  async end(ms = 15_000): Promise<Ended> {
+    if (this.ended !== undefined) return this.ended;
+    const status = await within(this.ending, ms, "the daemon to end");
+    await this.client?.close();
+    const [stdout, stderr] = await Promise.all([this.out, this.err]);
+    this.ended = { status: status.code, signal: status.signal, stdout, stderr };
+    return this.ended;
+  }
+
+  /** SIGTERM, then waits for the end. */
+  async stop(): Promise<Ended> {
+    if (this.ended === undefined && this.alive) this.kill("SIGTERM");
+    return await this.end();
+  }
+
+  /** Open descriptors of the process. */
+  descriptors(): number {
+    return [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length;
+  }
+
+  /** Resident memory in bytes. */
+  resident(): number {
+    const status = Deno.readTextFileSync(`/proc/${this.pid}/status`);
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1024;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      if (this.ended === undefined) {
+        this.kill("SIGTERM");
+        await this.end(5_000).catch(async () => {
+          this.kill("SIGKILL");
+          await this.end();
+          throw new Error(`the daemon did not stop on SIGTERM; stderr: ${this.stderrSoFar}`);
+        });
+      }
+    } finally {
+      if (this.ownDir) await this.dir[Symbol.asyncDispose]();
+    }
+  }
+}
+
+/** Runs a daemon command line that is expected to end by itself. */
+export async function runToEnd(options: StartOptions, ms = 15_000): Promise<Ended> {
+  const daemon = Daemon.spawn({ ...options, qmp: options.qmp ?? false });
+  try {
+    return await daemon.end(ms);
+  } catch (error) {
+    daemon.kill("SIGKILL");
+    await daemon.end();
+    throw error;
+  } finally {
+    await daemon[Symbol.asyncDispose]();
+  }
+}
+
+/** For `ignore` of tests that compare with the original. */
+export function lacksOriginal(): boolean {
+  return which(ORIGINAL) === undefined;
+}
+
+async function collect(
+  stream: ReadableStream<Uint8Array>,
+  sink: (text: string) => void,
+): Promise<string> {
+  let all = "";
+  const decoder = new TextDecoder();
+  for await (const chunk of stream) {
+    const text = decoder.decode(chunk, { stream: true });
+    all += text;
+    sink(text);
+  }
+  return all;
+}

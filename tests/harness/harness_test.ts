@@ -1,0 +1,36 @@
+/** The harness itself, on whichever daemon is under test. */
+import assert from "node:assert/strict";
+import { Daemon, runToEnd } from "./daemon.ts";
+import { NbdPeer } from "./nbd.ts";
+import { noisy } from "./images.ts";
+import { TestDir } from "./dir.ts";
+
+Deno.test("a daemon starts, answers QMP and NBD, and stops with status 0", async () => {
+  await using dir = TestDir.make();
+  const bytes = noisy(dir.file("disk.raw"), 65536);
+  await using daemon = await Daemon.start({
+    dir,
+    args: [
+      "--blockdev",
+      "driver=file,node-name=disk,filename=disk.raw",
+      "--nbd-server",
+      "addr.type=unix,addr.path=nbd",
+      "--export",
+      "type=nbd,id=e,node-name=disk",
+    ],
+  });
+  assert.equal(Number(Deno.readTextFileSync(daemon.file("pid"))), daemon.pid);
+  assert.ok((await daemon.qmp.execute("query-version")).qemu.major >= 7);
+  using peer = await NbdPeer.attach(daemon.file("nbd"), "disk");
+  assert.equal(peer.info.size, 65536);
+  assert.deepEqual(await peer.read(4096, 512), bytes.slice(4096, 4608));
+  await peer.disconnect();
+  const { status, stderr, stdout } = await daemon.stop();
+  assert.deepEqual({ status, stderr, stdout }, { status: 0, stderr: "", stdout: "" });
+});
+
+Deno.test("a daemon that fails to start is reported with its words", async () => {
+  const { status, stderr } = await runToEnd({ args: ["--nonsense"] });
+  assert.equal(status, 1);
+  assert.match(stderr, /unrecognized option '--nonsense'/);
+});
