@@ -1,0 +1,320 @@
+/**
+ * An open file, device or drive. Data path: transfer.ts; zeroes and discards: space.ts; status: extents.ts; locks:
+ * locking.ts. Here: life cycle, permissions (with them the mode of the descriptor) and resizing.
+ *
+ * The descriptor keeps its number for as long as the node lives: when the mode must change the file is opened
+ * once more and dup2'ed over it, so that requests under way see either of two descriptions of one file.
+ */
+import { BLK, Errno, errnoName, F } from "../../../sys/mod.ts";
+import { BlockError, CommandError, type IoVec, type MaybePromise } from "../../../base/mod.ts";
+import type { Context } from "../../../sys/types.ts";
+import {
+  type BlockStatus,
+  type ImageFacts,
+  type IoInstance,
+  type Limits,
+  type OpenContext,
+  Perm,
+  type PermissionChange,
+  type ReopenChange,
+  type TruncateOptions,
+} from "../../types.ts";
+import { refuseChanges, refuseResets } from "../reopen.ts";
+import { probeDirectAlignment } from "./alignment.ts";
+import type { TransferEngine } from "./engine.ts";
+import { Extents } from "./extents.ts";
+import { blockError } from "./failures.ts";
+import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
+import { ImageLocks } from "./locking.ts";
+import { type DriverName, type FileKind, openAgain, type OpenedFile, sizeOf } from "./open.ts";
+import { sectorSize } from "./alignment.ts";
+import { resizeFile } from "./resize.ts";
+import { Space } from "./space.ts";
+import { Transfer } from "./transfer.ts";
+
+/** Permissions that need a descriptor open for writing. */
+const WRITING = Perm.write | Perm.writeUnchanged | Perm.resize;
+
+/** What blockdev-add said, as far as it matters after opening. */
+export interface FileOptions {
+  filename: string;
+  locking?: "auto" | "on" | "off";
+  aio?: "threads" | "native" | "io_uring";
+  "aio-max-batch"?: number;
+  [option: string]: unknown;
+}
+
+/** How the node may be written: never, always, or opened for writing only while someone writes. */
+type Mode = "read-only" | "read-write" | "dynamic";
+
+export function modeOf(open: Pick<OpenContext, "readOnly" | "autoReadOnly">): Mode {
+  return open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
+}
+
+export class FileInstance implements IoInstance {
+  readonly kind = "io";
+  limits: Partial<Limits> = {};
+  readonly #context: Context;
+  readonly #node: string;
+  readonly #driver: DriverName;
+  readonly #fd: number;
+  readonly #fileKind: FileKind;
+  readonly #transfer: Transfer;
+  readonly #space: Space;
+  readonly #extents: Extents;
+  readonly #locks: ImageLocks | undefined;
+  #options: FileOptions;
+  #mode: Mode;
+  #direct: boolean;
+  /** The descriptor is open for writing. */
+  #writable: boolean;
+  /** Permissions as last settled. */
+  #needed: number = Perm.none;
+  #shared: number = Perm.all;
+  /** errno name of a failed flush: what was in the page cache then may be lost for good. */
+  #flushFailed: string | undefined;
+
+  constructor(
+    open: OpenContext,
+    driver: DriverName,
+    options: FileOptions,
+    file: OpenedFile,
+    engine: TransferEngine,
+  ) {
+    this.#context = open.context;
+    this.#node = open.nodeName;
+    this.#driver = driver;
+    this.#fd = file.fd;
+    this.#fileKind = file.kind;
+    this.#options = options;
+    this.#mode = modeOf(open);
+    this.#writable = this.#mode === "read-write";
+    this.#direct = open.cache.direct;
+    this.#transfer = new Transfer(open.context.sys, file.fd, open.nodeName, engine);
+    this.#transfer.size = file.size;
+    this.#space = new Space(open.context, file.fd, open.nodeName, file.kind);
+    this.#extents = new Extents(open.context.sys, file.fd);
+    const locked = options.locking !== "off" && !open.forceShare;
+    if (locked) this.#locks = new ImageLocks(open.context.sys, options.filename);
+    this.#findLimits(file.fd, this.#direct);
+  }
+
+  /** Bytes. Drives are asked each time, since media come and go. */
+  get size(): number {
+    if (this.#driver !== "host_cdrom") return this.#transfer.size;
+    return this.#mediumPresent() ? sizeOf(this.#context, this.#fd, this.#fileKind) : 0;
+  }
+
+  /** Which engine carries requests that may block, and how many went either way; for status and tests. */
+  get transfers(): { engine: string; inline: number; queued: number } {
+    const { engine, counters } = this.#transfer;
+    return { engine: engine.name, inline: counters.inline, queued: counters.engine };
+  }
+
+  read(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
+    if (this.#driver === "host_cdrom") this.#requireMedium("read", offset);
+    return this.#transfer.read(offset, iov);
+  }
+
+  write(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
+    if (this.#driver === "host_cdrom") this.#requireMedium("write", offset);
+    return this.#transfer.write(offset, iov);
+  }
+
+  async writeZeroes(offset: number, length: number, flags: number): Promise<void> {
+    this.#extents.forget(offset, length);
+    await this.#space.writeZeroes(offset, length, flags);
+    // Once more: a status request may have looked in the meantime.
+    this.#extents.forget(offset, length);
+    if (this.#fileKind === "file" && offset + length > this.#transfer.size) {
+      this.#transfer.size = sizeOf(this.#context, this.#fd, "file");
+    }
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    this.#extents.forget(offset, length);
+    try {
+      await this.#space.discard(offset, length);
+    } finally {
+      this.#extents.forget(offset, length);
+    }
+  }
+
+  status(offset: number, length: number, precise: boolean, out: BlockStatus): void {
+    if (precise && this.#fileKind === "file") {
+      return this.#extents.status(offset, length, this.#transfer.size, out);
+    }
+    out.allocated = out.data = true;
+    out.zero = false;
+    out.length = length;
+    out.offset = offset;
+  }
+
+  async prefetch(offset: number, length: number): Promise<void> {
+    if (this.#direct) return;
+    const { sys } = this.#context;
+    // Advice: what it returns changes nothing.
+    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, POSIX_FADV_WILLNEED);
+  }
+
+  async flush(): Promise<void> {
+    if (!this.#writable) return;
+    if (this.#flushFailed !== undefined) {
+      throw new BlockError(this.#flushFailed, "An earlier flush failed; written data may be lost", {
+        node: this.#node,
+        op: "flush",
+      });
+    }
+    for (;;) {
+      const rc = await this.#context.sys.pool.fdatasync(this.#fd);
+      if (rc >= 0) return;
+      if (rc === -Errno.EINTR) continue;
+      // The kernel reports a failed write-back once and may then call the lost pages clean: no later fdatasync can
+      // be believed. With O_DIRECT the data is not in the page cache, and trying again is sound.
+      if (!this.#direct) this.#flushFailed = errnoName(-rc);
+      throw blockError(rc, this.#node, "flush");
+    }
+  }
+
+  async truncate(size: number, options: TruncateOptions): Promise<void> {
+    this.#extents.clear();
+    const file = { fd: this.#fd, kind: this.#fileKind, size: this.size };
+    try {
+      await resizeFile(this.#context, file, this.#node, size, options);
+    } finally {
+      this.#extents.clear();
+      this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
+    }
+  }
+
+  /** Locks follow permissions; so does the descriptor's mode with auto-read-only. */
+  async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
+    const before = { needed: this.#needed, shared: this.#shared };
+    this.#locks?.prepare(this.#fd, needed, shared);
+    const writable = this.#mode === "dynamic" ? (needed & WRITING) !== 0 : this.#writable;
+    let again: number | undefined;
+    try {
+      if (writable !== this.#writable) {
+        const mode = { writable, direct: this.#direct };
+        again = await openAgain(this.#context, this.#fd, this.#options.filename, mode);
+        this.#locks?.placeOn(again, needed | before.needed, shared & before.shared);
+      }
+    } catch (error) {
+      if (again !== undefined) this.#context.sys.close(again);
+      this.#locks?.abort(this.#fd, needed, shared);
+      throw error;
+    }
+    return {
+      commit: () => {
+        if (again !== undefined) this.#replace(again);
+        this.#writable = writable;
+        this.#needed = needed;
+        this.#shared = shared;
+        this.#locks?.settle(this.#fd, needed, shared);
+      },
+      abort: () => {
+        if (again !== undefined) this.#context.sys.close(again);
+        this.#locks?.abort(this.#fd, needed, shared);
+      },
+    };
+  }
+
+  async prepareReopen(next: OpenContext, options: unknown): Promise<ReopenChange> {
+    const given = options as FileOptions;
+    refuseChanges(this.#options, given, FIXED);
+    refuseResets(this.#options, given, STICKY);
+    const mode = modeOf(next);
+    const writable = mode === "read-write" ||
+      mode === "dynamic" && (this.#needed & WRITING) !== 0;
+    const direct = next.cache.direct;
+    if (given.aio === "native" && !direct) throw nativeNeedsDirect();
+    let again: number | undefined;
+    if (writable !== this.#writable || direct !== this.#direct) {
+      again = await openAgain(this.#context, this.#fd, given.filename, { writable, direct });
+      try {
+        this.#locks?.placeOn(again, this.#needed, this.#shared);
+      } catch (error) {
+        this.#context.sys.close(again);
+        throw error;
+      }
+    }
+    return {
+      commit: () => {
+        if (again !== undefined) this.#replace(again);
+        this.#options = given;
+        this.#mode = mode;
+        this.#writable = writable;
+        this.#direct = direct;
+        this.#findLimits(this.#fd, direct);
+      },
+      abort: () => {
+        if (again !== undefined) this.#context.sys.close(again);
+      },
+    };
+  }
+
+  facts(): Partial<ImageFacts> {
+    const stat = this.#context.sys.fstat(this.#fd);
+    const actualSize = typeof stat === "object" ? stat.allocated : 0;
+    return { filename: this.#options.filename, format: this.#driver, actualSize };
+  }
+
+  statistics(): Record<string, unknown> | undefined {
+    if (this.#driver === "host_cdrom") return undefined;
+    const { discardOk, discardFailed, discardBytesOk } = this.#space.statistics;
+    return {
+      driver: this.#driver,
+      "discard-nb-ok": discardOk,
+      "discard-nb-failed": discardFailed,
+      "discard-bytes-ok": discardBytesOk,
+    };
+  }
+
+  close(): void {
+    this.#transfer.engine.close();
+    this.#context.sys.close(this.#fd);
+  }
+
+  /** Puts `again`, another description of the same file, in the place of the node's descriptor. */
+  #replace(again: number): void {
+    const { sys } = this.#context;
+    sys.dup2(again, this.#fd);
+    sys.fcntl(this.#fd, F.SETFD, F.FD_CLOEXEC);
+    sys.close(again);
+  }
+
+  #findLimits(fd: number, direct: boolean): void {
+    const sector = this.#fileKind === "device" ? sectorSize(this.#context, fd) : 1;
+    const alignment = direct
+      ? probeDirectAlignment(this.#context, fd, this.#fileKind, this.#transfer.size)
+      : { request: 1, memory: 1 };
+    this.#transfer.directAlignment = direct ? alignment.request : 0;
+    this.limits = {
+      requestAlignment: alignment.request,
+      memoryAlignment: alignment.memory,
+      writeZeroesAlignment: Math.max(sector, alignment.request),
+      discardAlignment: Math.max(sector, alignment.request),
+      maxSegments: 1024, // IOV_MAX
+    };
+  }
+
+  #mediumPresent(): boolean {
+    return this.#context.sys.ioctl(this.#fd, BLK.CDROM_DRIVE_STATUS, CDSL_CURRENT) === CDS_DISC_OK;
+  }
+
+  #requireMedium(op: string, offset: number): void {
+    if (this.#mediumPresent()) return;
+    throw new BlockError("ENOMEDIUM", "No medium found", { node: this.#node, op, offset });
+  }
+}
+
+/** Options that blockdev-reopen cannot change, and those that it can but not take back. */
+const FIXED = ["filename", "locking", "aio", "aio-max-batch", "pr-manager"];
+const STICKY = ["drop-cache", "x-check-cache-dropped"];
+
+/** QEMU's refusal of aio=native without cache.direct. */
+export function nativeNeedsDirect(): CommandError {
+  return new CommandError(
+    "aio=native was specified, but it requires cache.direct=on, which was not specified.",
+  );
+}

@@ -1,0 +1,13 @@
+/** Numbers of the Linux ABI that only this driver needs. The same on x86-64 and arm64 unless said. */
+
+/** CDROM_DRIVE_STATUS: which slot is asked about (the selected one), and the answer "a disc is there". */
+export const CDSL_CURRENT = 0x7fffffff;
+export const CDS_DISC_OK = 4;
+
+/** posix_fadvise(2): read ahead. */
+export const POSIX_FADV_WILLNEED = 3;
+
+/** System call number of fadvise64. */
+export function sysFadvise64(arch: "x86_64" | "aarch64"): number {
+  return arch === "aarch64" ? 223 : 221;
+}

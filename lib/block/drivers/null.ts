@@ -1,0 +1,115 @@
+/**
+ * `null-co`, `null-aio`: a disk that forgets what is written, for tests and benchmarks. Reads leave the buffer as it
+ * is unless read-zeroes is set. null-co answers at once (after latency-ns, if given); null-aio always later.
+ */
+import { CommandError, GiB, type IoVec, type MaybePromise } from "../../base/mod.ts";
+import { BlockdevOptionsNull } from "../../qmp/schema/blockdev.ts";
+import type { Infer } from "../../qmp/schema/core.ts";
+import type { Context } from "../../sys/types.ts";
+import {
+  type BlockStatus,
+  defineDriver,
+  type DriverDefinition,
+  type ImageFacts,
+  type IoInstance,
+  type OpenContext,
+  type ReopenChange,
+  RequestFlag,
+} from "../types.ts";
+import { refuseChanges } from "./reopen.ts";
+
+/** Options of null-co and null-aio. */
+export type NullOptions = Infer<typeof BlockdevOptionsNull>;
+type Name = "null-co" | "null-aio";
+
+class NullInstance implements IoInstance {
+  readonly kind = "io";
+  readonly size: number;
+  /** Nothing is kept, so everything written is as durable as it will be. */
+  readonly supportedFlags: number = RequestFlag.fua;
+  readonly #latency: number;
+  readonly #zeroes: boolean;
+
+  constructor(readonly context: Context, readonly name: Name, readonly options: NullOptions) {
+    this.size = options.size ?? GiB;
+    this.#latency = options["latency-ns"] ?? 0;
+    this.#zeroes = options["read-zeroes"] ?? false;
+  }
+
+  read(_offset: number, iov: IoVec): MaybePromise<void> {
+    if (this.#zeroes) {
+      for (let i = 0; i < iov.count; i++) {
+        this.context.sys.fill(iov.addresses[i]!, 0, iov.lengths[i]!);
+      }
+    }
+    return this.#later();
+  }
+
+  write(): MaybePromise<void> {
+    return this.#later();
+  }
+  writeZeroes(): MaybePromise<void> {
+    return this.#later();
+  }
+  discard(): MaybePromise<void> {
+    return this.#later();
+  }
+  flush(): MaybePromise<void> {
+    return this.#later();
+  }
+
+  status(offset: number, length: number, _precise: boolean, out: BlockStatus): void {
+    out.length = length;
+    out.allocated = this.#zeroes;
+    out.data = !this.#zeroes;
+    out.zero = this.#zeroes;
+    out.offset = offset;
+  }
+
+  #later(): MaybePromise<void> {
+    if (this.#latency > 0) return this.context.loop.sleep(this.#latency);
+    if (this.name === "null-aio") {
+      return new Promise((resolve) => this.context.loop.defer(resolve));
+    }
+  }
+
+  prepareReopen(_next: OpenContext, options: unknown): ReopenChange {
+    refuseChanges(this.options, options as NullOptions, ["size", "latency-ns", "read-zeroes"]);
+    return { commit: () => {}, abort: () => {} };
+  }
+
+  facts(): Partial<ImageFacts> {
+    const { size, "read-zeroes": zeroes } = this.options;
+    const plain = size === undefined && zeroes === undefined;
+    const json = JSON.stringify({ "read-zeroes": zeroes, driver: this.name, size }, undefined, 1);
+    return {
+      filename: plain ? `${this.name}://` : `json:${json.replaceAll(/\n\s*/g, " ")}`,
+      format: this.name,
+      actualSize: 0,
+    };
+  }
+
+  close(): void {}
+}
+
+function define(name: Name): DriverDefinition<NullOptions> {
+  return defineDriver<NullOptions>({
+    name,
+    kind: "protocol",
+    options: BlockdevOptionsNull,
+    open(open, options) {
+      const { size = 0, "latency-ns": latency = 0 } = options;
+      if (size < 0) {
+        throw new CommandError("Parameter 'size' expects a non-negative number below 2^64");
+      }
+      // The latency is a signed 64-bit number inside.
+      if (latency >= 2 ** 63) throw new CommandError("latency-ns is invalid");
+      return new NullInstance(open.context, name, options);
+    },
+  });
+}
+
+/** QEMU driver `null-co`. */
+export const nullCo: DriverDefinition<NullOptions> = define("null-co");
+/** QEMU driver `null-aio`. */
+export const nullAio: DriverDefinition<NullOptions> = define("null-aio");

@@ -1,0 +1,126 @@
+/**
+ * `raw`: a node as it is, or a window on it. Byte 0 is byte `offset` of the child. Without offset and size it is a
+ * pure filter: permissions and locks are those of its own parents. Nothing is ever probed.
+ */
+import { BlockError, CommandError, SECTOR } from "../../base/mod.ts";
+import { BlockdevOptionsRaw } from "../../qmp/schema/blockdev.ts";
+import type { Infer } from "../../qmp/schema/core.ts";
+import {
+  type Child,
+  defineDriver,
+  type DriverDefinition,
+  type FormatInstance,
+  type OpenContext,
+  Perm,
+  type Placement,
+  type ReopenChange,
+  type TruncateOptions,
+  type WritePlan,
+} from "../types.ts";
+
+/** Options of raw. */
+export type RawOptions = Infer<typeof BlockdevOptionsRaw>;
+
+/** Where the window lies, in bytes; no size: up to the end of the child. */
+interface Window {
+  readonly offset: number;
+  readonly size: number | undefined;
+}
+
+function windowOf(options: RawOptions, child: Child): Window {
+  const { offset = 0, size } = options;
+  for (const [name, value] of [["offset", offset], ["size", size ?? 0]] as const) {
+    if (value >= 0) continue;
+    throw new CommandError(`Parameter '${name}' expects a non-negative number below 2^64`);
+  }
+  const end = child.size;
+  if (offset > end) {
+    throw new CommandError(
+      `Offset (${offset}) cannot be greater than size of the containing file (${end})`,
+    );
+  }
+  if (size !== undefined && size > end - offset) {
+    throw new CommandError(
+      `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the ` +
+        ` actual size of the containing file (${end})`,
+    );
+  }
+  if (size !== undefined && size % SECTOR !== 0) {
+    throw new CommandError("Specified size is not multiple of 512");
+  }
+  return { offset, size };
+}
+
+function isWindow(options: RawOptions): boolean {
+  return options.offset !== undefined || options.size !== undefined;
+}
+
+class RawInstance implements FormatInstance {
+  readonly kind = "format";
+  #window: Window;
+
+  constructor(readonly node: string, readonly child: Child, window: Window) {
+    this.#window = window;
+  }
+
+  get size(): number {
+    return this.#window.size ?? Math.max(this.child.size - this.#window.offset, 0);
+  }
+
+  locate(start: number, length: number, out: Placement): void {
+    out.inChild(this.child, start + this.#window.offset, length);
+  }
+
+  reserve(start: number, length: number, plan: WritePlan): void {
+    plan.inChild(this.child, start + this.#window.offset, length);
+  }
+
+  truncate(size: number, options: TruncateOptions): void | Promise<void> {
+    const { offset, size: fixed } = this.#window;
+    const context = { node: this.node, op: "truncate" };
+    if (fixed !== undefined) {
+      throw new BlockError("ENOTSUP", "Cannot resize fixed-size raw disks", context);
+    }
+    if (!Number.isSafeInteger(size + offset)) {
+      throw new BlockError("EINVAL", "Disk size too large for the chosen offset", context);
+    }
+    return this.child.truncate(size + offset, options);
+  }
+
+  async prepareReopen(next: OpenContext, options: unknown): Promise<ReopenChange> {
+    const child = await next.child("file", { role: roleOf(options as RawOptions) });
+    const window = windowOf(options as RawOptions, child);
+    return {
+      commit: () => {
+        this.#window = window;
+      },
+      abort: () => {},
+    };
+  }
+
+  facts(): { format: string } {
+    return { format: "raw" };
+  }
+
+  close(): void {}
+}
+
+function roleOf(options: RawOptions): readonly ("data" | "filtered" | "primary")[] {
+  return [isWindow(options) ? "data" : "filtered", "primary"];
+}
+
+/** QEMU driver `raw`. */
+export const raw: DriverDefinition<RawOptions> = defineDriver<RawOptions>({
+  name: "raw",
+  kind: "format",
+  options: BlockdevOptionsRaw,
+  async open(open, options) {
+    const child = await open.child("file", { role: roleOf(options) });
+    return new RawInstance(open.nodeName, child, windowOf(options, child));
+  },
+  /** A window keeps the child's length fixed; it needs no more than its own parents do. */
+  childPermissions(_child, _role, parents, options) {
+    const { needed, shared } = parents;
+    return { needed, shared: isWindow(options) ? shared & ~Perm.resize : shared };
+  },
+});
