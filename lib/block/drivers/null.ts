@@ -16,6 +16,7 @@ import {
   type ReopenChange,
   RequestFlag,
 } from "../types.ts";
+import { jsonFilename, refuseNegative } from "./filename.ts";
 import { refuseChanges } from "./reopen.ts";
 
 /** Options of null-co and null-aio. */
@@ -81,9 +82,9 @@ class NullInstance implements IoInstance {
   facts(): Partial<ImageFacts> {
     const { size, "read-zeroes": zeroes } = this.options;
     const plain = size === undefined && zeroes === undefined;
-    const json = JSON.stringify({ "read-zeroes": zeroes, driver: this.name, size }, undefined, 1);
+    const json = { "read-zeroes": zeroes, driver: this.name, size };
     return {
-      filename: plain ? `${this.name}://` : `json:${json.replaceAll(/\n\s*/g, " ")}`,
+      filename: plain ? `${this.name}://` : jsonFilename(json),
       format: this.name,
       actualSize: 0,
     };
@@ -98,10 +99,8 @@ function define(name: Name): DriverDefinition<NullOptions> {
     kind: "protocol",
     options: BlockdevOptionsNull,
     open(open, options) {
-      const { size = 0, "latency-ns": latency = 0 } = options;
-      if (size < 0) {
-        throw new CommandError("Parameter 'size' expects a non-negative number below 2^64");
-      }
+      refuseNegative("size", options.size);
+      const latency = options["latency-ns"] ?? 0;
       // The latency is a signed 64-bit number inside.
       if (latency >= 2 ** 63) throw new CommandError("latency-ns is invalid");
       return new NullInstance(open.context, name, options);

@@ -10,6 +10,7 @@ import {
   defineDriver,
   type DriverDefinition,
   type FormatInstance,
+  type ImageFacts,
   type OpenContext,
   Perm,
   type Placement,
@@ -17,6 +18,7 @@ import {
   type TruncateOptions,
   type WritePlan,
 } from "../types.ts";
+import { childFacts, jsonFilename, optionsOfName, refuseNegative } from "./filename.ts";
 
 /** Options of raw. */
 export type RawOptions = Infer<typeof BlockdevOptionsRaw>;
@@ -29,10 +31,8 @@ interface Window {
 
 function windowOf(options: RawOptions, child: Child): Window {
   const { offset = 0, size } = options;
-  for (const [name, value] of [["offset", offset], ["size", size ?? 0]] as const) {
-    if (value >= 0) continue;
-    throw new CommandError(`Parameter '${name}' expects a non-negative number below 2^64`);
-  }
+  refuseNegative("offset", offset);
+  refuseNegative("size", size);
   const end = child.size;
   if (offset > end) {
     throw new CommandError(
@@ -57,10 +57,12 @@ function isWindow(options: RawOptions): boolean {
 
 class RawInstance implements FormatInstance {
   readonly kind = "format";
+  #options: RawOptions;
   #window: Window;
 
-  constructor(readonly node: string, readonly child: Child, window: Window) {
-    this.#window = window;
+  constructor(readonly node: string, readonly child: Child, options: RawOptions) {
+    this.#options = options;
+    this.#window = windowOf(options, child);
   }
 
   get size(): number {
@@ -92,14 +94,26 @@ class RawInstance implements FormatInstance {
     const window = windowOf(options as RawOptions, child);
     return {
       commit: () => {
+        this.#options = options as RawOptions;
         this.#window = window;
       },
       abort: () => {},
     };
   }
 
-  facts(): { format: string } {
-    return { format: "raw" };
+  async facts(): Promise<Partial<ImageFacts>> {
+    const { filename, actualSize } = await childFacts(this.child);
+    const facts: Partial<ImageFacts> = { format: "raw" };
+    if (actualSize !== undefined) facts.actualSize = actualSize;
+    if (filename !== undefined) facts.filename = this.#nameOver(filename);
+    return facts;
+  }
+
+  #nameOver(filename: string): string {
+    const { offset, size } = this.#options;
+    if (!isWindow(this.#options)) return filename;
+    const file = optionsOfName(this.child.node.driver, filename);
+    return jsonFilename({ offset, driver: "raw", size, file });
   }
 
   close(): void {}
@@ -116,7 +130,7 @@ export const raw: DriverDefinition<RawOptions> = defineDriver<RawOptions>({
   options: BlockdevOptionsRaw,
   async open(open, options) {
     const child = await open.child("file", { role: roleOf(options) });
-    return new RawInstance(open.nodeName, child, windowOf(options, child));
+    return new RawInstance(open.nodeName, child, options);
   },
   /** A window keeps the child's length fixed; it needs no more than its own parents do. */
   childPermissions(_child, _role, parents, options) {

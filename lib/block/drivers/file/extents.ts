@@ -4,17 +4,21 @@
  * hole is never remembered, so what is called zero was zero when it was asked.
  */
 import { Errno, SEEK } from "../../../sys/mod.ts";
+import { alignUp } from "../../../base/mod.ts";
 import type { Sys } from "../../../sys/types.ts";
 import type { BlockStatus } from "../../types.ts";
 
 /** Remembered regions; clients walk an image front to back, so a few suffice. */
 const REGIONS = 8;
 
+/** Block status of one open file. */
 export class Extents {
   readonly #starts = new Float64Array(REGIONS);
   readonly #ends = new Float64Array(REGIONS);
   #next = 0;
   #supported = true;
+  /** Requests are multiples of this, in bytes. */
+  alignment = 1;
   /** SEEK_* pairs made, for tests. */
   lookups = 0;
 
@@ -54,9 +58,9 @@ export class Extents {
     this.#answer(out, true, this.#upTo(hole, offset, length, size));
   }
 
-  /** Data that reaches the end of the file takes the rest of its last sector with it. */
+  /** Data that reaches the end of the file goes on to the alignment that the reader has to keep. */
   #upTo(end: number, offset: number, length: number, size: number): number {
-    return end >= size ? length : Math.min(end - offset, length);
+    return Math.min((end >= size ? alignUp(end, this.alignment) : end) - offset, length);
   }
 
   #answer(out: BlockStatus, data: boolean, length: number): void {

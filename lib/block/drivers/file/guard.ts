@@ -13,6 +13,7 @@ const NS_PER_BYTE = 1;
 /** So many quick calls in a row, on the pool, bring back inline calls. */
 const QUICK_RUN = 256;
 
+/** One for each kind of call on a file. Times in nanoseconds, lengths in bytes. */
 export class SlowGuard {
   /** Calls go to the pool now. */
   slow = false;

@@ -47,10 +47,12 @@ export interface FileOptions {
 /** How the node may be written: never, always, or opened for writing only while someone writes. */
 type Mode = "read-only" | "read-write" | "dynamic";
 
+/** The mode that the common options ask for. */
 export function modeOf(open: Pick<OpenContext, "readOnly" | "autoReadOnly">): Mode {
   return open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
 }
 
+/** An opened `file`, `host_device` or `host_cdrom` node. */
 export class FileInstance implements IoInstance {
   readonly kind = "io";
   limits: Partial<Limits> = {};
@@ -227,7 +229,6 @@ export class FileInstance implements IoInstance {
     const writable = mode === "read-write" ||
       mode === "dynamic" && (this.#needed & WRITING) !== 0;
     const direct = next.cache.direct;
-    if (given.aio === "native" && !direct) throw nativeNeedsDirect();
     let again: number | undefined;
     if (writable !== this.#writable || direct !== this.#direct) {
       again = await openAgain(this.#context, this.#fd, given.filename, { writable, direct });
@@ -289,6 +290,7 @@ export class FileInstance implements IoInstance {
       ? probeDirectAlignment(this.#context, fd, this.#fileKind, this.#transfer.size)
       : { request: 1, memory: 1 };
     this.#transfer.directAlignment = direct ? alignment.request : 0;
+    this.#extents.alignment = alignment.request;
     this.limits = {
       requestAlignment: alignment.request,
       memoryAlignment: alignment.memory,

@@ -1,7 +1,8 @@
 /** Numbers of the Linux ABI that only this driver needs. The same on x86-64 and arm64 unless said. */
 
-/** CDROM_DRIVE_STATUS: which slot is asked about (the selected one), and the answer "a disc is there". */
+/** CDROM_DRIVE_STATUS: asks about the slot that is selected. */
 export const CDSL_CURRENT = 0x7fffffff;
+/** CDROM_DRIVE_STATUS: a disc is there. */
 export const CDS_DISC_OK = 4;
 
 /** posix_fadvise(2): read ahead. */

@@ -3,9 +3,12 @@ import { archConstants, BLK, Errno, errnoText, F, O } from "../../../sys/mod.ts"
 import { CommandError } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/types.ts";
 
+/** The drivers of this folder. */
 export type DriverName = "file" | "host_device" | "host_cdrom";
+/** What was opened: a regular file, a block device, a character device. */
 export type FileKind = "file" | "device" | "character";
 
+/** How a file is opened. */
 export interface OpenMode {
   readonly writable: boolean;
   readonly direct: boolean;
@@ -28,11 +31,9 @@ function flagsOf(context: Context, mode: OpenMode): number {
 
 /** The CommandError for `rc` from opening `filename`. */
 function cannotOpen(filename: string, rc: number, mode: OpenMode): CommandError {
-  // A read-only file system is told as a matter of permission, as in QEMU.
-  const errno = rc === -Errno.EROFS ? Errno.EACCES : -rc;
   const why = rc === -Errno.EINVAL && mode.direct
     ? "filesystem does not support O_DIRECT"
-    : errnoText(errno);
+    : errnoText(-rc);
   return new CommandError(`Could not open '${filename}': ${why}`);
 }
 

@@ -45,7 +45,7 @@ export async function resizeFile(
     const grow = () => sys.pool.fallocate(file.fd, 0, file.size, size - file.size);
     return await call("Could not preallocate data for the new file", grow);
   }
-  await call("Failed to resize file", () => sys.pool.ftruncate(file.fd, size));
+  await call("Could not resize file", () => sys.pool.ftruncate(file.fd, size));
   if (preallocation === "full") await fill(context, file, size, call);
 }
 

@@ -21,6 +21,7 @@ function refused(rc: number): boolean {
 /** What a device ioctl that takes a range needs: two 64-bit numbers. */
 const RANGE_BYTES = 16;
 
+/** Allocation of one open file or device. */
 export class Space {
   /** As query-blockstats shows them (driver-specific). */
   readonly statistics = { discardOk: 0, discardFailed: 0, discardBytesOk: 0 };

@@ -18,6 +18,7 @@ import { SlowGuard } from "./guard.ts";
 /** Larger transfers leave this thread at once: the pool copies them while the loop serves others. */
 const INLINE_MAX = 1024 * 1024;
 
+/** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
   /** Bytes in the file as last known; writes beyond it raise it. */
   size = 0;

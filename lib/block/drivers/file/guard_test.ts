@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { SlowGuard } from "./guard.ts";
+
+const MS = 1_000_000;
+
+/** A clock that is set by hand. */
+class Clock {
+  now = 1;
+  readings = 0;
+  monotonicNs(): number {
+    this.readings++;
+    return this.now;
+  }
+}
+
+function call(guard: SlowGuard, clock: Clock, ns: number, length = 4096): void {
+  guard.begin();
+  clock.now += ns;
+  guard.end(length);
+}
+
+Deno.test("under load one clock reading a call is enough", () => {
+  const clock = new Clock();
+  const guard = new SlowGuard(clock);
+  for (let i = 0; i < 100; i++) call(guard, clock, 2000);
+  assert.equal(clock.readings, 101);
+  assert.equal(guard.slow, false);
+});
+
+Deno.test("two slow calls in a row move calls to the pool", () => {
+  const clock = new Clock();
+  const guard = new SlowGuard(clock);
+  call(guard, clock, 2000);
+  call(guard, clock, 50 * MS);
+  assert.equal(guard.slow, false, "the time may have passed before the call");
+  call(guard, clock, 50 * MS);
+  assert.equal(guard.slow, true);
+  assert.equal(guard.switches, 1);
+});
+
+Deno.test("pauses between quick calls are not taken for slow calls", () => {
+  const clock = new Clock();
+  const guard = new SlowGuard(clock);
+  for (let i = 0; i < 100; i++) {
+    clock.now += 100 * MS;
+    call(guard, clock, 2000);
+  }
+  assert.equal(guard.slow, false);
+});
+
+Deno.test("large calls may take the time that copying takes", () => {
+  const clock = new Clock();
+  const guard = new SlowGuard(clock);
+  for (let i = 0; i < 3; i++) call(guard, clock, 9 * MS, 8 * MS);
+  assert.equal(guard.slow, false);
+});
+
+Deno.test("calls come back when a run of them was quick on the pool", () => {
+  const clock = new Clock();
+  const guard = new SlowGuard(clock);
+  call(guard, clock, 50 * MS);
+  assert.equal(guard.slow, true);
+  for (let i = 0; i < 255; i++) guard.pooled(4096, 40_000);
+  guard.pooled(4096, 100 * MS);
+  for (let i = 0; i < 255; i++) guard.pooled(4096, 40_000);
+  assert.equal(guard.slow, true, "a slow one starts the run again");
+  guard.pooled(4096, 40_000);
+  assert.equal(guard.slow, false);
+});

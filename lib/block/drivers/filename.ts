@@ -1,0 +1,35 @@
+/** File names that QEMU makes up for nodes whose options a plain name cannot express: `json:{...}`. */
+import { CommandError, type MaybePromise } from "../../base/mod.ts";
+import type { NodeView } from "../graph_types.ts";
+import type { Child, ImageFacts } from "../types.ts";
+
+/** Options as text, with QEMU's blanks; undefined members are left out. */
+function text(value: unknown): string {
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const members = Object.entries(value).filter(([, member]) => member !== undefined);
+  return `{${members.map(([name, member]) => `"${name}": ${text(member)}`).join(", ")}}`;
+}
+
+/** The `json:` name of a node with these options, in this order. */
+export function jsonFilename(options: Readonly<Record<string, unknown>>): string {
+  return `json:${text(options)}`;
+}
+
+/** The options that a node's name stands for: the other direction, to nest it in a parent's name. */
+export function optionsOfName(driver: string, filename: string): Record<string, unknown> {
+  if (filename.startsWith("json:")) return JSON.parse(filename.slice("json:".length));
+  return filename === `${driver}://` ? { driver } : { driver, filename };
+}
+
+/** What the driver of a child tells about itself. */
+export function childFacts(child: Child): MaybePromise<Partial<ImageFacts>> {
+  // The graph hands out nodes with their opened state, which is for facts (NodeView.instance).
+  const instance = (child.node as Partial<NodeView>).instance;
+  return instance?.facts?.() ?? {};
+}
+
+/** Refuses a negative size or offset; these are signed in the schema. `value` in bytes. */
+export function refuseNegative(option: string, value: number | undefined): void {
+  if (value === undefined || value >= 0) return;
+  throw new CommandError(`Parameter '${option}' expects a non-negative number below 2^64`);
+}
