@@ -1,55 +1,275 @@
-/** The block graph of one context: names, ownership, references, and changes as transactions. */
+/**
+ * The block graph of one context: names, ownership, references, and changes as transactions.
+ *
+ * Every change runs in one queue, so that a change may await and still rely on the graph standing still:
+ * it prepares all that can fail, then commits, or puts back what it did. Lookups see only nodes that are
+ * completely open. Requests do not wait for the queue; changes that requests could notice drain first.
+ */
+import { assert, CommandError } from "../base/mod.ts";
+import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { Context } from "../sys/types.ts";
+import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
-import type { BlockNodeInfo } from "./types.ts";
-import type { DrainedSection, GraphParts, NodeView, RequestInFlight } from "./graph_types.ts";
+import { Section, withAncestors } from "./drain.ts";
+import type {
+  DrainedSection,
+  DriverRegistry,
+  GraphParts,
+  NodeView,
+  RequestInFlight,
+} from "./graph_types.ts";
+import { NameGenerator } from "./names.ts";
+import { BlockNode } from "./node.ts";
+import { Opening, unlink } from "./open.ts";
+import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
+import { TaskQueue } from "./queue.ts";
+import { reopenNodes } from "./reopen.ts";
+import { Seam } from "./seam.ts";
+import { type BlockNodeInfo, Perm } from "./types.ts";
 
+/** The graph. Other contexts have their own. */
 export class BlockGraph {
-  constructor(_parts: GraphParts) {
-    throw new Error("being written");
+  readonly context: Context;
+  readonly drivers: DriverRegistry;
+  readonly seam: Seam;
+  readonly names: NameGenerator;
+  /** All nodes, those being opened included; for the graph's own parts. */
+  readonly all: Set<BlockNode> = new Set();
+  readonly backends: Set<Backend> = new Set();
+  readonly #events: EventSink;
+  readonly #nodes = new Map<string, BlockNode>();
+  readonly #queue = new TaskQueue();
+  readonly #sections = new Set<Section>();
+  /** What each backend was last told of the size. */
+  readonly #sizes = new WeakMap<Backend, number>();
+
+  constructor(parts: GraphParts) {
+    this.context = parts.context;
+    this.drivers = parts.drivers;
+    this.#events = parts.events;
+    this.names = new NameGenerator(parts.context.sys);
+    this.seam = new Seam(parts.context, {
+      thresholdExceeded: (node, exceeded) => this.#thresholdExceeded(node, exceeded),
+      resized: (node) => this.changed(node),
+    });
   }
-  /** Opens a node (with its inline children) by validated options. CommandError refuses. */
-  add(_options: BlockdevOptionsValue, _how: { monitorOwned: boolean }): Promise<NodeView> {
-    throw new Error("being written");
-  }
-  /** blockdev-del. */
-  del(_name: string): Promise<void> {
-    throw new Error("being written");
-  }
-  /** blockdev-reopen. */
-  reopen(_list: readonly BlockdevOptionsValue[]): Promise<void> {
-    throw new Error("being written");
-  }
+
+  // --- looking up ---
+
   /** The node of that name, if any. */
-  find(_name: string): NodeView | undefined {
-    throw new Error("being written");
+  find(name: string): BlockNode | undefined {
+    return this.#nodes.get(name);
   }
-  /** The node of that name; throws `Cannot find device='D' nor node-name='N'`. */
-  lookup(_device: string | undefined, _nodeName: string | undefined): NodeView {
-    throw new Error("being written");
+
+  /** The node of that name; throws `Cannot find device='D' nor node-name='N'`. No device has a name here. */
+  lookup(device: string | undefined, nodeName: string | undefined): BlockNode {
+    const found = nodeName === undefined ? undefined : this.#nodes.get(nodeName);
+    if (found !== undefined) return found;
+    throw new CommandError(
+      `Cannot find device='${device ?? ""}' nor node-name='${nodeName ?? ""}'`,
+    );
   }
+
   /** All nodes, newest first. */
-  nodes(): readonly NodeView[] {
-    throw new Error("being written");
+  nodes(): readonly BlockNode[] {
+    return [...this.#nodes.values()].reverse();
   }
-  /** Attaches a user. Throws CommandError with QEMU's conflict text. */
-  backend(_node: BlockNodeInfo | string, _options: BackendOptions): Promise<BlockBackend> {
-    throw new Error("being written");
+
+  /** The graph's own record of a node that was handed out. */
+  #own(node: BlockNodeInfo | string): BlockNode {
+    const name = typeof node === "string" ? node : node.name;
+    return this.lookup(name, name);
   }
-  /** block_resize. */
-  resize(_node: BlockNodeInfo | string, _size: number): Promise<void> {
-    throw new Error("being written");
-  }
-  /** Holds back requests of the backends above `node` (all, if not given) and waits for those in flight. */
-  drain(_node?: BlockNodeInfo | string): Promise<DrainedSection> {
-    throw new Error("being written");
-  }
+
   /** Requests that have not completed, oldest first. */
   requests(): readonly RequestInFlight[] {
-    throw new Error("being written");
+    return [...this.backends].flatMap((backend) => [...backend.requests])
+      .sort((a, b) => a.startedNs - b.startedNs);
   }
+
+  // --- changes; all but `drain` in the queue ---
+
+  /** Opens a node (with its inline children) by validated options. CommandError refuses. */
+  add(options: BlockdevOptionsValue, how: { monitorOwned: boolean }): Promise<NodeView> {
+    return this.#queue.run(async () => {
+      const opening = new Opening(this);
+      const node = await opening.open(options, undefined);
+      node.monitorOwned = how.monitorOwned;
+      this.adopt(opening);
+      return node;
+    });
+  }
+
+  /** Makes the nodes of a finished transaction visible. */
+  adopt(opening: Opening): void {
+    for (const node of opening.created) this.#nodes.set(node.name, node);
+  }
+
+  /** blockdev-del. */
+  del(name: string): Promise<void> {
+    return this.#queue.run(async () => {
+      const node = this.#nodes.get(name);
+      if (node === undefined) {
+        throw new CommandError(`Failed to find node with node-name='${name}'`);
+      }
+      if (node.parents.some((parent) => parent instanceof Backend)) {
+        throw new CommandError(`Node ${name} is in use`);
+      }
+      if (!node.monitorOwned) throw new CommandError(`Node ${name} is not owned by the monitor`);
+      if (node.parents.length > 0) throw new CommandError(`Block device ${name} is in use`);
+      node.monitorOwned = false;
+      await this.dispose(node);
+    });
+  }
+
+  /** Closes `node` if nobody holds it any more, and then what it held. Failures to close are logged. */
+  async dispose(node: BlockNode): Promise<void> {
+    if (node.monitorOwned || node.parents.length > 0) return;
+    const guard = async (what: string, act: () => unknown) => {
+      try {
+        await act();
+      } catch (error) {
+        this.context.log.warn(`${what} node '${node.name}': ${String(error)}`);
+      }
+    };
+    await guard("flushing", () => this.seam.flush(node));
+    await guard("closing", () => node.instance.close());
+    const below = [...node.children];
+    for (const edge of below) unlink(edge);
+    this.all.delete(node);
+    this.#nodes.delete(node.name);
+    await guard("giving up the permissions of", () => this.updatePermissions());
+    for (const edge of below) await this.dispose(edge.node);
+  }
+
+  /** blockdev-reopen. */
+  reopen(list: readonly BlockdevOptionsValue[]): Promise<void> {
+    return this.#queue.run(() => reopenNodes(this, list));
+  }
+
+  /** Attaches a user. Throws CommandError with QEMU's conflict text. */
+  backend(node: BlockNodeInfo | string, options: BackendOptions): Promise<BlockBackend> {
+    return this.#queue.run(() => this.#attach(this.#own(node), options));
+  }
+
+  async #attach(node: BlockNode, options: BackendOptions): Promise<Backend> {
+    const backend = new Backend(
+      {
+        setPermissions: (which, needed, shared) =>
+          this.#queue.run(() =>
+            this.updatePermissions({ backends: new Map([[which, { needed, shared }]]) })
+          ),
+        detach: (which) => this.#queue.run(() => this.#detach(which)),
+      },
+      this.seam,
+      node,
+      options,
+    );
+    this.backends.add(backend);
+    node.parents.push(backend);
+    try {
+      await this.updatePermissions();
+    } catch (error) {
+      this.#unlinkBackend(backend);
+      throw error;
+    }
+    this.#sizes.set(backend, node.size);
+    for (const section of this.#sections) section.consider(backend);
+    return backend;
+  }
+
+  #unlinkBackend(backend: Backend): void {
+    const { parents } = backend.node;
+    parents.splice(parents.indexOf(backend), 1);
+    this.backends.delete(backend);
+    for (const section of this.#sections) section.forget(backend);
+  }
+
+  async #detach(backend: Backend): Promise<void> {
+    this.#unlinkBackend(backend);
+    try {
+      await this.updatePermissions();
+    } catch (error) {
+      this.context.log.warn(`giving up permissions: ${String(error)}`);
+    }
+    await this.dispose(backend.node);
+  }
+
+  /** Resolves and applies the permissions of the whole graph. In the queue only. */
+  async updatePermissions(plan: PermissionPlan = {}): Promise<void> {
+    (await preparePermissions(this.all, this.backends, plan)).commit();
+  }
+
+  /** block_resize: `size` in bytes. */
+  resize(node: BlockNodeInfo | string, size: number): Promise<void> {
+    return this.#queue.run(async () => {
+      const backend = await this.#attach(this.#own(node), {
+        describe: "an unnamed block device",
+        needed: Perm.resize,
+        shared: Perm.all,
+      });
+      try {
+        const section = await this.drain(backend.node);
+        try {
+          await this.seam.truncate(backend.node, size, { exact: false, preallocation: "off" });
+        } finally {
+          section.end();
+        }
+      } finally {
+        await this.#detach(backend);
+      }
+    });
+  }
+
+  /** Holds back requests of the backends above `node` (all, if not given) and waits for those in flight. */
+  async drain(node?: BlockNodeInfo | string): Promise<DrainedSection> {
+    const nodes = node === undefined ? undefined : withAncestors(this.#own(node));
+    const section = new Section(nodes, (ended) => this.#sections.delete(ended));
+    this.#sections.add(section);
+    for (const backend of this.backends) section.consider(backend);
+    await section.settle(this.#nodes.values());
+    return section;
+  }
+
   /** Flushes and closes every node. All backends must be detached. */
   closeAll(): Promise<void> {
-    throw new Error("being written");
+    return this.#queue.run(async () => {
+      assert(this.backends.size === 0, "closing a graph in use");
+      for (const node of this.nodes()) node.monitorOwned = false;
+      for (;;) {
+        const root = this.nodes().find((node) => node.parents.length === 0);
+        if (root === undefined) break;
+        await this.dispose(root);
+      }
+      this.seam.close();
+    });
+  }
+
+  // --- what drivers and the seam report ---
+
+  /** Length or limits of `node` may have changed: everyone above learns of it. */
+  changed(node: BlockNode): void {
+    for (const above of withAncestors(node)) {
+      if (!above.opened) continue;
+      above.refreshLimits();
+      for (const parent of above.parents) {
+        if (!(parent instanceof Backend)) continue;
+        const { size } = above;
+        if (this.#sizes.get(parent) === size) continue;
+        this.#sizes.set(parent, size);
+        parent.options.onResize?.(size);
+      }
+    }
+  }
+
+  #thresholdExceeded(node: BlockNode, exceeded: number): void {
+    const threshold = node.writeThreshold;
+    node.writeThreshold = 0;
+    this.#events.emit("BLOCK_WRITE_THRESHOLD", {
+      "node-name": node.name,
+      "amount-exceeded": exceeded,
+      "write-threshold": threshold,
+    });
   }
 }

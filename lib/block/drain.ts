@@ -1,0 +1,62 @@
+/** Drained sections: the backends above a node hold new requests back, and none is with a driver. */
+import type { Backend } from "./backend.ts";
+import type { DrainedSection } from "./graph_types.ts";
+import { BlockNode } from "./node.ts";
+
+/** `node` and every node above it. */
+export function withAncestors(node: BlockNode): Set<BlockNode> {
+  const found = new Set<BlockNode>([node]);
+  for (const at of found) {
+    for (const parent of at.parents) {
+      if ("parent" in parent) found.add(parent.parent);
+    }
+  }
+  return found;
+}
+
+/** One section. */
+export class Section implements DrainedSection {
+  readonly #backends: Backend[] = [];
+  #quiesced: BlockNode[] = [];
+  #ended = false;
+
+  constructor(
+    /** The nodes that are drained; undefined: all, whichever there will be. */
+    private readonly nodes: ReadonlySet<BlockNode> | undefined,
+    private readonly onEnd: (section: Section) => void,
+  ) {}
+
+  /** Holds `backend` if its node is drained; also one that attaches during the section. */
+  consider(backend: Backend): void {
+    if (this.nodes !== undefined && !this.nodes.has(backend.node)) return;
+    backend.hold();
+    this.#backends.push(backend);
+  }
+
+  /** Waits for what is in flight, then lets drivers quiesce. */
+  async settle(all: Iterable<BlockNode>): Promise<void> {
+    await Promise.all(this.#backends.map((backend) => backend.quiet()));
+    for (const node of this.nodes ?? [...all]) {
+      if (!node.opened) continue;
+      this.#quiesced.push(node);
+      if (node.drained++ === 0) await node.instance.quiesce?.();
+    }
+  }
+
+  /** A backend is gone: it will not be released. */
+  forget(backend: Backend): void {
+    const index = this.#backends.indexOf(backend);
+    if (index >= 0) this.#backends.splice(index, 1);
+  }
+
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.onEnd(this);
+    for (const node of this.#quiesced) {
+      if (--node.drained === 0) node.instance.resume?.();
+    }
+    this.#quiesced = [];
+    for (const backend of this.#backends) backend.release();
+  }
+}

@@ -1,0 +1,256 @@
+/**
+ * The data engine: moves the bytes for every format. Formats say where a range lives and where a write may
+ * go; the engine goes straight down to the I/O driver when the whole range is one placement, and splits,
+ * copies on write, orders and gives back otherwise.
+ *
+ * Records that locate and reserve fill in are reused, one for each depth of nesting (a format may read its
+ * metadata through another format while it answers). A call that does not answer at once keeps its record,
+ * and the engine takes a new one: nothing reused is held across an await.
+ */
+import { assert, type IoVec, isPromise, type MaybePromise } from "../base/mod.ts";
+import { Bounded } from "./bounded.ts";
+import { zeroFill } from "./memory.ts";
+import type { BlockNode } from "./node.ts";
+import { Placed, PlacementRecord, PlanRecord } from "./placement.ts";
+import { executePlan } from "./plan.ts";
+import { isNotSupported, rescue, type Seam } from "./seam.ts";
+import type { FormatInstance, WriteIntent } from "./types.ts";
+
+export class Engine {
+  readonly #places: PlacementRecord[] = [];
+  readonly #plans: PlanRecord[] = [];
+  #depth = 0;
+
+  constructor(private readonly seam: Seam) {}
+
+  /** Reads `iov.total` bytes at `offset` of a format node; the range lies within the node. */
+  read(
+    node: BlockNode,
+    format: FormatInstance,
+    offset: number,
+    iov: IoVec,
+    flags: number,
+  ): MaybePromise<void> {
+    const depth = this.#depth++;
+    const place = (this.#places[depth] ??= new PlacementRecord()).begin(iov.total);
+    let pending: MaybePromise<void>;
+    try {
+      pending = format.locate(offset, iov.total, place);
+    } finally {
+      this.#depth = depth;
+    }
+    if (pending !== undefined) {
+      this.#places[depth] = new PlacementRecord();
+      return pending.then(() => this.#readPlaced(node, format, place, true, offset, iov, flags));
+    }
+    return this.#readPlaced(node, format, place, false, offset, iov, flags);
+  }
+
+  /** `mine`: the record is not one of the reused. */
+  #readPlaced(
+    node: BlockNode,
+    format: FormatInstance,
+    place: PlacementRecord,
+    mine: boolean,
+    offset: number,
+    iov: IoVec,
+    flags: number,
+  ): MaybePromise<void> {
+    assert(place.kind !== Placed.none, "locate gave no answer");
+    if (place.length >= iov.total) return this.#readOne(node, place, offset, iov, flags);
+    if (!mine) this.#places[this.#places.indexOf(place)] = new PlacementRecord();
+    return this.#readPieces(node, format, place, offset, iov, flags);
+  }
+
+  /** Reads `iov`, all of it in one placement. Uses the record only before anything else runs. */
+  #readOne(
+    node: BlockNode,
+    place: PlacementRecord,
+    offset: number,
+    iov: IoVec,
+    flags: number,
+  ): MaybePromise<void> {
+    switch (place.kind) {
+      case Placed.child: {
+        const child = place.child!;
+        assert(child.parent === node && place.at >= 0, "placed in a child of another node");
+        return this.seam.read(child.node, place.at, iov, flags);
+      }
+      case Placed.unallocated:
+        if (place.child !== undefined) {
+          // What lies beyond the end of a short backing file reads as zeroes: read() sees to it.
+          return this.seam.read(place.child.node, offset, iov, flags);
+        }
+        return zeroFill(this.seam.sys, iov);
+      case Placed.zero:
+        return zeroFill(this.seam.sys, iov);
+      default:
+        return place.decode!(iov);
+    }
+  }
+
+  /** Reads piece by piece; the pieces' I/O runs together. Waits for all of them also when one fails. */
+  async #readPieces(
+    node: BlockNode,
+    format: FormatInstance,
+    place: PlacementRecord,
+    offset: number,
+    iov: IoVec,
+    flags: number,
+  ): Promise<void> {
+    const bounded = new Bounded();
+    let done = 0;
+    for (;;) {
+      const part = iov.slice(done, Math.min(place.length, iov.total - done));
+      const at = offset + done;
+      const busy = bounded.run(() => this.#readOne(node, place, at, part, flags));
+      if (busy !== undefined) await busy;
+      done += part.total;
+      if (done === iov.total || bounded.failed) break;
+      try {
+        const pending = format.locate(
+          offset + done,
+          iov.total - done,
+          place.begin(iov.total - done),
+        );
+        if (pending !== undefined) await pending;
+      } catch (error) {
+        bounded.fail(error);
+        break;
+      }
+      assert(place.kind !== Placed.none, "locate gave no answer");
+    }
+    await bounded.finish();
+  }
+
+  /** Writes `iov` at `offset` of a format node. */
+  write(
+    node: BlockNode,
+    format: FormatInstance,
+    offset: number,
+    iov: IoVec,
+    flags: number,
+  ): MaybePromise<void> {
+    return this.#planned(node, format, offset, iov.total, "data", iov, flags);
+  }
+
+  /** Zeroes a range; throws ENOTSUP where the format has no way of its own. */
+  writeZeroes(
+    node: BlockNode,
+    format: FormatInstance,
+    offset: number,
+    length: number,
+    flags: number,
+  ): MaybePromise<void> {
+    return this.#planned(node, format, offset, length, "zeroes", undefined, flags);
+  }
+
+  /** Discards a range; throws ENOTSUP where the format has no way of its own. */
+  discard(
+    node: BlockNode,
+    format: FormatInstance,
+    offset: number,
+    length: number,
+  ): MaybePromise<void> {
+    return this.#planned(node, format, offset, length, "discard", undefined, 0);
+  }
+
+  /** Asks for a plan and carries it out. `iov`: the data, for intent "data". */
+  #planned(
+    node: BlockNode,
+    format: FormatInstance,
+    offset: number,
+    length: number,
+    intent: WriteIntent,
+    iov: IoVec | undefined,
+    flags: number,
+  ): MaybePromise<void> {
+    if (format.reserve === undefined) {
+      return this.seam.checkWritable(node, "write", offset) ?? refuseReserve(node);
+    }
+    const depth = this.#depth++;
+    const plan = (this.#plans[depth] ??= new PlanRecord()).begin(offset, length);
+    let pending: MaybePromise<void>;
+    try {
+      pending = format.reserve(offset, length, plan, intent, flags);
+    } catch (error) {
+      this.#plans[depth] = new PlanRecord();
+      plan.abandon?.();
+      throw error;
+    } finally {
+      this.#depth = depth;
+    }
+    if (pending === undefined) {
+      if (plan.simple) {
+        return this.#writeOne(plan, length, intent, iov, flags);
+      }
+      this.#plans[depth] = new PlanRecord();
+      return this.#carryOut(node, format, plan, offset, length, intent, iov, flags);
+    }
+    this.#plans[depth] = new PlanRecord();
+    return pending.then(
+      () => this.#carryOut(node, format, plan, offset, length, intent, iov, flags),
+      (error) => {
+        plan.abandon?.();
+        throw error;
+      },
+    );
+  }
+
+  /** A plan that is one write in one child. */
+  #writeOne(
+    plan: PlanRecord,
+    length: number,
+    intent: WriteIntent,
+    iov: IoVec | undefined,
+    flags: number,
+  ): MaybePromise<void> {
+    const child = plan.soleChild!;
+    const at = plan.soleAt;
+    switch (intent) {
+      case "data":
+        return this.seam.writeChild(child, at, iov!, flags);
+      case "zeroes":
+        return this.seam.writeZeroesChild(child, at, length, flags);
+      case "discard":
+        return this.seam.discard(child.node, at, length);
+    }
+  }
+
+  /** Executes the plan, then plans what it left over. */
+  #carryOut(
+    node: BlockNode,
+    format: FormatInstance,
+    plan: PlanRecord,
+    offset: number,
+    length: number,
+    intent: WriteIntent,
+    iov: IoVec | undefined,
+    flags: number,
+  ): MaybePromise<void> {
+    const planned = plan.planned;
+    assert(planned > 0, "a driver must make progress");
+    const part = iov === undefined || planned === length ? iov : iov.slice(0, planned);
+    const result = plan.simple
+      ? this.#writeOne(plan, planned, intent, part, flags)
+      : executePlan(this.seam, node, plan, offset, intent, part, flags);
+    if (planned === length) return result;
+    const rest = () =>
+      this.#planned(
+        node,
+        format,
+        offset + planned,
+        length - planned,
+        intent,
+        iov?.slice(planned, length - planned),
+        flags,
+      );
+    return isPromise(result) ? result.then(rest) : rest();
+  }
+}
+
+function refuseReserve(node: BlockNode): never {
+  throw new Error(`unreachable: ${node.name} opened a read-only format for writing`);
+}
+
+export { isNotSupported, rescue };

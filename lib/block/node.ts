@@ -1,0 +1,188 @@
+/**
+ * Nodes and edges of the graph: their state, and nothing else. The graph changes the structure (graph.ts),
+ * the seam sends requests (seam.ts).
+ */
+import { alignUp, assert, type IoVec, type MaybePromise, SECTOR } from "../base/mod.ts";
+import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { Backend } from "./backend.ts";
+import type { NodeView, RequestInFlight } from "./graph_types.ts";
+import { resolveLimits } from "./limits.ts";
+import type { Seam } from "./seam.ts";
+import type { Serialiser } from "./serialise.ts";
+import {
+  type BlockStatus,
+  type Child,
+  type ChildRole,
+  type DriverDefinition,
+  type DriverInstance,
+  type Limits,
+  Perm,
+  RequestFlag,
+  type TruncateOptions,
+} from "./types.ts";
+
+/** The options that every driver takes, with defaults and inheritance resolved. */
+export interface CommonOptions {
+  readOnly: boolean;
+  autoReadOnly: boolean;
+  direct: boolean;
+  noFlush: boolean;
+  discard: "ignore" | "unmap";
+  detectZeroes: "off" | "on" | "unmap";
+  forceShare: boolean;
+}
+
+/** Whatever holds a node: an edge from a parent node, or a backend. */
+export type Parent = Edge | Backend;
+
+/** A node of the graph. */
+export class BlockNode implements NodeView {
+  #instance: DriverInstance | undefined;
+  /** Set when the driver has opened; never shown to others before. */
+  #limits: Limits = resolveLimits(undefined, []);
+  common: CommonOptions;
+  /** The driver's options as given, with the common ones. */
+  options: BlockdevOptionsValue;
+  /** As blockdev-add was told (read-only may differ from common.readOnly after auto-read-only). */
+  monitorOwned = false;
+  readonly parents: Parent[] = [];
+  readonly children: Edge[] = [];
+  /** What all parents together need and share now. */
+  permissions = { needed: Perm.none as number, shared: Perm.all as number };
+  /** Requests in the driver that did not complete at once, oldest first. */
+  readonly requests: Set<RequestInFlight> = new Set();
+  /** Orders overlapping writes where the node needs alignment; made when first needed. */
+  serialiser: Serialiser | undefined;
+  /** Nested drained sections. */
+  drained = 0;
+  /** Counts completed writes; a flush covers those up to `flushedGeneration`. */
+  writeGeneration = 0;
+  flushedGeneration = 0;
+  flushing: Promise<void> | undefined;
+  /** block-set-write-threshold, bytes; 0 is off. */
+  writeThreshold = 0;
+  /** End of the furthest write, bytes. */
+  writeHighest = 0;
+  /** Takes any offset, length and address: the short way through the seam. */
+  plain = false;
+
+  constructor(
+    readonly name: string,
+    readonly definition: DriverDefinition<unknown>,
+    options: BlockdevOptionsValue,
+    common: CommonOptions,
+  ) {
+    this.options = options;
+    this.common = common;
+  }
+
+  get driver(): string {
+    return this.definition.name;
+  }
+  get instance(): DriverInstance {
+    assert(this.#instance !== undefined, "the driver has not opened yet");
+    return this.#instance;
+  }
+  set instance(instance: DriverInstance) {
+    this.#instance = instance;
+    this.refreshLimits();
+  }
+  get opened(): boolean {
+    return this.#instance !== undefined;
+  }
+  get size(): number {
+    return alignUp(this.instance.size, SECTOR);
+  }
+  get readOnly(): boolean {
+    return this.common.readOnly;
+  }
+  get forceShare(): boolean {
+    return this.common.forceShare;
+  }
+  get limits(): Limits {
+    return this.#limits;
+  }
+  get supportedFlags(): number {
+    return this.instance.supportedFlags ?? 0;
+  }
+
+  /** Asks the driver again for its limits. */
+  refreshLimits(): void {
+    this.#limits = resolveLimits(
+      this.instance.limits,
+      this.children.filter((edge) => !edge.role.includes("cow")).map((edge) => edge.limits),
+    );
+    this.plain = this.#limits.requestAlignment === 1 &&
+      (this.instance.kind === "format" || this.#limits.memoryAlignment === 1);
+  }
+
+  /** How conflict messages call it as a parent. */
+  get describe(): string {
+    return `node '${this.name}'`;
+  }
+
+  edge(name: string): Edge | undefined {
+    return this.children.find((edge) => edge.name === name);
+  }
+}
+
+/** An edge: a child as its parent's driver holds it. Its node may be replaced (reopen) while drained. */
+export class Edge implements Child {
+  needed: number = Perm.none;
+  shared: number = Perm.all;
+
+  constructor(
+    private readonly seam: Seam,
+    readonly parent: BlockNode,
+    readonly name: string,
+    readonly role: readonly ChildRole[],
+    /** The node at the other end. */
+    public node: BlockNode,
+    /** Whether the child was described inline: it is closed with its parent. */
+    public owned: boolean,
+  ) {}
+
+  get size(): number {
+    return this.node.size;
+  }
+  get limits(): Readonly<Limits> {
+    return this.node.limits;
+  }
+
+  /** Whether this edge may write `length` bytes at `offset`: past the end only with the resize permission. */
+  mayWrite(offset: number, length: number): boolean {
+    return offset + length <= this.node.size || (this.needed & Perm.resize) !== 0;
+  }
+
+  read(offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    return this.seam.read(this.node, offset, iov, flags);
+  }
+  write(offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    return this.seam.writeChild(this, offset, iov, flags);
+  }
+  writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
+    return this.seam.writeZeroesChild(this, offset, length, flags);
+  }
+  discard(offset: number, length: number): MaybePromise<void> {
+    return this.seam.discard(this.node, offset, length);
+  }
+  flush(): MaybePromise<void> {
+    return this.seam.flush(this.node);
+  }
+  truncate(size: number, options: TruncateOptions): MaybePromise<void> {
+    return this.seam.truncate(this.node, size, options);
+  }
+  status(
+    offset: number,
+    length: number,
+    precise: boolean,
+    out: BlockStatus,
+  ): MaybePromise<void> {
+    return this.seam.status(this.node, offset, length, precise, out);
+  }
+}
+
+/** Whether `flags` ask for force unit access. */
+export function wantsFua(flags: number): boolean {
+  return (flags & RequestFlag.fua) !== 0;
+}

@@ -1,0 +1,222 @@
+/**
+ * Opening nodes by their options, with their inline children, as one transaction: either every node is
+ * open, or none is left. Runs in the graph's queue: nothing else changes the graph meanwhile.
+ */
+import { assert, CommandError } from "../base/mod.ts";
+import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { Context } from "../sys/types.ts";
+import type { DriverRegistry } from "./graph_types.ts";
+import type { NameGenerator } from "./names.ts";
+import { checkNodeName } from "./names.ts";
+import { BlockNode, Edge } from "./node.ts";
+import { commonOptions, driverOptions, type Inheritance, inheritFrom } from "./options.ts";
+import type { Seam } from "./seam.ts";
+import type { Child, ChildRole, DriverInstance, OpenContext } from "./types.ts";
+
+/** What opening needs of the graph. */
+export interface OpenGraph {
+  readonly context: Context;
+  readonly drivers: DriverRegistry;
+  readonly seam: Seam;
+  readonly names: NameGenerator;
+  /** All nodes, those being opened included. */
+  readonly all: Set<BlockNode>;
+  find(name: string): BlockNode | undefined;
+  updatePermissions(): Promise<void>;
+  /** Length or limits of the node may have changed. */
+  changed(node: BlockNode): void;
+}
+
+/** Links a child to its parent; permissions are the caller's business. */
+export function attach(edge: Edge): void {
+  edge.parent.children.push(edge);
+  edge.node.parents.push(edge);
+}
+
+/** Undoes `attach`. */
+export function unlink(edge: Edge): void {
+  edge.parent.children.splice(edge.parent.children.indexOf(edge), 1);
+  edge.node.parents.splice(edge.node.parents.indexOf(edge), 1);
+}
+
+/** The nodes that one transaction opens. */
+export class Opening {
+  /** Opened nodes, children before their parents. */
+  readonly created: BlockNode[] = [];
+
+  constructor(private readonly graph: OpenGraph) {}
+
+  /** Opens a node. `inheritance`: of an inline child. Throws with this node and its children closed. */
+  async open(
+    options: BlockdevOptionsValue,
+    inheritance: Inheritance | undefined,
+  ): Promise<BlockNode> {
+    const { graph } = this;
+    const definition = graph.drivers.find(options.driver);
+    if (definition === undefined) throw new CommandError(`Unknown driver '${options.driver}'`);
+    const name = this.#name(options["node-name"], inheritance === undefined);
+    const common = commonOptions(options, inheritance);
+    const node = new BlockNode(name, definition, options, common);
+    graph.all.add(node);
+    const mark = this.created.length;
+    try {
+      const open = new NodeOpenContext(graph, this, node);
+      const instance = await definition.open(open, driverOptions(options));
+      node.instance = instance;
+      this.created.push(node);
+      checkWritable(node, instance, open);
+    } catch (error) {
+      if (!this.created.includes(node)) this.#forget(node);
+      await this.#closeFrom(mark);
+      throw error;
+    }
+    return node;
+  }
+
+  #name(given: string | undefined, root: boolean): string {
+    if (given === undefined) {
+      if (root) throw new CommandError("'node-name' must be specified for the root node");
+      return this.graph.names.next();
+    }
+    checkNodeName(given);
+    for (const node of this.graph.all) {
+      if (node.name === given) {
+        throw new CommandError(`Duplicate nodes with node-name='${given}'`);
+      }
+    }
+    return given;
+  }
+
+  /** The node of that name: in the graph, or opened in this transaction. */
+  find(name: string): BlockNode | undefined {
+    return this.graph.find(name) ?? this.created.find((node) => node.name === name);
+  }
+
+  #forget(node: BlockNode): void {
+    for (const edge of [...node.children]) unlink(edge);
+    this.graph.all.delete(node);
+  }
+
+  /** Closes what was opened from `mark` on, parents first, and gives up their permissions. */
+  async #closeFrom(mark: number): Promise<void> {
+    const { graph } = this;
+    for (const node of this.created.splice(mark).reverse()) {
+      try {
+        await node.instance.close();
+      } catch (error) {
+        graph.context.log.warn(`closing node '${node.name}': ${String(error)}`);
+      }
+      this.#forget(node);
+    }
+    try {
+      await graph.updatePermissions();
+    } catch (error) {
+      graph.context.log.warn(`giving up permissions: ${String(error)}`);
+    }
+  }
+
+  /** Closes everything that this transaction opened. */
+  abort(): Promise<void> {
+    return this.#closeFrom(0);
+  }
+}
+
+/** Drivers that cannot write are open read-only, or not at all. */
+function checkWritable(node: BlockNode, instance: DriverInstance, open: OpenContext): void {
+  if (node.readOnly) return;
+  const writes = instance.kind === "format"
+    ? instance.reserve !== undefined
+    : instance.write !== undefined;
+  if (!writes) open.degradeToReadOnly(`${node.driver} driver does not support writes`);
+}
+
+/** What a driver is given when it opens `node`. */
+export class NodeOpenContext implements OpenContext {
+  readonly context: Context;
+  readonly options: Readonly<Record<string, unknown>>;
+
+  constructor(
+    private readonly graph: OpenGraph,
+    private readonly opening: Opening,
+    private readonly node: BlockNode,
+  ) {
+    this.context = graph.context;
+    this.options = driverOptions(node.options);
+  }
+
+  get nodeName(): string {
+    return this.node.name;
+  }
+  get readOnly(): boolean {
+    return this.node.common.readOnly;
+  }
+  get autoReadOnly(): boolean {
+    return this.node.common.autoReadOnly;
+  }
+  get cache(): { readonly direct: boolean; readonly noFlush: boolean } {
+    const { direct, noFlush } = this.node.common;
+    return { direct, noFlush };
+  }
+  get discard(): "ignore" | "unmap" {
+    return this.node.common.discard;
+  }
+  get detectZeroes(): "off" | "on" | "unmap" {
+    return this.node.common.detectZeroes;
+  }
+  get forceShare(): boolean {
+    return this.node.common.forceShare;
+  }
+
+  async child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child> {
+    const child = await this.optionalChild(name, edge);
+    if (child === undefined) {
+      throw new CommandError(`A block device must be specified for "${name}"`);
+    }
+    return child;
+  }
+
+  async optionalChild(
+    name: string,
+    { role }: { role: readonly ChildRole[] },
+  ): Promise<Child | undefined> {
+    const { graph, node } = this;
+    assert(node.edge(name) === undefined, `child ${name} opened twice`);
+    const value = this.options[name] as string | BlockdevOptionsValue | null | undefined;
+    if (value === undefined || value === null) return undefined;
+    const inline = typeof value !== "string";
+    const target = inline
+      ? await this.opening.open(value, inheritFrom(node, role))
+      : this.#reference(value);
+    const edge = new Edge(graph.seam, node, name, role, target, inline);
+    attach(edge);
+    try {
+      await graph.updatePermissions();
+    } catch (error) {
+      unlink(edge);
+      throw error;
+    }
+    return edge;
+  }
+
+  #reference(name: string): BlockNode {
+    const found = this.opening.find(name);
+    if (found === undefined) {
+      throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`);
+    }
+    return found;
+  }
+
+  degradeToReadOnly(message: string): void {
+    if (this.node.common.readOnly) return;
+    if (!this.node.common.autoReadOnly) throw new CommandError(message);
+    this.node.common.readOnly = true;
+  }
+
+  problem(option: string, message: string): CommandError {
+    return new CommandError(`Parameter '${option}' ${message}`);
+  }
+
+  limitsChanged(): void {
+    if (this.node.opened) this.graph.changed(this.node);
+  }
+}

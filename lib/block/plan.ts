@@ -1,0 +1,139 @@
+/** Carrying out a write plan: copies and data to their places, then commit; or abandon. */
+import { assert, IoVec, type MaybePromise } from "../base/mod.ts";
+import type { Memory } from "../sys/types.ts";
+import { Bounded } from "./bounded.ts";
+import type { BlockNode, Edge } from "./node.ts";
+import type { PlanRecord, PlanStep } from "./placement.ts";
+import { isNotSupported, rescue, type Seam } from "./seam.ts";
+import type { WriteIntent } from "./types.ts";
+
+/** Steps that are neighbours in one child and become one write. */
+interface Run {
+  readonly child: Edge;
+  readonly at: number;
+  length: number;
+  readonly steps: PlanStep[];
+}
+
+/**
+ * Executes `plan` for the write at `offset`. Data and copies run together; the memory they use is in use
+ * until all have ended, so a failure is reported after that. Then either commit or abandon is called.
+ */
+export async function executePlan(
+  seam: Seam,
+  node: BlockNode,
+  plan: PlanRecord,
+  offset: number,
+  intent: WriteIntent,
+  iov: IoVec | undefined,
+  flags: number,
+): Promise<void> {
+  const bounded = new Bounded();
+  try {
+    for (const run of joinSteps(plan.allSteps(), intent)) {
+      if (bounded.failed) break;
+      assert(run.child.parent === node && run.at >= 0, "planned in a child of another node");
+      await bounded.run(() => runSteps(seam, node, run, offset, intent, iov, flags));
+    }
+    await bounded.finish();
+  } catch (error) {
+    plan.abandon?.();
+    throw error;
+  }
+  await plan.commit?.();
+}
+
+/** Puts neighbours together. Zero and discard steps stay by themselves: only bytes can be joined. */
+export function joinSteps(steps: readonly PlanStep[], intent: WriteIntent): Run[] {
+  const runs: Run[] = [];
+  const moving = steps.filter((step) => step.child !== undefined);
+  const children = [...new Set(moving.map((step) => step.child!))];
+  for (const child of children) {
+    const own = moving.filter((step) => step.child === child).sort((a, b) => a.at - b.at);
+    let last: Run | undefined;
+    for (const step of own) {
+      const joins = last !== undefined && last.at + last.length === step.at &&
+        (intent === "data" || (step.kind === "copy" && last.steps.at(-1)!.kind === "copy"));
+      if (joins) {
+        last!.steps.push(step);
+        last!.length += step.length;
+      } else {
+        last = { child, at: step.at, length: step.length, steps: [step] };
+        runs.push(last);
+      }
+    }
+  }
+  return runs;
+}
+
+function runSteps(
+  seam: Seam,
+  node: BlockNode,
+  run: Run,
+  offset: number,
+  intent: WriteIntent,
+  iov: IoVec | undefined,
+  flags: number,
+): MaybePromise<void> {
+  const { child, at, length } = run;
+  if (run.steps.some((step) => step.kind === "copy")) {
+    return copyRun(seam, node, run, offset, iov, flags);
+  }
+  switch (intent) {
+    case "data":
+      return seam.writeChild(child, at, gatherRun(run, offset, iov!), flags);
+    case "zeroes":
+      return seam.writeZeroesChild(child, at, length, flags);
+    case "discard":
+      return rescue(
+        () => seam.discard(child.node, at, length),
+        (error) => {
+          if (!isNotSupported(error)) throw error;
+        },
+      );
+  }
+}
+
+/** The user's data of all steps of `run`, in the order of the child. */
+function gatherRun(run: Run, offset: number, iov: IoVec): IoVec {
+  if (run.steps.length === 1) return iov.slice(run.steps[0]!.from - offset, run.length);
+  const out = new IoVec();
+  for (const step of run.steps) append(out, iov.slice(step.from - offset, step.length));
+  return out;
+}
+
+function append(out: IoVec, part: IoVec): void {
+  for (let i = 0; i < part.count; i++) out.add(part.addresses[i]!, part.lengths[i]!);
+}
+
+/** Reads what has to be copied, as the node reads now, and writes it with the data between. */
+async function copyRun(
+  seam: Seam,
+  node: BlockNode,
+  run: Run,
+  offset: number,
+  iov: IoVec | undefined,
+  flags: number,
+): Promise<void> {
+  const copied = run.steps.reduce((sum, step) => step.kind === "copy" ? sum + step.length : sum, 0);
+  const buffer: Memory = seam.buffers.acquire(copied);
+  try {
+    const reads = new Bounded();
+    const out = new IoVec();
+    let used = buffer.address;
+    for (const step of run.steps) {
+      if (step.kind === "copy") {
+        const target = IoVec.of(used, step.length);
+        used += step.length;
+        append(out, target);
+        await reads.run(() => seam.read(node, step.from, target, 0));
+      } else {
+        append(out, iov!.slice(step.from - offset, step.length));
+      }
+    }
+    await reads.finish();
+    await seam.writeChild(run.child, run.at, out, flags);
+  } finally {
+    seam.buffers.release(buffer);
+  }
+}

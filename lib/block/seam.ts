@@ -1,0 +1,382 @@
+/**
+ * The seam: the one place through which every request reaches a driver. It has checked range, alignment,
+ * permission and limits before the driver is called, splits what is too large, keeps the list of requests
+ * in flight, writes trace events, emulates what a driver lacks, and asserts afterwards.
+ *
+ * What completes at once stays synchronous and allocates nothing. Nothing but the node, the IoVec and plain
+ * numbers is relied on across an await: the graph is only changed while the node is drained.
+ */
+import { BlockError, type IoVec, IoVec as Vec, isPromise, type MaybePromise } from "../base/mod.ts";
+import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/types.ts";
+import { inOrder, readAligned, writeAligned } from "./align.ts";
+import { Bounded } from "./bounded.ts";
+import { Engine } from "./engine.ts";
+import type { RequestInFlight } from "./graph_types.ts";
+import { isAllZero, zeroFill } from "./memory.ts";
+import { type BlockNode, type Edge, wantsFua } from "./node.ts";
+import { layerStatus } from "./status.ts";
+import { type BlockStatus, Perm, RequestFlag, type TruncateOptions } from "./types.ts";
+import { discardRange, zeroRange } from "./zeroes.ts";
+import { truncateNode } from "./truncate.ts";
+import { prefetchRange } from "./prefetch.ts";
+
+/** What the seam tells the graph. */
+export interface SeamEvents {
+  /** A write ends `exceeded` bytes beyond the node's write threshold. */
+  thresholdExceeded(node: BlockNode, exceeded: number): void;
+  /** The node's length or limits may have changed. */
+  resized(node: BlockNode): void;
+}
+
+/** Length of the shared buffer of zeroes, in bytes. */
+const ZEROES = 1024 * 1024;
+
+/** The seam of one context. */
+export class Seam {
+  readonly sys: Sys;
+  readonly buffers: BufferPool;
+  readonly engine: Engine;
+  readonly #traceRead: TracePoint;
+  readonly #traceWrite: TracePoint;
+  readonly #traceZeroes: TracePoint;
+  readonly #traceFlush: TracePoint;
+  #zeroes: Memory | undefined;
+
+  constructor(readonly context: Context, readonly events: SeamEvents) {
+    this.sys = context.sys;
+    this.buffers = context.buffers;
+    this.engine = new Engine(this);
+    this.#traceRead = context.trace("bdrv_co_preadv_part");
+    this.#traceWrite = context.trace("bdrv_co_pwritev_part");
+    this.#traceZeroes = context.trace("bdrv_co_pwrite_zeroes");
+    this.#traceFlush = context.trace("bdrv_co_flush");
+  }
+
+  /** Memory that holds nothing but zeroes, ZEROES bytes long. */
+  get zeroes(): Memory {
+    return this.#zeroes ??= this.sys.allocate(ZEROES);
+  }
+
+  /** Gives back what the seam holds. */
+  close(): void {
+    this.#zeroes?.unmap();
+    this.#zeroes = undefined;
+  }
+
+  // --- reads ---
+
+  /** Reads `iov.total` bytes at `offset`; what lies beyond the end of the node reads as zeroes. */
+  read(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    const length = iov.total;
+    if (this.#traceRead.enabled) this.#trace(this.#traceRead, node, offset, length, flags);
+    if (
+      offset + length > node.instance.size || length > node.limits.maxTransfer || length === 0
+    ) {
+      return this.#readOdd(node, offset, iov, flags);
+    }
+    if (node.plain) return this.submitRead(node, offset, iov, flags);
+    return readAligned(this, node, offset, iov, flags);
+  }
+
+  /** The end of the node lies inside, or the request is too large for one call. */
+  #readOdd(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    const inside = Math.min(iov.total, Math.max(0, node.instance.size - offset));
+    if (inside < iov.total) {
+      zeroFill(this.sys, iov, inside);
+      if (inside === 0) return undefined;
+      return this.read(node, offset, iov.slice(0, inside), flags);
+    }
+    return this.#inPieces(node, offset, iov, (at, part) => this.read(node, at, part, flags));
+  }
+
+  /** One call into the driver; the caller has seen to range and alignment. */
+  submitRead(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    const instance = node.instance;
+    if (instance.kind === "format") return this.engine.read(node, instance, offset, iov, flags);
+    const result = instance.read(offset, iov, flags);
+    if (result === undefined) return undefined;
+    return this.track(node, "read", offset, iov.total, result);
+  }
+
+  // --- writes ---
+
+  /** Writes on behalf of a parent: past the end only with the resize permission. */
+  writeChild(edge: Edge, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    this.#checkChild(edge, "write", offset, iov.total);
+    return this.write(edge.node, offset, iov, flags);
+  }
+
+  /** As writeChild. */
+  writeZeroesChild(
+    edge: Edge,
+    offset: number,
+    length: number,
+    flags: number,
+  ): MaybePromise<void> {
+    this.#checkChild(edge, "write-zeroes", offset, length);
+    return this.writeZeroes(edge.node, offset, length, flags);
+  }
+
+  #checkChild(edge: Edge, op: string, offset: number, length: number): void {
+    if (!edge.mayWrite(offset, length)) {
+      throw new BlockError("EIO", "write beyond the end of the node", {
+        node: edge.node.name,
+        op,
+        offset,
+      });
+    }
+    if ((edge.needed & (Perm.write | Perm.writeUnchanged)) === 0) {
+      throw new BlockError("EPERM", "write without permission", {
+        node: edge.node.name,
+        op,
+        offset,
+      });
+    }
+  }
+
+  /** Writes `iov` at `offset`. */
+  write(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    const length = iov.total;
+    if (this.#traceWrite.enabled) this.#trace(this.#traceWrite, node, offset, length, flags);
+    this.checkWritable(node, "write", offset);
+    if (length === 0) return undefined;
+    if (node.common.detectZeroes !== "off" && isAllZero(this.sys, iov)) {
+      const unmap = node.common.detectZeroes === "unmap" ? RequestFlag.mayUnmap : 0;
+      return this.writeZeroes(node, offset, length, flags | unmap);
+    }
+    if (node.writeThreshold !== 0) this.#checkThreshold(node, offset + length);
+    const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
+    const passed = emulateFua ? flags & ~RequestFlag.fua : flags;
+    let result: MaybePromise<void>;
+    if (length > node.limits.maxTransfer) {
+      result = this.#inPieces(node, offset, iov, (at, part) => this.write(node, at, part, passed));
+    } else if (node.plain) {
+      result = this.submitWrite(node, offset, iov, passed);
+    } else {
+      result = writeAligned(this, node, offset, iov, passed);
+    }
+    return this.afterWrite(node, offset + length, result, emulateFua);
+  }
+
+  /** One call into the driver; the caller has seen to range, alignment and order. */
+  submitWrite(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    const instance = node.instance;
+    if (instance.kind === "format") return this.engine.write(node, instance, offset, iov, flags);
+    if (instance.write === undefined) throw readOnlyError(node, "write", offset);
+    const result = instance.write(offset, iov, flags);
+    if (result === undefined) return undefined;
+    return this.track(node, "write", offset, iov.total, result);
+  }
+
+  /** Counts a write once it is done, whatever became of it, and flushes it for an emulated FUA. */
+  afterWrite(
+    node: BlockNode,
+    end: number,
+    result: MaybePromise<void>,
+    flush: boolean,
+  ): MaybePromise<void> {
+    if (result === undefined) {
+      node.writeGeneration++;
+      if (end > node.writeHighest) node.writeHighest = end;
+      return flush ? this.flush(node) : undefined;
+    }
+    return result.then(
+      () => this.afterWrite(node, end, undefined, flush),
+      (error) => {
+        node.writeGeneration++;
+        throw error;
+      },
+    );
+  }
+
+  /** Writes zeroes, quickly where the driver can (see zeroes.ts). */
+  writeZeroes(
+    node: BlockNode,
+    offset: number,
+    length: number,
+    flags: number,
+  ): MaybePromise<void> {
+    if (this.#traceZeroes.enabled) this.#trace(this.#traceZeroes, node, offset, length, flags);
+    this.checkWritable(node, "write-zeroes", offset);
+    if (length === 0) return undefined;
+    if (node.writeThreshold !== 0) this.#checkThreshold(node, offset + length);
+    const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
+    let passed = emulateFua ? flags & ~RequestFlag.fua : flags;
+    if (node.common.discard !== "unmap") passed &= ~RequestFlag.mayUnmap;
+    const result = zeroRange(this, node, offset, length, passed);
+    return this.afterWrite(node, offset + length, result, emulateFua);
+  }
+
+  /** Tells the driver that the contents are not needed. Advice: what cannot be discarded stays. */
+  discard(node: BlockNode, offset: number, length: number): MaybePromise<void> {
+    this.checkWritable(node, "discard", offset);
+    if (length === 0 || node.common.discard !== "unmap") return undefined;
+    const act = () => discardRange(this, node, offset, length);
+    const result = node.limits.requestAlignment === 1
+      ? act()
+      : inOrder(node, offset, length, false, act);
+    return this.afterWrite(node, 0, result, false);
+  }
+
+  /** Makes every write that has completed durable: the node's own part, then its children's. */
+  flush(node: BlockNode): MaybePromise<void> {
+    if (node.readOnly) return undefined;
+    if (this.#traceFlush.enabled) this.#traceFlush.emit(`bs ${node.name}`);
+    const own = this.#flushOwn(node);
+    if (own === undefined) return this.#flushChildren(node);
+    return own.then(() => this.#flushChildren(node));
+  }
+
+  #flushOwn(node: BlockNode): MaybePromise<void> {
+    const instance = node.instance;
+    if (instance.flush === undefined || node.flushedGeneration === node.writeGeneration) {
+      return undefined;
+    }
+    if (instance.kind === "io" && node.common.noFlush) return undefined;
+    // One flush at a time: whoever comes meanwhile waits and looks again whether it was covered.
+    if (node.flushing !== undefined) {
+      const again = () => this.#flushOwn(node);
+      return node.flushing.then(again, again);
+    }
+    const generation = node.writeGeneration;
+    const result = instance.flush();
+    if (result === undefined) {
+      node.flushedGeneration = generation;
+      return undefined;
+    }
+    const done = this.track(node, "flush", 0, 0, result).then(
+      () => {
+        node.flushedGeneration = generation;
+        node.flushing = undefined;
+      },
+      (error) => {
+        node.flushing = undefined;
+        throw error;
+      },
+    );
+    node.flushing = done;
+    return done;
+  }
+
+  #flushChildren(node: BlockNode): MaybePromise<void> {
+    let bounded: Bounded | undefined;
+    for (const edge of node.children) {
+      if ((edge.needed & (Perm.write | Perm.writeUnchanged)) === 0) continue;
+      if (node.children.length === 1) return this.flush(edge.node);
+      (bounded ??= new Bounded()).run(() => this.flush(edge.node));
+    }
+    return bounded?.finish();
+  }
+
+  /** Status of the front part of a range, this layer's view (backends go through the chain). */
+  status(
+    node: BlockNode,
+    offset: number,
+    length: number,
+    precise: boolean,
+    out: BlockStatus,
+  ): MaybePromise<void> {
+    return layerStatus(this, node, offset, length, precise, out);
+  }
+
+  /** Brings data into the cache, where the driver knows how; advice. */
+  prefetch(node: BlockNode, offset: number, length: number): MaybePromise<void> {
+    return prefetchRange(this, node, offset, length);
+  }
+
+  /** Changes the length of a node. */
+  truncate(node: BlockNode, size: number, options: TruncateOptions): MaybePromise<void> {
+    return truncateNode(this, node, size, options);
+  }
+
+  // --- common parts ---
+
+  /** Refuses writes on read-only nodes. */
+  checkWritable(node: BlockNode, op: string, offset: number): void {
+    if (node.common.readOnly) throw readOnlyError(node, op, offset);
+  }
+
+  #checkThreshold(node: BlockNode, end: number): void {
+    if (end > node.writeThreshold) this.events.thresholdExceeded(node, end - node.writeThreshold);
+  }
+
+  /** Puts a request on the node's list until `result` settles. */
+  track(
+    node: BlockNode,
+    op: string,
+    offset: number,
+    length: number,
+    result: Promise<void>,
+  ): Promise<void> {
+    const request: RequestInFlight = {
+      op,
+      node: node.name,
+      offset,
+      length,
+      startedNs: this.sys.monotonicNs(),
+    };
+    node.requests.add(request);
+    return result.then(
+      () => void node.requests.delete(request),
+      (error) => {
+        node.requests.delete(request);
+        throw error;
+      },
+    );
+  }
+
+  /** Splits a request that exceeds the node's maxTransfer; the parts run together, a few at a time. */
+  #inPieces(
+    node: BlockNode,
+    offset: number,
+    iov: IoVec,
+    act: (offset: number, part: IoVec) => MaybePromise<void>,
+  ): MaybePromise<void> {
+    if (iov.total === 0) return undefined;
+    const { maxTransfer, requestAlignment } = node.limits;
+    const bounded = new Bounded();
+    // The first piece ends on a block of the node, so that only the ends of the whole can be unaligned.
+    const first = maxTransfer - (offset % requestAlignment);
+    const loop = async (from: number, wait: Promise<void> | undefined) => {
+      await wait;
+      let done = from;
+      while (done < iov.total && !bounded.failed) {
+        const start = done;
+        const part = iov.slice(start, Math.min(maxTransfer, iov.total - start), new Vec());
+        done += part.total;
+        await bounded.run(() => act(offset + start, part));
+      }
+      await bounded.finish();
+    };
+    const part = iov.slice(0, Math.min(first, iov.total), new Vec());
+    return loop(part.total, bounded.run(() => act(offset, part)));
+  }
+
+  #trace(point: TracePoint, node: BlockNode, offset: number, bytes: number, flags: number): void {
+    point.emit(`bs ${node.name} offset ${offset} bytes ${bytes} flags 0x${flags.toString(16)}`);
+  }
+}
+
+/** Writes are refused here with EPERM, as in QEMU. */
+function readOnlyError(node: BlockNode, op: string, offset: number): BlockError {
+  return new BlockError("EPERM", "Block node is read-only", { node: node.name, op, offset });
+}
+
+/** Whether an error says that the driver cannot do it (so that another way is tried). */
+export function isNotSupported(error: unknown): boolean {
+  return error instanceof BlockError && error.kind === "not-supported";
+}
+
+/** Calls `act`, and `otherwise` if it throws or rejects. */
+export function rescue(
+  act: () => MaybePromise<void>,
+  otherwise: (error: unknown) => MaybePromise<void>,
+): MaybePromise<void> {
+  let result: MaybePromise<void>;
+  try {
+    result = act();
+  } catch (error) {
+    return otherwise(error);
+  }
+  return isPromise(result) ? result.catch(otherwise) : undefined;
+}
