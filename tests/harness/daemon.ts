@@ -36,6 +36,8 @@ export interface StartOptions {
   readonly sockets?: Readonly<Record<number, string>>;
   /** Words put before the program, as `["setpriv", "--bounding-set=-dac_override"]`; must exec. */
   readonly wrapper?: readonly string[];
+  /** Name of the pid file in the folder (default `pid`); null for none. */
+  readonly pidfile?: string | null;
 }
 
 /** What is left of a program that ended. */
@@ -104,7 +106,13 @@ export class Daemon {
       "qmp0",
     ];
     const args = [...(options.args ?? []), ...((options.qmp ?? true) ? monitor : [])];
-    const command = [...(options.wrapper ?? []), program, ...args, "--pidfile", "pid"];
+    const command = [
+      ...(options.wrapper ?? []),
+      program,
+      ...args,
+      "--pidfile",
+      options.pidfile ?? "pid",
+    ];
     const sockets = Object.entries(options.sockets ?? {}).map(([fd, path]) => `${fd}=${path}`);
     if (sockets.length > 0) command.unshift(PYTHON, "-c", HAND_DOWN, ...sockets, "--");
     const child = new Deno.Command(command[0]!, {

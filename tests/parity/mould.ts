@@ -1,0 +1,243 @@
+/**
+ * The mould of all parity tests: a case is data, run against the installed original and against qsd, each in
+ * a folder of its own with the same files; what can be seen from outside must be the same.
+ */
+import assert from "node:assert/strict";
+import {
+  Daemon,
+  type Ended,
+  lacksOriginal,
+  ON_ORIGINAL,
+  ORIGINAL,
+  subject,
+} from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { noise } from "../harness/images.ts";
+import { type Message, QmpClient } from "../harness/qmp.ts";
+import { skip } from "../harness/skips.ts";
+import { lacks, ok, run, which } from "../harness/tools.ts";
+import { until } from "../harness/wait.ts";
+import { normalise, normaliseText } from "./normalise.ts";
+
+/** A file to prepare. Paths are relative to the folder in which the daemon starts. */
+export type FileSpec =
+  | { readonly size: number; readonly noise?: number; readonly mode?: number }
+  | { readonly text: string; readonly mode?: number }
+  | { readonly folder: true }
+  | { readonly link: string }
+  /** A program that makes the file, as ["qemu-img", "create", ...]. */
+  | { readonly make: readonly string[] };
+
+/** One thing done to a running daemon. */
+export type Step =
+  /** A request, sent as JSON; its reply is compared. */
+  | { readonly execute: string; readonly arguments?: unknown; readonly id?: unknown }
+  /** Text sent as it is; that many replies (default 1) are compared. */
+  | { readonly raw: string; readonly replies?: number }
+  /** Waits for an event; it is compared. */
+  | { readonly event: string }
+  /** Runs a program; its status and words are compared. */
+  | { readonly tool: readonly string[]; readonly input?: string }
+  /** Closes the monitor and connects to it again; the new greeting is compared. */
+  | { readonly reconnect: true }
+  /** Sends a signal and waits for the end. Only as the last step. */
+  | { readonly signal: Deno.Signal }
+  /** Which of these files exist now. */
+  | { readonly exist: readonly string[] }
+  /** Waits for the daemon to end by itself. Only as the last step. */
+  | { readonly ends: true };
+
+/** An intentional difference: what qsd shows, made from what the original shows. */
+export interface Difference {
+  readonly reason: string;
+  readonly expect: (theirs: Transcript) => Transcript;
+}
+
+/** A parity case. Without steps the command line is expected to end by itself. */
+export interface Case {
+  readonly name: string;
+  readonly files?: Readonly<Record<string, FileSpec>>;
+  readonly args?: readonly string[];
+  readonly steps?: readonly Step[];
+  /** Read the greeting and negotiate before the steps (default true). */
+  readonly negotiate?: boolean;
+  /** Options of the monitor, as ",pretty=on". */
+  readonly monitor?: string;
+  /** Options of an original daemon that runs in the same folder all the while (to hold locks). */
+  readonly holder?: readonly string[];
+  readonly wrapper?: readonly string[];
+  /** Programs that the case needs. */
+  readonly needs?: readonly string[];
+  /** Leaves the end's standard error out of the comparison. */
+  readonly ignoreStderr?: true;
+  /** Leaves standard output out of the comparison (version and help texts). */
+  readonly ignoreStdout?: true;
+  readonly differs?: Difference;
+}
+
+/** Everything that was seen from outside, normalised. */
+export interface Transcript {
+  readonly steps: unknown[];
+  readonly events: unknown[];
+  readonly status: number | null;
+  readonly signal: string | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Declares one test for each case. */
+export function parity(suite: string, cases: readonly Case[]): void {
+  const missing = lacksOriginal() && skip(suite, `not installed: ${ORIGINAL}`);
+  for (const each of cases) {
+    Deno.test({
+      name: `${suite}: ${each.name}`,
+      ignore: missing || lacks(suite, ...(each.needs ?? [])),
+      fn: () => compare(each),
+    });
+  }
+}
+
+/** Runs a case on both programs and compares. */
+export async function compare(each: Case): Promise<void> {
+  const [theirs, ours] = await Promise.all([
+    observe(each, which(ORIGINAL)!),
+    observe(each, subject().includes("/") ? subject() : which(subject())!),
+  ]);
+  const expected = each.differs && !ON_ORIGINAL ? each.differs.expect(theirs) : theirs;
+  assert.deepEqual(ours, expected, "qsd (actual) and the original (expected) must look alike");
+}
+
+async function observe(each: Case, program: string): Promise<Transcript> {
+  await using dir = TestDir.make();
+  await prepare(dir, each.files ?? {});
+  // Both are called by the same name, so that messages can be compared as they are.
+  Deno.mkdirSync(dir.file(".bin"));
+  Deno.symlinkSync(program, dir.file(`.bin/${ORIGINAL}`));
+  const options = { dir, program: dir.file(`.bin/${ORIGINAL}`), wrapper: each.wrapper ?? [] };
+  await using _holder = await hold(each, dir);
+  const run = new Observation(each, dir);
+  if (each.steps === undefined) {
+    await using daemon = Daemon.spawn({
+      ...options,
+      args: each.args ?? [],
+      qmp: false,
+      pidfile: null,
+    });
+    return run.finish(await daemon.end());
+  }
+  const monitor = ["--chardev", "socket,id=qmp0,path=qmp,server=on,wait=off", "--monitor"];
+  const args = [...(each.args ?? []), ...monitor, `qmp0${each.monitor ?? ""}`];
+  await using daemon = Daemon.spawn({ ...options, args, qmp: false });
+  const started = await daemon.ready().then(() => true, () => false);
+  return run.finish(started ? await run.play(daemon, each.steps) : await daemon.end());
+}
+
+/** Gathers what can be seen of one run. */
+class Observation {
+  private readonly steps: unknown[] = [];
+  private readonly events: unknown[] = [];
+
+  constructor(private readonly each: Case, private readonly dir: TestDir) {}
+
+  async play(daemon: Daemon, steps: readonly Step[]): Promise<Ended> {
+    let qmp = await QmpClient.connect(daemon.file("qmp"));
+    try {
+      if (this.each.negotiate ?? true) await qmp.negotiate();
+      for (const step of steps) {
+        if ("reconnect" in step) {
+          this.events.push(...qmp.events);
+          await qmp.close();
+          qmp = await QmpClient.connect(daemon.file("qmp"));
+          this.steps.push(await qmp.reply());
+        } else this.steps.push(await this.step(daemon, qmp, step));
+      }
+      const last = steps.at(-1);
+      const over = last !== undefined && ("signal" in last || "ends" in last);
+      const ended = over ? await daemon.end() : await daemon.stop();
+      await qmp.closed();
+      return ended;
+    } finally {
+      this.events.push(...qmp.events);
+      await qmp.close();
+    }
+  }
+
+  finish(ended: Ended): Transcript {
+    const seen = normalise({ steps: this.steps, events: this.events }, this.dir.path) as Transcript;
+    return {
+      steps: seen.steps,
+      events: seen.events,
+      status: ended.signal === null ? ended.status : null,
+      signal: ended.signal,
+      stdout: this.each.ignoreStdout ? "" : normaliseText(ended.stdout, this.dir.path),
+      stderr: this.each.ignoreStderr ? "" : normaliseText(ended.stderr, this.dir.path),
+    };
+  }
+
+  private async step(daemon: Daemon, qmp: QmpClient, step: Step): Promise<unknown> {
+    if ("execute" in step) return await qmp.command(step);
+    if ("event" in step) return await qmp.event(step.event);
+    if ("tool" in step) return await this.tool(step.tool, step.input);
+    if ("exist" in step) return step.exist.map((name) => [name, exists(this.dir.file(name))]);
+    if ("signal" in step) return daemon.kill(step.signal);
+    if ("ends" in step) return (await daemon.end()).status;
+    if ("reconnect" in step) throw new Error("handled by play");
+    await qmp.send(step.raw);
+    const replies: Message[] = [];
+    while (replies.length < (step.replies ?? 1)) replies.push(await qmp.reply());
+    return replies;
+  }
+
+  private async tool(command: readonly string[], input?: string): Promise<unknown> {
+    const { status, stdout, stderr } = await run(command[0]!, command.slice(1), {
+      cwd: this.dir.path,
+      ...(input === undefined ? {} : { stdin: input }),
+    });
+    let output: unknown = stdout;
+    try {
+      output = JSON.parse(stdout);
+    } catch {
+      // Text is compared as text.
+    }
+    return { tool: command[0], status, output, stderr };
+  }
+}
+
+async function prepare(dir: TestDir, files: Readonly<Record<string, FileSpec>>): Promise<void> {
+  for (const [name, spec] of Object.entries(files)) {
+    const path = dir.file(name);
+    if ("folder" in spec) Deno.mkdirSync(path);
+    else if ("link" in spec) Deno.symlinkSync(spec.link, path);
+    else if ("make" in spec) await ok(spec.make[0]!, spec.make.slice(1), { cwd: dir.path });
+    else if ("text" in spec) Deno.writeTextFileSync(path, spec.text);
+    else if (spec.noise !== undefined) Deno.writeFileSync(path, noise(spec.size, spec.noise));
+    else {
+      Deno.writeFileSync(path, new Uint8Array(0));
+      Deno.truncateSync(path, spec.size);
+    }
+    if ("mode" in spec && spec.mode !== undefined) Deno.chmodSync(path, spec.mode);
+  }
+}
+
+async function hold(each: Case, dir: TestDir): Promise<AsyncDisposable> {
+  if (each.holder === undefined) return { [Symbol.asyncDispose]: () => Promise.resolve() };
+  const program = which(ORIGINAL)!;
+  const holder = Daemon.spawn({
+    dir,
+    program,
+    args: each.holder,
+    qmp: false,
+    pidfile: "holder.pid",
+  });
+  await until(() => exists(dir.file("holder.pid")), "the holder of the locks");
+  return holder;
+}
+
+const exists = (path: string): boolean => {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+};
