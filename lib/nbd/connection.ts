@@ -1,0 +1,293 @@
+/**
+ * One client: receives as much as there is in one call, serves every complete request in the buffer and
+ * replies with one send. Nothing is held for an idle client but this object. A client that does not take its
+ * replies is not read from any more, and holds back nobody else; a turn has a budget.
+ */
+import type { Context, TracePoint } from "../sys/types.ts";
+import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
+import { Input } from "./input.ts";
+import {
+  MAX_OPTION_DATA,
+  type Negotiated,
+  type NegotiateTraces,
+  Negotiation,
+  type Outcome,
+} from "./negotiate.ts";
+import { Output } from "./output.ts";
+import { OUTPUT_LIMIT } from "./read.ts";
+import { Replies } from "./replies.ts";
+import { Executor, type ServeTraces } from "./serve.ts";
+import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
+import { TransmissionInput } from "./transmission.ts";
+import { Framing, OPTION_SIZE } from "./wire.ts";
+import { greeting, parseOptionHeader } from "./wire_options.ts";
+
+/** Requests and bytes that one client may have served in one turn before others get theirs. */
+export const TURN_REQUESTS = 256;
+export const TURN_BYTES = 2 * 1024 * 1024;
+
+/** Trace points of a connection, looked up once per server. */
+export interface ConnectionTraces extends NegotiateTraces, ServeTraces {
+  readonly begin: TracePoint;
+  readonly success: TracePoint;
+  readonly timeout: TracePoint;
+}
+
+/** What a connection tells the server that accepted it. */
+export interface ConnectionHost {
+  readonly exports: ExportDirectory;
+  readonly traces: ConnectionTraces;
+  /** Nanoseconds; 0: no limit. */
+  readonly handshakeNs: number;
+  /** Transmission began on an export. False: it is shutting down, hang up. */
+  entered(connection: Connection, target: NbdExport): boolean;
+  /** The client is gone and nothing of it is in flight. */
+  closed(connection: Connection): void;
+  /** A handshake failed; `reason` is for people. */
+  failed(connection: Connection, reason: string): void;
+}
+
+/** A connected client. */
+export class Connection {
+  /** What the client is called in logs and status. */
+  readonly peer: string;
+  readonly #context: Context;
+  readonly #host: ConnectionHost;
+  readonly #transport: Transport;
+  readonly #input: Input;
+  readonly #output: Output;
+  readonly #negotiation: Negotiation;
+  readonly #timer: { cancel(): void } | undefined;
+  #executor: Executor | undefined;
+  #transmission: TransmissionInput | undefined;
+  #flagsSeen = false;
+  /** Bytes of an oversized option still to be passed over, and which it was. */
+  #skipLeft = 0;
+  #skipOption = 0;
+  /** No more is read: the client said so, is gone, or is to go. Replies still leave. */
+  #ending = false;
+  #closed = false;
+  #scheduled = false;
+  /** The server wants the client gone: what it does not take at once is dropped. */
+  #forced = false;
+
+  /** Greets the client; owns `transport` from now on. */
+  constructor(context: Context, transport: Transport, host: ConnectionHost, peer: string) {
+    this.#context = context;
+    this.#transport = transport;
+    this.#host = host;
+    this.peer = peer;
+    this.#input = new Input(context.buffers, transport);
+    this.#output = new Output(context.buffers, transport);
+    const send = (bytes: Uint8Array) => this.#sendBytes(bytes);
+    this.#negotiation = new Negotiation(host.exports, host.traces, send);
+    if (host.traces.begin.enabled) host.traces.begin.emit("Beginning negotiation");
+    this.#timer = host.handshakeNs > 0
+      ? context.loop.timer(host.handshakeNs, () => this.#handshakeTimeout())
+      : undefined;
+    transport.ready = (read, write, broken) => this.#ready(read, write, broken);
+    this.#sendBytes(greeting());
+    this.#turn(false);
+  }
+
+  /** The export in use, once transmission has begun. */
+  get target(): NbdExport | undefined {
+    return this.#executor?.target;
+  }
+
+  /** What this client did, once transmission has begun. */
+  get counters(): Counters | undefined {
+    return this.#executor?.counters;
+  }
+
+  /** Hangs up: what is in flight finishes, its replies are sent as far as the client takes them at once. */
+  shutdown(): void {
+    if (this.#closed) return;
+    this.#ending = true;
+    this.#forced = true;
+    this.#executor?.abandon();
+    this.#transmission?.end();
+    this.#schedule();
+  }
+
+  #handshakeTimeout(): void {
+    if (this.#executor !== undefined || this.#closed) return;
+    if (this.#host.traces.timeout.enabled) this.#host.traces.timeout.emit("client took too long");
+    this.#output.discard(-110);
+    this.#ending = true;
+    this.#finishTurn();
+  }
+
+  #sendBytes(bytes: Uint8Array): void {
+    const out = this.#output;
+    out.reserve(bytes.length);
+    new Uint8Array(out.view.buffer, out.view.byteOffset + out.at, bytes.length).set(bytes);
+    out.commit(bytes.length);
+  }
+
+  #ready(read: boolean, write: boolean, broken: boolean): void {
+    if (this.#closed) return;
+    // A peer that is gone is only looked at for what it sent before; it is not waited for.
+    if (broken && !read && !write) this.#gone(-104);
+    this.#turn(read);
+  }
+
+  /** Nothing reaches the client any more. */
+  #gone(reason: number): void {
+    this.#ending = true;
+    if (this.#output.broken === 0) this.#output.discard(reason);
+    this.#executor?.abandon();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#closed) return;
+    this.#scheduled = true;
+    this.#context.loop.defer(() => {
+      this.#scheduled = false;
+      if (!this.#closed) this.#turn(false);
+    });
+  }
+
+  /** One turn: replies out, requests in, replies out. `readable`: the stream may have more. */
+  #turn(readable: boolean): void {
+    if (this.#output.pending > 0) this.#output.flush();
+    this.#executor?.resume();
+    this.#transmission?.refill(TURN_REQUESTS, TURN_BYTES);
+    for (;;) {
+      const wants = this.#consume();
+      if (!wants || !readable) break;
+      const stream = this.#transmission ?? this.#input;
+      const received = stream.receive();
+      if (received === INTERRUPTED) continue;
+      if (received === AGAIN) break;
+      if (received <= 0) {
+        this.#endOfStream(received);
+        break;
+      }
+      // Less than there was room for: the stream is empty, no need to ask again.
+      if (stream.drained) readable = false;
+    }
+    this.#finishTurn();
+  }
+
+  /** The client closed its side (0), or the stream failed. */
+  #endOfStream(result: number): void {
+    if (result < 0) this.#gone(result);
+    this.#ending = true;
+    this.#transmission?.end();
+    if (this.#executor === undefined && this.#input.available > 0) {
+      this.#host.failed(this, "Failed to read: Unexpected end-of-file before all data were read");
+    }
+  }
+
+  /** Serves what is in the buffer. True: more bytes are wanted now. */
+  #consume(): boolean {
+    while (!this.#ending) {
+      if (this.#output.pending >= OUTPUT_LIMIT) {
+        this.#output.flush();
+        if (this.#output.pending >= OUTPUT_LIMIT) return false;
+      }
+      const transmission = this.#transmission;
+      if (transmission === undefined) {
+        if (!this.#handshakeStep()) return !this.#ending;
+        continue;
+      }
+      switch (transmission.step()) {
+        case "more":
+          return true;
+        case "wait":
+          return false;
+        case "budget":
+          this.#schedule();
+          return false;
+        case "end":
+          this.#ending = true;
+          return false;
+        case "garbage":
+          this.#gone(-71);
+          return false;
+      }
+    }
+    return false;
+  }
+
+  /** One message of the handshake; false when it is not complete (or the handshake is over). */
+  #handshakeStep(): boolean {
+    const input = this.#input;
+    if (this.#skipLeft > 0) {
+      this.#skipLeft -= input.skip(this.#skipLeft);
+      if (this.#skipLeft > 0) return false;
+      return this.#outcome(this.#negotiation.oversized(this.#skipOption));
+    }
+    if (!this.#flagsSeen) {
+      if (!input.require(4)) return false;
+      this.#flagsSeen = true;
+      return this.#outcome(this.#negotiation.clientFlags(input.takeUint32()));
+    }
+    if (!input.require(OPTION_SIZE)) return false;
+    const header = parseOptionHeader(input.peek(OPTION_SIZE));
+    if (header === undefined) return this.#outcome({ next: "close", reason: "Bad magic received" });
+    const refused = this.#negotiation.refuses(header.option, header.length);
+    if (refused !== undefined) return this.#outcome(refused);
+    if (header.length > MAX_OPTION_DATA) {
+      input.skip(OPTION_SIZE);
+      this.#skipOption = header.option;
+      this.#skipLeft = header.length;
+      return true;
+    }
+    if (!input.require(OPTION_SIZE + header.length)) return false;
+    const data = input.peek(OPTION_SIZE + header.length).subarray(OPTION_SIZE);
+    const outcome = this.#negotiation.option(header.option, data);
+    input.skip(OPTION_SIZE + header.length);
+    return this.#outcome(outcome);
+  }
+
+  #outcome(outcome: Outcome): boolean {
+    if (outcome.next === "option") return true;
+    if (outcome.next === "transmission" && this.#enter(outcome.chosen)) return true;
+    if (outcome.next === "close" && outcome.reason !== undefined) {
+      this.#host.failed(this, outcome.reason);
+    }
+    this.#ending = true;
+    return false;
+  }
+
+  #enter(chosen: Negotiated): boolean {
+    if (!this.#host.entered(this, chosen.target)) return false;
+    this.#timer?.cancel();
+    if (this.#host.traces.success.enabled) this.#host.traces.success.emit("Negotiation succeeded");
+    const replies = new Replies(this.#output, chosen.framing);
+    const executor = new Executor(chosen, replies, this.#host.traces, () => this.#schedule());
+    this.#executor = executor;
+    const extended = chosen.framing === Framing.extended;
+    this.#transmission = new TransmissionInput(this.#input, executor, extended);
+    this.#transmission.refill(TURN_REQUESTS, TURN_BYTES);
+    return true;
+  }
+
+  /** Sends, decides what to wait for, and ends the connection when there is nothing left to do. */
+  #finishTurn(): void {
+    const output = this.#output;
+    if (output.pending > 0) output.flush();
+    if (output.broken !== 0) this.#gone(output.broken);
+    const executor = this.#executor;
+    if (this.#ending && !(executor?.busy ?? false)) return this.#close();
+    const full = output.pending >= OUTPUT_LIMIT || (executor?.saturated ?? false);
+    this.#transport.interest(!this.#ending && !full, output.pending > 0);
+    if (output.pending === 0) output.trim();
+    this.#input.trim();
+  }
+
+  #close(): void {
+    if (this.#closed) return;
+    // Replies that the client has not taken yet: it gets them as long as it is there.
+    if (this.#output.pending > 0 && !this.#forced) return this.#transport.interest(false, true);
+    this.#closed = true;
+    this.#timer?.cancel();
+    this.#transmission?.end();
+    this.#output.close();
+    this.#input.close();
+    this.#transport.close();
+    this.#host.closed(this);
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * Replies on their way to the client. They are laid out one behind the other in native memory
+ * ([header][data][header][data]...), so that a batch of replies leaves with one send; data is read by the
+ * block layer directly behind its header. Replies that complete later keep their region and are queued when
+ * they are ready, in any order.
+ */
+import { alignUp, assert, IoVec } from "../base/mod.ts";
+import type { BufferPool } from "../sys/types.ts";
+import { Slab } from "./slab.ts";
+import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
+
+/** Bytes of one slab: a 256 KiB reply with its header, and small ones. Small enough to stay in the cache. */
+export const OUTPUT_SLAB = 288 * 1024;
+/** Most segments of one sendmsg (IOV_MAX is 1024). */
+const MAX_SEGMENTS = 64;
+
+/** Bytes of a slab that are ready to be sent. */
+class Segment {
+  constructor(readonly slab: Slab, public start: number, public end: number) {}
+}
+
+/** Room kept for a reply that completes later. */
+export interface Region {
+  readonly slab: Slab;
+  /** Where the reply's header begins in the slab. */
+  readonly start: number;
+  readonly view: DataView;
+}
+
+/** The queue of one connection. */
+export class Output {
+  /** Bytes queued and not sent. */
+  pending = 0;
+  /** Set by `reserve`: where the reply's first byte goes in `view`. */
+  at = 0;
+  /** Set by `reserve`: the slab's memory. */
+  view: DataView = new DataView(new ArrayBuffer(0));
+  /** Set by `reserve`: address of `at`. */
+  address = 0;
+  /** The errno (negative) that ended sending, or 0. */
+  broken = 0;
+
+  readonly #pool: BufferPool;
+  readonly #transport: Transport;
+  readonly #iov = new IoVec();
+  #segments: Segment[] = [];
+  /** Where the next replies go, and the slab that `reserve` chose (the same, unless the reply is large). */
+  #current: Slab | undefined;
+  #tail = 0;
+  #reserved: Slab | undefined;
+
+  constructor(pool: BufferPool, transport: Transport) {
+    this.#pool = pool;
+    this.#transport = transport;
+  }
+
+  /**
+   * Finds room for `length` bytes whose byte `header` gets an address that is a multiple of `alignment`.
+   * `commit` or `detach` follows, or nothing: then the room is used for the next reply.
+   */
+  reserve(length: number, header = 0, alignment = 1): void {
+    this.#dropLarge();
+    let slab = this.#current;
+    if (slab !== undefined && this.pending === 0 && slab.exclusive) this.#tail = 0;
+    let at = slab === undefined ? 0 : this.#place(slab, header, alignment);
+    if (slab === undefined || at + length > slab.memory.length) {
+      const room = length + alignment;
+      if (room > OUTPUT_SLAB) {
+        slab = new Slab(this.#pool, room);
+        at = alignUp(slab.memory.address + header, alignment) - header - slab.memory.address;
+      } else {
+        slab?.release();
+        slab = this.#current = new Slab(this.#pool, OUTPUT_SLAB);
+        this.#tail = 0;
+        at = this.#place(slab, header, alignment);
+      }
+    }
+    this.#reserved = slab;
+    this.at = at;
+    this.view = slab.memory.view;
+    this.address = slab.memory.address + at;
+  }
+
+  #place(slab: Slab, header: number, alignment: number): number {
+    if (alignment === 1) return this.#tail;
+    const base = slab.memory.address;
+    return alignUp(base + this.#tail + header, alignment) - header - base;
+  }
+
+  /** A large slab that was reserved and not used. */
+  #dropLarge(): void {
+    if (this.#reserved !== undefined && this.#reserved !== this.#current) this.#reserved.release();
+    this.#reserved = undefined;
+  }
+
+  /** Queues the first `length` bytes of what was reserved. */
+  commit(length: number): void {
+    const slab = this.#reserved;
+    assert(slab !== undefined && length > 0);
+    this.#reserved = undefined;
+    if (slab === this.#current) {
+      this.#tail = this.at + length;
+      this.#queue(slab, this.at, length);
+    } else {
+      this.#queue(slab, this.at, length);
+      slab.release();
+    }
+  }
+
+  /** Keeps the first `length` bytes of what was reserved for a reply that completes later. */
+  detach(length: number): Region {
+    const slab = this.#reserved;
+    assert(slab !== undefined);
+    this.#reserved = undefined;
+    if (slab === this.#current) {
+      this.#tail = this.at + length;
+      slab.retain();
+    }
+    return { slab, start: this.at, view: slab.memory.view };
+  }
+
+  /** Queues the first `length` bytes of a region; it is gone then. */
+  commitRegion(region: Region, length: number): void {
+    this.#queue(region.slab, region.start, length);
+    region.slab.release();
+  }
+
+  /** Gives up a region. */
+  dropRegion(region: Region): void {
+    region.slab.release();
+  }
+
+  #queue(slab: Slab, start: number, length: number): void {
+    if (this.broken !== 0) return;
+    this.pending += length;
+    const last = this.#segments[this.#segments.length - 1];
+    if (last !== undefined && last.slab === slab && last.end === start) {
+      last.end += length;
+      return;
+    }
+    slab.retain();
+    this.#segments.push(new Segment(slab, start, start + length));
+  }
+
+  /** Sends what can be sent now. Afterwards `pending` is what could not, `broken` says if it never can. */
+  flush(): void {
+    while (this.pending > 0) {
+      const segments = this.#segments;
+      const first = segments[0]!;
+      let wanted = first.end - first.start;
+      let sent: number;
+      if (segments.length === 1) {
+        sent = this.#transport.send(first.slab.memory.address + first.start, wanted);
+      } else {
+        const iov = this.#iov.reset();
+        for (let i = 0; i < segments.length && i < MAX_SEGMENTS; i++) {
+          const { slab, start, end } = segments[i]!;
+          iov.add(slab.memory.address + start, end - start);
+        }
+        wanted = iov.total;
+        sent = this.#transport.sendv(iov);
+      }
+      if (sent === INTERRUPTED) continue;
+      if (sent === AGAIN) return;
+      if (sent < 0) {
+        this.discard(sent);
+        return;
+      }
+      this.#advance(sent);
+      if (sent < wanted) return;
+    }
+  }
+
+  #advance(sent: number): void {
+    this.pending -= sent;
+    let done = 0;
+    for (const segment of this.#segments) {
+      const take = Math.min(sent, segment.end - segment.start);
+      segment.start += take;
+      sent -= take;
+      if (segment.start < segment.end) break;
+      segment.slab.release();
+      done++;
+    }
+    if (done === this.#segments.length) this.#segments.length = 0;
+    else if (done > 0) this.#segments.splice(0, done);
+  }
+
+  /** Nothing can be sent any more: forgets what is queued. */
+  discard(reason: number): void {
+    this.broken = reason;
+    for (const segment of this.#segments) segment.slab.release();
+    this.#segments = [];
+    this.pending = 0;
+  }
+
+  /** Gives memory back that holds nothing: an idle connection keeps none. */
+  trim(): void {
+    this.#dropLarge();
+    if (this.pending > 0 || this.#current === undefined) return;
+    this.#current.release();
+    this.#current = undefined;
+    this.#tail = 0;
+  }
+
+  /** Gives back everything; regions that are out stay valid until they are committed or dropped. */
+  close(): void {
+    if (this.broken === 0) this.discard(-32);
+    this.trim();
+  }
+}

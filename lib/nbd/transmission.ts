@@ -1,0 +1,206 @@
+/**
+ * The input side of transmission: cuts the stream into requests. Payloads of small writes are taken from
+ * where they were received; large ones are received piece by piece into page-aligned memory and written from
+ * there as they come. Payloads of refused requests are drained.
+ */
+import { alignDown, assert } from "../base/mod.ts";
+import { payloadLength, type Refusal } from "./check.ts";
+import { Input, INPUT_PIECE } from "./input.ts";
+import { type Cookie, keepCookie } from "./replies.ts";
+import type { Executor, WriteJob } from "./serve.ts";
+import type { Slab } from "./slab.ts";
+import { Cmd, EXTENDED_REQUEST_SIZE, NbdErrno, REQUEST_SIZE, RequestHeader } from "./wire.ts";
+
+/** Payloads up to this size are waited for whole. */
+const SMALL_PAYLOAD = 32 * 1024;
+/** Writes at least this large are received one at a time, so that their data is on pages. */
+const ALIGN_FROM = 16 * 1024;
+/** Longest payload that is drained when its request is refused; beyond it the client is cut off. */
+const MAX_DRAIN = 2 ** 32 - 1;
+/** Pieces of large writes end at multiples of this, a common cluster size. */
+const PIECE_ALIGN = 64 * 1024;
+
+/** What `step` did: went one request further, or why it could not. */
+export type Step = "ok" | "more" | "wait" | "budget" | "end" | "garbage";
+
+/** The request stream of one connection. */
+export class TransmissionInput {
+  readonly #input: Input;
+  readonly #executor: Executor;
+  readonly #headerSize: number;
+  readonly #extended: boolean;
+  readonly #header = new RequestHeader();
+  #requestsLeft = 0;
+  #bytesLeft = 0;
+  /** Payload of a refused request still to be drained, and its answer. */
+  #drainLeft = 0;
+  #refused: { to: Cookie; refusal: Refusal } | undefined;
+  /** A large write under way: its next piece is received at `base` of `slab`. */
+  #job: WriteJob | undefined;
+  #slab: Slab | undefined;
+  #base = 0;
+  #filled = 0;
+  #pieceLength = 0;
+  /** Whether the last `receive` got less than it asked for. */
+  drained = false;
+
+  constructor(input: Input, executor: Executor, extended: boolean) {
+    this.#input = input;
+    this.#executor = executor;
+    this.#extended = extended;
+    this.#headerSize = extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+    input.headerSize = this.#headerSize;
+  }
+
+  /** A new turn. */
+  refill(requests: number, bytes: number): void {
+    this.#requestsLeft = requests;
+    this.#bytesLeft = bytes;
+  }
+
+  /** Receives into the buffer, or the payload under way into its place. As Input.receive. */
+  receive(): number {
+    if (this.#slab === undefined) {
+      const received = this.#input.receive();
+      this.drained = this.#input.drained;
+      return received;
+    }
+    const wanted = this.#pieceLength - this.#filled;
+    const received = this.#input.receiveAt(
+      this.#slab.memory.address + this.#base + this.#filled,
+      wanted,
+    );
+    this.drained = received < wanted;
+    if (received > 0) this.#filled += received;
+    return received;
+  }
+
+  /** Serves the next request, or a piece of it. */
+  step(): Step {
+    if (this.#executor.saturated) return "wait";
+    if (this.#requestsLeft <= 0 || this.#bytesLeft <= 0) return "budget";
+    if (this.#job !== undefined) return this.#piece(this.#job);
+    if (this.#refused !== undefined) return this.#drain();
+    const input = this.#input;
+    const size = this.#headerSize;
+    if (!input.require(size)) return "more";
+    const header = this.#header;
+    if (!header.parse(input.view, input.at, this.#extended)) return "garbage";
+    if (header.type === Cmd.disc) return "end";
+    const payload = payloadLength(header, this.#executor.framing);
+    if (payload > 0 && payload <= SMALL_PAYLOAD && !input.require(size + payload)) return "more";
+    this.#requestsLeft--;
+    const refusal = this.#executor.check(header);
+    if (refusal !== undefined) return this.#refuse(refusal, payload);
+    if (payload === 0) {
+      input.at += size;
+      input.limit = Infinity;
+      this.#bytesLeft -= header.type === Cmd.read ? header.length : 4096;
+      this.#executor.execute(header);
+      return "ok";
+    }
+    return header.type === Cmd.write ? this.#write(header) : this.#filtered(header);
+  }
+
+  #write(header: RequestHeader): Step {
+    const input = this.#input;
+    const { length } = header;
+    const size = this.#headerSize;
+    input.limit = length >= ALIGN_FROM ? size + Math.min(length, INPUT_PIECE) : Infinity;
+    if (input.end - input.at >= size + length) {
+      this.#bytesLeft -= length;
+      this.#executor.write(header, input.slab, input.address + size);
+      input.at += size + length;
+      return "ok";
+    }
+    input.at += size;
+    this.#job = this.#executor.beginWrite(header);
+    return this.#piece(this.#job);
+  }
+
+  /** The payload of BLOCK_STATUS: small, or refused. */
+  #filtered(header: RequestHeader): Step {
+    const { length } = header;
+    if (length > SMALL_PAYLOAD) {
+      const text = "payload of command block status is too long";
+      return this.#refuse({ error: NbdErrno.EINVAL, text }, length);
+    }
+    const input = this.#input;
+    this.#executor.executeFiltered(header, input.view, input.at + this.#headerSize);
+    input.at += this.#headerSize + length;
+    return "ok";
+  }
+
+  #refuse(refusal: Refusal, payload: number): Step {
+    this.#input.at += this.#headerSize;
+    if (payload > MAX_DRAIN) return "garbage";
+    this.#refused = { to: keepCookie(this.#header), refusal };
+    this.#drainLeft = payload;
+    this.#input.limit = Infinity;
+    return this.#drain();
+  }
+
+  #drain(): Step {
+    if (this.#drainLeft > 0) {
+      const drained = this.#input.skip(this.#drainLeft);
+      this.#drainLeft -= drained;
+      this.#bytesLeft -= drained;
+      if (this.#drainLeft > 0) return "more";
+    }
+    const { to, refusal } = this.#refused!;
+    this.#refused = undefined;
+    this.#executor.refuse(to, refusal);
+    return "ok";
+  }
+
+  /** The next piece of a large write: written when it is complete. */
+  #piece(job: WriteJob): Step {
+    const input = this.#input;
+    const length = this.#lengthOfPiece(job);
+    if (this.#slab === undefined) {
+      if (input.end - input.at >= length) {
+        this.#executor.writePiece(job, input.slab, input.address, length);
+        input.at += length;
+        return this.#afterPiece(job, length);
+      }
+      const { slab, base, filled } = input.takeOver(length);
+      this.#slab = slab;
+      this.#base = base;
+      this.#filled = filled;
+      this.#pieceLength = length;
+    }
+    if (this.#filled < this.#pieceLength) return "more";
+    const slab = this.#slab;
+    this.#executor.writePiece(job, slab, slab.memory.address + this.#base, this.#pieceLength);
+    this.#slab = undefined;
+    this.#filled = 0;
+    input.giveBack(slab);
+    return this.#afterPiece(job, this.#pieceLength);
+  }
+
+  #lengthOfPiece(job: WriteJob): number {
+    if (job.left <= INPUT_PIECE) return job.left;
+    const end = alignDown(job.position + INPUT_PIECE, PIECE_ALIGN);
+    assert(end > job.position);
+    return end - job.position;
+  }
+
+  #afterPiece(job: WriteJob, length: number): Step {
+    this.#bytesLeft -= length;
+    if (job.left === 0) {
+      this.#job = undefined;
+      this.#executor.endWrite(job);
+    }
+    return "ok";
+  }
+
+  /** The stream has ended: a write that is not complete never will be. */
+  end(): void {
+    const job = this.#job;
+    this.#job = undefined;
+    this.#slab?.release();
+    this.#slab = undefined;
+    this.#refused = undefined;
+    if (job !== undefined) this.#executor.endWrite(job, true);
+  }
+}
