@@ -106,13 +106,8 @@ export class Daemon {
       "qmp0",
     ];
     const args = [...(options.args ?? []), ...((options.qmp ?? true) ? monitor : [])];
-    const command = [
-      ...(options.wrapper ?? []),
-      program,
-      ...args,
-      "--pidfile",
-      options.pidfile ?? "pid",
-    ];
+    const command = [...(options.wrapper ?? []), program, ...args];
+    if (options.pidfile !== null) command.push("--pidfile", options.pidfile ?? "pid");
     const sockets = Object.entries(options.sockets ?? {}).map(([fd, path]) => `${fd}=${path}`);
     if (sockets.length > 0) command.unshift(PYTHON, "-c", HAND_DOWN, ...sockets, "--");
     const child = new Deno.Command(command[0]!, {
