@@ -53,11 +53,13 @@ export interface BlockBackend {
   readonly statistics: BackendStatistics;
 }
 
+/** Counters of one kind of operation. */
 export interface OperationStatistics {
   operations: number;
   bytes: number;
   failed: number;
 }
+/** Counters of a backend. */
 export interface BackendStatistics {
   read: OperationStatistics;
   write: OperationStatistics;

@@ -13,9 +13,10 @@ import { zeroFill } from "./memory.ts";
 import type { BlockNode } from "./node.ts";
 import { Placed, PlacementRecord, PlanRecord } from "./placement.ts";
 import { executePlan } from "./plan.ts";
-import { isNotSupported, rescue, type Seam } from "./seam.ts";
+import type { Seam } from "./seam.ts";
 import type { FormatInstance, WriteIntent } from "./types.ts";
 
+/** The engine of one context. */
 export class Engine {
   readonly #places: PlacementRecord[] = [];
   readonly #plans: PlanRecord[] = [];
@@ -252,5 +253,3 @@ export class Engine {
 function refuseReserve(node: BlockNode): never {
   throw new Error(`unreachable: ${node.name} opened a read-only format for writing`);
 }
-
-export { isNotSupported, rescue };

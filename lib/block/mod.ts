@@ -3,3 +3,4 @@ export * from "./types.ts";
 export * from "./backend_types.ts";
 export * from "./graph_types.ts";
 export { BlockGraph } from "./graph.ts";
+export { blockCommands } from "./commands.ts";

@@ -108,7 +108,10 @@ export interface DriverInstanceBase {
   readonly size: number;
   /** Asked once after open, reopen and whenever the driver calls `OpenContext.limitsChanged`. */
   readonly limits?: Partial<Limits>;
-  /** Request flags that write/writeZeroes honour by themselves; the seam emulates FUA with a flush. */
+  /**
+   * Request flags that write/writeZeroes honour by themselves; the seam emulates FUA with a flush. A format
+   * says `fua` when it is enough that the data it places is written so (raw: it has no metadata).
+   */
   readonly supportedFlags?: number;
   /** Makes what was written durable: the node's own part. Children are flushed by the engine afterwards. */
   flush?(): MaybePromise<void>;
@@ -132,14 +135,17 @@ export interface DriverInstanceBase {
   close(): MaybePromise<void>;
 }
 
+/** How to change a length. */
 export interface TruncateOptions {
   exact: boolean;
   preallocation: "off" | "metadata" | "falloc" | "full";
 }
+/** A prepared change of permissions: one of the two follows. */
 export interface PermissionChange {
   commit(): void;
   abort(): void;
 }
+/** A prepared change of options: one of the two follows. */
 export interface ReopenChange {
   commit(): MaybePromise<void>;
   abort(): MaybePromise<void>;
@@ -153,6 +159,8 @@ export interface ImageFacts {
   actualSize: number;
   clusterSize: number;
   encrypted: boolean;
+  /** Whether the image was not closed cleanly; told by those that ask their file (raw, file: false). */
+  dirtyFlag: boolean;
   formatSpecific: { type: string; data: Record<string, unknown> };
 }
 
@@ -191,6 +199,7 @@ export interface IoInstance extends DriverInstanceBase {
   prefetch?(offset: number, length: number): MaybePromise<void>;
 }
 
+/** An opened driver. */
 export type DriverInstance = FormatInstance | IoInstance;
 
 /** What others may know of a node. */

@@ -1,0 +1,223 @@
+/** QMP commands on nodes. */
+import { CommandError } from "../base/mod.ts";
+import type {
+  blockCommandTable,
+  BlockDeviceInfo,
+  BlockDeviceStats,
+  BlockPermission,
+  BlockStatsValue,
+  ImageInfoValue,
+  XDbgBlockGraph,
+} from "../qmp/schema/block.ts";
+import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { Handlers, Infer } from "../qmp/schema/core.ts";
+import type { BlockGraph } from "./graph.ts";
+import type { BlockNode } from "./node.ts";
+import { type ImageFacts, Perm } from "./types.ts";
+
+/** The handlers of blockCommandTable for one graph. */
+export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTable> {
+  return {
+    async "blockdev-add"(options) {
+      await graph.add(options as BlockdevOptionsValue, { monitorOwned: true });
+      return {};
+    },
+    async "blockdev-del"(args) {
+      await graph.del(args["node-name"]);
+      return {};
+    },
+    async "blockdev-reopen"({ options }) {
+      await graph.reopen(options as BlockdevOptionsValue[]);
+      return {};
+    },
+    async block_resize({ device, "node-name": name, size }) {
+      const node = graph.lookup(device, name);
+      if (size < 0) throw new CommandError("Parameter 'size' expects a >0 size");
+      await graph.resize(node, size);
+      return {};
+    },
+    "query-named-block-nodes": ({ flat }) =>
+      Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true))),
+    // Only guest devices are listed, and the daemon has none.
+    "query-block": () => [],
+    "query-blockstats": ({ "query-nodes": nodes }) =>
+      nodes === true ? [...graph.nodes()].reverse().map(nodeStats) : [],
+    "block-set-write-threshold"({ "node-name": name, "write-threshold": threshold }) {
+      const node = graph.find(name);
+      if (node === undefined) throw new CommandError(`Device '${name}' not found`);
+      node.writeThreshold = threshold;
+      return {};
+    },
+    "x-debug-query-block-graph": () => debugGraph(graph),
+  };
+}
+
+/** The file that a node is known by; options as JSON where it has none. */
+function fileName(node: BlockNode, facts: Partial<ImageFacts>): string {
+  return facts.filename ?? `json:${qemuJson(node.options)}`;
+}
+
+/** JSON with blanks as QEMU writes it. */
+function qemuJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(qemuJson).join(", ")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const members = Object.entries(value).filter(([key]) => key !== "node-name");
+  return `{${members.map(([key, one]) => `${JSON.stringify(key)}: ${qemuJson(one)}`).join(", ")}}`;
+}
+
+function backingOf(node: BlockNode): BlockNode | undefined {
+  return node.children.find((edge) => edge.role.includes("cow"))?.node;
+}
+
+async function imageInfo(
+  node: BlockNode,
+  facts: Partial<ImageFacts>,
+  flat: boolean,
+): Promise<ImageInfoValue> {
+  const info: ImageInfoValue = {
+    filename: fileName(node, facts),
+    format: facts.format ?? node.driver,
+    "virtual-size": node.size,
+  };
+  if (facts.dirtyFlag !== undefined) info["dirty-flag"] = facts.dirtyFlag;
+  if (facts.actualSize !== undefined) info["actual-size"] = facts.actualSize;
+  if (facts.clusterSize !== undefined) info["cluster-size"] = facts.clusterSize;
+  if (facts.encrypted === true) info.encrypted = true;
+  const backing = backingOf(node);
+  if (backing !== undefined && !flat) {
+    info["backing-image"] = await imageInfo(
+      backing,
+      await backing.instance.facts?.() ?? {},
+      false,
+    );
+  }
+  return info;
+}
+
+async function deviceInfo(
+  node: BlockNode,
+  flat: boolean,
+): Promise<Infer<typeof BlockDeviceInfo>> {
+  const facts = await node.instance.facts?.() ?? {};
+  const chain: BlockNode[] = [];
+  for (let at = backingOf(node); at !== undefined; at = backingOf(at)) chain.push(at);
+  const info: Infer<typeof BlockDeviceInfo> = {
+    file: fileName(node, facts),
+    "node-name": node.name,
+    ro: node.readOnly,
+    drv: node.driver,
+    backing_file_depth: chain.length,
+    encrypted: facts.encrypted === true,
+    detect_zeroes: node.common.detectZeroes,
+    bps: 0,
+    bps_rd: 0,
+    bps_wr: 0,
+    iops: 0,
+    iops_rd: 0,
+    iops_wr: 0,
+    image: await imageInfo(node, facts, flat),
+    cache: {
+      writeback: true,
+      direct: node.common.direct,
+      "no-flush": node.common.noFlush,
+    },
+    write_threshold: node.writeThreshold,
+  };
+  const [backing] = chain;
+  if (backing !== undefined) {
+    info.backing_file = fileName(backing, await backing.instance.facts?.() ?? {});
+  }
+  return info;
+}
+
+/** A node's own counters: requests are counted for users (QEMU's block backends), not for nodes. */
+function counters(node: BlockNode): Infer<typeof BlockDeviceStats> {
+  return {
+    rd_bytes: 0,
+    wr_bytes: 0,
+    unmap_bytes: 0,
+    rd_operations: 0,
+    wr_operations: 0,
+    flush_operations: 0,
+    unmap_operations: 0,
+    rd_total_time_ns: 0,
+    wr_total_time_ns: 0,
+    flush_total_time_ns: 0,
+    unmap_total_time_ns: 0,
+    wr_highest_offset: node.writeHighest,
+    rd_merged: 0,
+    wr_merged: 0,
+    unmap_merged: 0,
+    failed_rd_operations: 0,
+    failed_wr_operations: 0,
+    failed_flush_operations: 0,
+    failed_unmap_operations: 0,
+    invalid_rd_operations: 0,
+    invalid_wr_operations: 0,
+    invalid_flush_operations: 0,
+    invalid_unmap_operations: 0,
+    account_invalid: false,
+    account_failed: false,
+    timed_stats: [],
+  };
+}
+
+function nodeStats(node: BlockNode): BlockStatsValue {
+  const stats: BlockStatsValue = { "node-name": node.name, stats: counters(node) };
+  const own = node.instance.statistics?.();
+  if (own !== undefined) {
+    stats["driver-specific"] = { driver: node.driver, ...own } as NonNullable<
+      BlockStatsValue["driver-specific"]
+    >;
+  }
+  const primary = node.edge("file") ?? node.children.find((edge) => edge.role.includes("primary"));
+  if (primary !== undefined) stats.parent = nodeStats(primary.node);
+  const backing = backingOf(node);
+  if (backing !== undefined) stats.backing = nodeStats(backing);
+  return stats;
+}
+
+const PERMISSIONS: readonly (readonly [number, Infer<typeof BlockPermission>])[] = [
+  [Perm.resize, "resize"],
+  [Perm.writeUnchanged, "write-unchanged"],
+  [Perm.write, "write"],
+  [Perm.consistentRead, "consistent-read"],
+];
+
+function permissionList(bits: number): Infer<typeof BlockPermission>[] {
+  return PERMISSIONS.filter(([bit]) => (bits & bit) !== 0).map(([, name]) => name);
+}
+
+function debugGraph(graph: BlockGraph): Infer<typeof XDbgBlockGraph> {
+  const ids = new Map<object, number>();
+  const id = (what: object) => {
+    if (!ids.has(what)) ids.set(what, ids.size + 1);
+    return ids.get(what)!;
+  };
+  const result: Infer<typeof XDbgBlockGraph> = { nodes: [], edges: [] };
+  const edge = (
+    parent: object,
+    { node, name, needed, shared }: {
+      node: object;
+      name: string;
+      needed: number;
+      shared: number;
+    },
+  ) =>
+    void result.edges.push({
+      parent: id(parent),
+      child: id(node),
+      name,
+      perm: permissionList(needed),
+      "shared-perm": permissionList(shared),
+    });
+  for (const node of graph.nodes()) {
+    result.nodes.push({ id: id(node), type: "block-driver", name: node.name });
+    for (const child of node.children) edge(node, child);
+  }
+  for (const backend of graph.backends) {
+    result.nodes.push({ id: id(backend), type: "block-backend", name: "" });
+    edge(backend, backend);
+  }
+  return result;
+}

@@ -1,0 +1,304 @@
+/** Commands and events of the block graph (QAPI block-core). BlockdevOptions are in blockdev.ts. */
+import {
+  array,
+  bool,
+  command,
+  empty,
+  enumeration,
+  int,
+  member,
+  number,
+  opt,
+  type Schema,
+  str,
+  struct,
+  uint64,
+  union,
+} from "./core.ts";
+import { BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevOptions } from "./blockdev.ts";
+import { event } from "./registry.ts";
+
+/** How a node treats the host's cache. */
+export const BlockdevCacheInfo = struct("BlockdevCacheInfo", {
+  writeback: bool,
+  direct: bool,
+  "no-flush": bool,
+});
+
+/** An internal snapshot. */
+export const SnapshotInfo = struct("SnapshotInfo", {
+  id: str,
+  name: str,
+  "vm-state-size": int,
+  "date-sec": int,
+  "date-nsec": int,
+  "vm-clock-sec": int,
+  "vm-clock-nsec": int,
+  icount: opt(int),
+});
+
+/** What ImageInfo holds. Sizes in bytes. */
+export interface ImageInfoValue {
+  filename: string;
+  format: string;
+  "dirty-flag"?: boolean;
+  "actual-size"?: number;
+  "virtual-size": number;
+  "cluster-size"?: number;
+  encrypted?: boolean;
+  compressed?: boolean;
+  "backing-filename"?: string;
+  "full-backing-filename"?: string;
+  "backing-filename-format"?: string;
+  "backing-image"?: ImageInfoValue;
+}
+
+/** An image, as qemu-img info tells. (format-specific comes with the first format that has it.) */
+export const ImageInfo: Schema<ImageInfoValue> = struct("ImageInfo", {
+  filename: str,
+  format: str,
+  "dirty-flag": opt(bool),
+  "actual-size": opt(int),
+  "virtual-size": int,
+  "cluster-size": opt(int),
+  encrypted: opt(bool),
+  compressed: opt(bool),
+  "backing-filename": opt(str),
+  "full-backing-filename": opt(str),
+  "backing-filename-format": opt(str),
+  snapshots: opt(array(SnapshotInfo)),
+  "backing-image": opt((): Schema<ImageInfoValue> => ImageInfo),
+});
+
+/** A dirty bitmap. */
+export const BlockDirtyInfo = struct("BlockDirtyInfo", {
+  name: opt(str),
+  count: int,
+  granularity: uint64,
+  recording: bool,
+  busy: bool,
+  persistent: bool,
+  inconsistent: opt(bool),
+});
+
+/** A node, as query-named-block-nodes shows it. Limits are zero: throttling is a node of its own. */
+export const BlockDeviceInfo = struct("BlockDeviceInfo", {
+  file: str,
+  "node-name": opt(str),
+  ro: bool,
+  drv: str,
+  backing_file: opt(str),
+  backing_file_depth: int,
+  encrypted: bool,
+  detect_zeroes: BlockdevDetectZeroesOptions,
+  bps: int,
+  bps_rd: int,
+  bps_wr: int,
+  iops: int,
+  iops_rd: int,
+  iops_wr: int,
+  image: ImageInfo,
+  bps_max: opt(int),
+  bps_rd_max: opt(int),
+  bps_wr_max: opt(int),
+  iops_max: opt(int),
+  iops_rd_max: opt(int),
+  iops_wr_max: opt(int),
+  bps_max_length: opt(int),
+  bps_rd_max_length: opt(int),
+  bps_wr_max_length: opt(int),
+  iops_max_length: opt(int),
+  iops_rd_max_length: opt(int),
+  iops_wr_max_length: opt(int),
+  iops_size: opt(int),
+  group: opt(str),
+  cache: BlockdevCacheInfo,
+  write_threshold: int,
+  "dirty-bitmaps": opt(array(BlockDirtyInfo)),
+});
+
+/** Status of a guest device's I/O. */
+export const BlockDeviceIoStatus = enumeration("BlockDeviceIoStatus", ["ok", "failed", "nospace"]);
+
+/** A guest device: the daemon has none. */
+export const BlockInfo = struct("BlockInfo", {
+  device: str,
+  qdev: opt(str),
+  type: str,
+  removable: bool,
+  locked: bool,
+  inserted: opt(BlockDeviceInfo),
+  tray_open: opt(bool),
+  "io-status": opt(BlockDeviceIoStatus),
+});
+
+/** Statistics over an interval. */
+export const BlockDeviceTimedStats = struct("BlockDeviceTimedStats", {
+  interval_length: int,
+  min_rd_latency_ns: int,
+  max_rd_latency_ns: int,
+  avg_rd_latency_ns: int,
+  min_wr_latency_ns: int,
+  max_wr_latency_ns: int,
+  avg_wr_latency_ns: int,
+  min_flush_latency_ns: int,
+  max_flush_latency_ns: int,
+  avg_flush_latency_ns: int,
+  avg_rd_queue_depth: number,
+  avg_wr_queue_depth: number,
+});
+
+/** A latency histogram. */
+export const BlockLatencyHistogramInfo = struct("BlockLatencyHistogramInfo", {
+  boundaries: array(uint64),
+  bins: array(uint64),
+});
+
+/** Counters of a device or node. */
+export const BlockDeviceStats = struct("BlockDeviceStats", {
+  rd_bytes: int,
+  wr_bytes: int,
+  unmap_bytes: int,
+  rd_operations: int,
+  wr_operations: int,
+  flush_operations: int,
+  unmap_operations: int,
+  rd_total_time_ns: int,
+  wr_total_time_ns: int,
+  flush_total_time_ns: int,
+  unmap_total_time_ns: int,
+  wr_highest_offset: int,
+  rd_merged: int,
+  wr_merged: int,
+  unmap_merged: int,
+  idle_time_ns: opt(int),
+  failed_rd_operations: int,
+  failed_wr_operations: int,
+  failed_flush_operations: int,
+  failed_unmap_operations: int,
+  invalid_rd_operations: int,
+  invalid_wr_operations: int,
+  invalid_flush_operations: int,
+  invalid_unmap_operations: int,
+  account_invalid: bool,
+  account_failed: bool,
+  timed_stats: array(BlockDeviceTimedStats),
+  rd_latency_histogram: opt(BlockLatencyHistogramInfo),
+  wr_latency_histogram: opt(BlockLatencyHistogramInfo),
+  flush_latency_histogram: opt(BlockLatencyHistogramInfo),
+});
+
+/** Discards of the file family. */
+export const BlockStatsSpecificFile = struct("BlockStatsSpecificFile", {
+  "discard-nb-ok": uint64,
+  "discard-nb-failed": uint64,
+  "discard-bytes-ok": uint64,
+});
+
+/** Counters of a driver. */
+export const BlockStatsSpecific = union(
+  "BlockStatsSpecific",
+  { driver: BlockdevDriver },
+  "driver",
+  {
+    file: BlockStatsSpecificFile,
+    host_device: BlockStatsSpecificFile,
+  },
+);
+
+/** What BlockStats holds: `parent` is the node's file, as in QEMU. */
+export interface BlockStatsValue {
+  device?: string;
+  qdev?: string;
+  "node-name"?: string;
+  stats: NonNullable<(typeof BlockDeviceStats)["_value"]>;
+  "driver-specific"?: NonNullable<(typeof BlockStatsSpecific)["_value"]>;
+  parent?: BlockStatsValue;
+  backing?: BlockStatsValue;
+}
+
+/** Counters of a node and of what it stands on. */
+export const BlockStats: Schema<BlockStatsValue> = struct("BlockStats", {
+  device: opt(str),
+  qdev: opt(str),
+  "node-name": opt(str),
+  stats: BlockDeviceStats,
+  "driver-specific": opt(BlockStatsSpecific),
+  parent: opt((): Schema<BlockStatsValue> => BlockStats),
+  backing: opt((): Schema<BlockStatsValue> => BlockStats),
+}) as Schema<BlockStatsValue>;
+
+/** Permissions on an edge. */
+export const BlockPermission = enumeration("BlockPermission", [
+  "consistent-read",
+  "write",
+  "write-unchanged",
+  "resize",
+]);
+/** What a vertex of the graph is. */
+export const XDbgBlockGraphNodeType = enumeration("XDbgBlockGraphNodeType", [
+  "block-backend",
+  "block-job",
+  "block-driver",
+]);
+/** A vertex. */
+export const XDbgBlockGraphNode = struct("XDbgBlockGraphNode", {
+  id: uint64,
+  type: XDbgBlockGraphNodeType,
+  name: str,
+});
+/** An edge. */
+export const XDbgBlockGraphEdge = struct("XDbgBlockGraphEdge", {
+  parent: uint64,
+  child: uint64,
+  name: str,
+  perm: array(BlockPermission),
+  "shared-perm": array(BlockPermission),
+});
+/** The whole graph. */
+export const XDbgBlockGraph = struct("XDbgBlockGraph", {
+  nodes: array(XDbgBlockGraphNode),
+  edges: array(XDbgBlockGraphEdge),
+});
+
+/** Commands on nodes. */
+export const blockCommandTable = {
+  "blockdev-add": command(BlockdevOptions, empty),
+  "blockdev-del": command(struct("q_obj_blockdev-del-arg", { "node-name": str }), empty),
+  "blockdev-reopen": command(
+    struct("q_obj_blockdev-reopen-arg", { options: array(BlockdevOptions) }),
+    empty,
+  ),
+  block_resize: command(
+    struct("q_obj_block_resize-arg", { device: opt(str), "node-name": opt(str), size: int }),
+    empty,
+  ),
+  "query-named-block-nodes": command(
+    struct("q_obj_query-named-block-nodes-arg", { flat: opt(bool) }),
+    array(BlockDeviceInfo),
+  ),
+  "query-block": command(empty, array(BlockInfo)),
+  "query-blockstats": command(
+    struct("q_obj_query-blockstats-arg", { "query-nodes": opt(bool) }),
+    array(BlockStats),
+  ),
+  "block-set-write-threshold": command(
+    struct("q_obj_block-set-write-threshold-arg", {
+      "node-name": str,
+      "write-threshold": member(uint64),
+    }),
+    empty,
+  ),
+  "x-debug-query-block-graph": command(empty, XDbgBlockGraph, { features: ["unstable"] }),
+} as const;
+
+/** Events of nodes. */
+export const blockEventTable = {
+  BLOCK_WRITE_THRESHOLD: event(
+    struct("q_obj_BLOCK_WRITE_THRESHOLD-arg", {
+      "node-name": str,
+      "amount-exceeded": uint64,
+      "write-threshold": uint64,
+    }),
+  ),
+} as const;
