@@ -1,0 +1,306 @@
+/**
+ * `deno task bench`: qsd and the installed peers on the same work in one run, slice by slice in turn, so
+ * that whatever else the machine does falls on all alike. Prints Markdown, or JSON.
+ */
+import { parseArgs } from "node:util";
+import { randomBytes } from "node:crypto";
+import { Generator, installed, type Sample } from "./clients.ts";
+import { cell, judge, type RowResult, type Single, singlesTable, tables } from "./report.ts";
+import { type Row, ROWS, type Tools } from "./rows.ts";
+import { type Kind, KINDS, QSD, QSD_COMPILED, type Server, start, version } from "./servers.ts";
+import {
+  measureIdleCpu,
+  measureIdleMemory,
+  measurePeakMemory,
+  measureQmp,
+  measureStart,
+} from "./singles.ts";
+
+const USAGE = `Usage: deno task bench [options]
+  --quick          the light rows only, 3 short slices each: below a minute
+  --rows A,B       rows whose name holds A or B; single figures: start, memory, idle, qmp
+  --servers A,B    ${KINDS.map((kind) => kind.name).join(", ")}
+  --slices N       slices a server in each row (default: 5)
+  --seconds S      seconds a slice (default: 1; fio: whole seconds)
+  --dir DIR        where the image is made (default: the directory for temporary files)
+  --size MIB       size of the image (default: 1024)
+  --json           print JSON
+  --output FILE    also write the Markdown to FILE
+  --list           print the names of the rows`;
+
+/** What the command line asks for. */
+export interface Options {
+  readonly rows: readonly Row[];
+  /** Names of the single figures wanted. */
+  readonly singles: readonly string[];
+  readonly servers: readonly string[];
+  readonly slices: number;
+  readonly seconds: number;
+  readonly dir: string | undefined;
+  readonly sizeMib: number;
+  readonly json: boolean;
+  readonly output: string | undefined;
+}
+
+const SINGLES = ["start", "memory", "idle", "qmp"];
+
+/** The options; null after printing the help or the list. Throws with what is wrong. */
+export function parseOptions(args: string[]): Options | "help" | "list" {
+  const { values } = parseArgs({
+    args: args.filter((arg) => arg !== "--"),
+    options: {
+      quick: { type: "boolean" },
+      rows: { type: "string" },
+      servers: { type: "string" },
+      slices: { type: "string" },
+      seconds: { type: "string" },
+      dir: { type: "string" },
+      size: { type: "string" },
+      json: { type: "boolean" },
+      output: { type: "string" },
+      list: { type: "boolean" },
+      help: { type: "boolean" },
+    },
+  });
+  if (values.help) return "help";
+  if (values.list) return "list";
+  const quick = values.quick ?? false;
+  const number = (name: "slices" | "seconds" | "size", fallback: number): number => {
+    const value = Number(values[name] ?? fallback);
+    if (!(value > 0)) throw new Error(`--${name} must be a number above 0`);
+    return value;
+  };
+  const wanted = values.rows?.split(",") ?? (quick ? ["light-", "start", "memory"] : [""]);
+  const matches = (id: string) => wanted.some((part) => id.includes(part));
+  const rows = ROWS.filter((row) => matches(row.id));
+  const singles = SINGLES.filter(matches);
+  if (rows.length + singles.length === 0) throw new Error(`no row matches ${values.rows}`);
+  const servers = values.servers?.split(",") ?? KINDS.map((kind) => kind.name);
+  for (const name of servers) {
+    if (!KINDS.some((kind) => kind.name === name)) throw new Error(`no such server: ${name}`);
+  }
+  return {
+    rows,
+    singles,
+    servers,
+    slices: Math.ceil(number("slices", quick ? 3 : 5)),
+    seconds: number("seconds", quick ? 0.3 : 1),
+    dir: values.dir,
+    sizeMib: Math.ceil(number("size", 1024)),
+    json: values.json ?? false,
+    output: values.output,
+  };
+}
+
+/** Everything that a run found. */
+export interface Report {
+  readonly date: string;
+  readonly machine: string;
+  readonly fileSystem: string;
+  readonly versions: Record<string, string>;
+  readonly slices: number;
+  readonly seconds: number;
+  readonly imageMib: number;
+  readonly rows: RowResult[];
+  readonly singles: Single[];
+  /** What was left out, and why. */
+  readonly skipped: string[];
+  readonly elapsedSeconds: number;
+}
+
+class Bench {
+  readonly servers: Server[] = [];
+  readonly rows: RowResult[] = [];
+  readonly singles: Single[] = [];
+  readonly skipped: string[] = [];
+  readonly kinds: Kind[] = [];
+  readonly versions: Record<string, string> = {};
+
+  constructor(readonly options: Options, readonly directory: string) {}
+
+  /** Runs everything asked for. The servers are stopped whatever happens. */
+  async run(): Promise<void> {
+    const { options, directory } = this;
+    for (const kind of KINDS) {
+      if (!options.servers.includes(kind.name)) continue;
+      const found = await version(kind);
+      if (found === null) this.skipped.push(`${kind.name}: it does not run here`);
+      else this.kinds.push(kind);
+      if (found !== null) this.versions[kind.name] = found;
+    }
+    const image = `${directory}/image.raw`;
+    makeImage(image, options.sizeMib);
+    // The nbdcopy rows need a second file.
+    if (options.rows.some((row) => row.needs === "nbdcopy")) {
+      makeImage(`${directory}/copy.raw`, options.sizeMib);
+    }
+    if (options.singles.includes("start")) {
+      const starting = this.kinds.filter((kind) => kind.speaksQmp);
+      note("start to QMP greeting");
+      this.singles.push(await measureStart(starting, options.slices * 2));
+    }
+    const generator = new Generator();
+    try {
+      for (const kind of this.kinds) {
+        if (kind !== QSD_COMPILED || options.servers.length < KINDS.length) {
+          this.servers.push(await start(kind, { image, directory }));
+        }
+      }
+      await this.#measure(generator);
+    } finally {
+      await generator.close();
+      for (const server of this.servers) await server.stop();
+    }
+  }
+
+  async #measure(generator: Generator): Promise<void> {
+    const { options, servers } = this;
+    if (options.singles.includes("memory")) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      this.singles.push(measureIdleMemory(servers));
+    }
+    for (const row of options.rows) await this.#runRow(row, generator);
+    if (options.singles.includes("qmp")) {
+      note("QMP under load");
+      this.singles.push(...await measureQmp(servers, generator, 2));
+    }
+    if (options.singles.includes("memory")) this.singles.push(measurePeakMemory(servers));
+    if (options.singles.includes("idle")) {
+      note("idle CPU");
+      this.singles.push(await measureIdleCpu(servers, 5));
+    }
+  }
+
+  async #runRow(row: Row, generator: Generator): Promise<void> {
+    if (row.needs !== null && !await installed(row.needs)) {
+      this.skipped.push(`${row.id}: ${row.needs} is not installed`);
+      return;
+    }
+    note(row.id);
+    const kinds = row.kinds.map((kind) => kind.name);
+    const running = this.servers.filter((server) =>
+      kinds.includes(server.name) || server.name === QSD_COMPILED.name
+    );
+    const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
+    for (let slice = 0; slice < this.options.slices; slice++) {
+      const tools: Tools = {
+        generator,
+        seconds: this.options.seconds,
+        seed: slice + 1,
+        imageBytes: this.options.sizeMib * 2 ** 20,
+        scratch: `${this.directory}/copy.raw`,
+      };
+      for (const server of running) {
+        samples.get(server.name)!.push(await row.slice(server, tools));
+      }
+    }
+    const cells = Object.fromEntries([...samples].map(([name, all]) => [name, cell(all)]));
+    const { id, title, unit } = row;
+    this.rows.push({ id, title, unit, cells, checks: judge(row, cells) });
+  }
+}
+
+/** Writes `mib` MiB of incompressible bytes, down to the disk, so that no write-back disturbs the run. */
+function makeImage(path: string, mib: number): void {
+  note(`making a file of ${mib} MiB`);
+  const block = randomBytes(2 ** 20);
+  using file = Deno.openSync(path, { create: true, write: true });
+  for (let i = 0; i < mib; i++) {
+    block.writeUInt32LE(i, 0);
+    for (let at = 0; at < block.length;) at += file.writeSync(block.subarray(at));
+  }
+  file.syncSync();
+}
+
+function note(text: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(`bench: ${text}\n`));
+}
+
+/** Processor, number of CPUs, kernel. */
+async function describeMachine(): Promise<string> {
+  const model = /^model name\s*:\s*(.+)$/m.exec(await Deno.readTextFile("/proc/cpuinfo"))?.[1];
+  return `${model ?? Deno.build.arch}, ${navigator.hardwareConcurrency} CPUs, ` +
+    `Linux ${Deno.osRelease()}, Deno ${Deno.version.deno}`;
+}
+
+/** The type of the file system that holds `path`, from /proc/self/mountinfo. */
+export function fileSystemOf(path: string, mountinfo: string): string {
+  let best = "";
+  let type = "unknown";
+  for (const line of mountinfo.split("\n")) {
+    const fields = line.split(" ");
+    const at = fields[4];
+    const dash = fields.indexOf("-");
+    if (at === undefined || dash < 0) continue;
+    const within = path === at || path.startsWith(at === "/" ? "/" : at + "/");
+    if (within && at.length >= best.length) {
+      best = at;
+      type = fields[dash + 1]!;
+    }
+  }
+  return type;
+}
+
+/** The report as Markdown. */
+export function markdown(report: Report): string {
+  const names = KINDS.map((kind) => kind.name)
+    .filter((name) => name === QSD.name || report.rows.some((row) => row.cells[name]));
+  const present = KINDS.map((kind) => kind.name)
+    .filter((name) => report.singles.some((single) => single.values[name] !== undefined));
+  const missed = [...report.rows, ...report.singles].flatMap((one) => one.checks).filter((c) =>
+    !c.met
+  );
+  const parts = [
+    `${report.date}. ${report.machine}. Raw image of ${report.imageMib} MiB in the page cache, on ` +
+    `${report.fileSystem}. ${report.slices} slices of ${report.seconds} s a server in each row, in turn. ` +
+    `The run took ${Math.round(report.elapsedSeconds)} s. Targets missed: ${missed.length}.\n`,
+    Object.entries(report.versions).map(([name, text]) => `- ${name}: ${text}`).join("\n"),
+  ];
+  if (report.skipped.length > 0) {
+    parts.push(`\nLeft out:\n${report.skipped.map((text) => `- ${text}`).join("\n")}`);
+  }
+  if (report.rows.length > 0) parts.push("\n" + tables(report.rows, names));
+  if (report.singles.length > 0) {
+    parts.push("\n### Start, memory, idling, control\n", singlesTable(report.singles, present));
+  }
+  return parts.join("\n") + "\n";
+}
+
+/** Runs the benchmark that `args` ask for; the exit status. */
+export async function main(args: string[]): Promise<number> {
+  const options = parseOptions(args);
+  if (options === "help") return print(USAGE);
+  if (options === "list") return print([...ROWS.map((row) => row.id), ...SINGLES].join("\n"));
+  const begin = performance.now();
+  const directory = await Deno.makeTempDir({
+    prefix: "qsd-bench-",
+    ...(options.dir === undefined ? {} : { dir: options.dir }),
+  });
+  const bench = new Bench(options, directory);
+  try {
+    await bench.run();
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+  const report: Report = {
+    date: new Date().toISOString().slice(0, 10),
+    machine: await describeMachine(),
+    fileSystem: fileSystemOf(directory, await Deno.readTextFile("/proc/self/mountinfo")),
+    versions: bench.versions,
+    slices: options.slices,
+    seconds: options.seconds,
+    imageMib: options.sizeMib,
+    rows: bench.rows,
+    singles: bench.singles,
+    skipped: bench.skipped,
+    elapsedSeconds: (performance.now() - begin) / 1000,
+  };
+  if (options.output !== undefined) await Deno.writeTextFile(options.output, markdown(report));
+  return print(options.json ? JSON.stringify(report, null, 2) : markdown(report));
+}
+
+function print(text: string): number {
+  const bytes = new TextEncoder().encode(text.endsWith("\n") ? text : text + "\n");
+  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  return 0;
+}

@@ -1,0 +1,136 @@
+/** What is measured once a server rather than in slices: start, memory, idling, QMP under load. */
+import { EXPORT_NAME, type Kind, QSD, QSD_COMPILED, type Server } from "./servers.ts";
+import { memory, threadTimes } from "./proc.ts";
+import { check, digits, type Single } from "./report.ts";
+import { median, percentile } from "./stats.ts";
+import { QmpClient, startToGreeting } from "./qmp.ts";
+import type { Generator, Pattern } from "./clients.ts";
+import { DEFAULTS } from "./load/workload.ts";
+import { Machine } from "./load/machine.ts";
+import { negotiate } from "./load/negotiate.ts";
+
+const MIB = 2 ** 20;
+
+/** Start to QMP greeting, the kinds in turn. */
+export async function measureStart(kinds: readonly Kind[], slices: number): Promise<Single> {
+  const times = new Map<string, number[]>(kinds.map((kind) => [kind.name, []]));
+  for (let i = 0; i < slices; i++) {
+    for (const kind of kinds) times.get(kind.name)!.push(await startToGreeting(kind));
+  }
+  const values: Record<string, string> = {};
+  for (const [name, ms] of times) values[name] = digits(median(ms));
+  return {
+    title: "start to QMP greeting, ms",
+    values,
+    checks: [QSD, QSD_COMPILED].flatMap(({ name }) => {
+      const ms = times.get(name);
+      return ms ? [check(name, median(ms), "<=", 150, " ms")] : [];
+    }),
+  };
+}
+
+/** Resident memory now, before any client has come. */
+export function measureIdleMemory(servers: readonly Server[]): Single {
+  const values: Record<string, string> = {};
+  for (const server of servers) values[server.name] = digits(memory(server.pid).rss / MIB);
+  return { title: "idle memory (VmRSS), MiB", values, checks: [] };
+}
+
+/** The most memory since the start: call it after the load. */
+export function measurePeakMemory(servers: readonly Server[]): Single {
+  const values: Record<string, string> = {};
+  const checks = [];
+  for (const server of servers) {
+    const mib = memory(server.pid).peak / MIB;
+    values[server.name] = digits(mib);
+    if (server.name === QSD.name) checks.push(check("qsd", mib, "<=", 128, " MiB"));
+  }
+  return { title: "peak memory under all of this load (VmHWM), MiB", values, checks };
+}
+
+/** CPU time while a client is connected that asks for nothing, for `seconds`, all servers at once. */
+export async function measureIdleCpu(servers: readonly Server[], seconds: number): Promise<Single> {
+  const machine = new Machine();
+  const scratch = machine.allocate(65536);
+  const fds: number[] = [];
+  try {
+    for (const server of servers) {
+      const fd = machine.connect({ path: server.socket });
+      fds.push(fd);
+      negotiate(machine, fd, scratch, EXPORT_NAME, false);
+    }
+    await pause(1); // what the handshake has set going comes to rest
+    const before = servers.map((server) => threadTimes(server.pid));
+    await pause(seconds);
+    const values: Record<string, string> = {};
+    const checks = [];
+    for (const [i, server] of servers.entries()) {
+      const after = threadTimes(server.pid);
+      const us = Math.max(0, after.cpuNs - before[i]!.cpuNs) / 1000 / seconds;
+      const switches = Math.max(0, after.switches - before[i]!.switches) / seconds;
+      values[server.name] = `${digits(us)} (${digits(switches)} switches)`;
+      // Zero to the resolution of /proc/PID/stat: no tick of 10 ms in a run of about 5 s.
+      if (server.name === QSD.name) checks.push(check("qsd", us, "<=", 500, " us/s"));
+    }
+    return { title: "idle with a client: CPU us a second, context switches", values, checks };
+  } finally {
+    for (const fd of fds) machine.closeFd(fd);
+    scratch.unmap();
+    machine.close();
+  }
+}
+
+/** Round trips of query-version while the light generator loads the same server. */
+export async function measureQmp(
+  servers: readonly Server[],
+  generator: Generator,
+  seconds: number,
+): Promise<Single[]> {
+  const loads: [string, Pattern][] = [
+    ["4k reads, 32 in flight", { pattern: "randread", blockSize: 4096, depth: 32 }],
+    ["1 MiB reads, 4 connections", { pattern: "read", blockSize: MIB, depth: 4, connections: 4 }],
+    ["256k writes, 8 in flight", { pattern: "write", blockSize: 256 * 1024, depth: 8 }],
+  ];
+  const singles: Single[] = [];
+  for (const [title, pattern] of loads) {
+    const values: Record<string, string> = {};
+    const checks = [];
+    for (const server of servers) {
+      if (server.qmp === null) continue;
+      const times = await qmpUnderLoad(server, server.qmp, generator, pattern, seconds);
+      const p99 = percentile(times, 0.99);
+      values[server.name] = [median(times), p99, Math.max(...times)].map(digits).join(" / ");
+      if (server.name === QSD.name) checks.push(check("qsd p99", p99, "<=", 10, " ms"));
+    }
+    singles.push({ title: `QMP reply under ${title}: ms, p50 / p99 / max`, values, checks });
+  }
+  return singles;
+}
+
+async function qmpUnderLoad(
+  server: Server,
+  path: string,
+  generator: Generator,
+  pattern: Pattern,
+  seconds: number,
+): Promise<number[]> {
+  const client = await QmpClient.connect(path);
+  try {
+    let loaded = true;
+    const load = generator.run({
+      ...DEFAULTS,
+      ...pattern,
+      target: { path: server.socket },
+      exportName: EXPORT_NAME,
+      seconds,
+    }).finally(() => loaded = false);
+    const [times] = await Promise.all([client.roundTrips(() => !loaded), load]);
+    return times;
+  } finally {
+    await client.close();
+  }
+}
+
+function pause(seconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+}
