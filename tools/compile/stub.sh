@@ -1,0 +1,69 @@
+#!/bin/sh
+# qsd, the QEMU Storage Daemon, as one file: this script, then the deno runtime and the program, which
+# it unpacks once into a private cache directory and runs from there. It needs a POSIX sh, dd, mkdir, chmod, mv
+# and rm. The process keeps its id, and the name it was called by.
+set -u
+key=@KEY@
+QSD_NAME=${0##*/}
+export QSD_NAME
+
+case $0 in */*) self=$0 ;; *) self=./$0 ;; esac
+
+# unpack NAME FIRST COUNT: blocks of this file become the file NAME, or nothing does.
+unpack() {
+  part=$dir/$1.$$
+  dd if="$self" of="$part" bs=4096 skip="$2" count="$3" 2>/dev/null || return
+  if [ "$1" = deno ]; then
+    # Fails where programs may not be run (a file system mounted noexec).
+    chmod 700 "$part" && "$part" --version >/dev/null 2>&1 || return
+  fi
+  mv -f "$part" "$dir/$1"
+}
+
+# The runtime comes last: where it is, all is there. Concurrent first starts each put the same files in place.
+unpack_all() {
+  mkdir -p "$dir/lib" 2>/dev/null || return
+@UNPACK@
+}
+
+# Sets dir to where the program is, unpacked if need be, in cache directory "$1"; false if that cannot be.
+prepare() {
+  # deno cannot name a path with a comma in a permission.
+  case $1 in *,*) return 1 ;; esac
+  umask_was=$(umask)
+  umask 077
+  dir=$1/$key
+  [ -d "$1" ] || mkdir -p "$1" 2>/dev/null
+  # In a shared directory somebody else could have been first.
+  if [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; then
+    [ -x "$dir/deno" ] || unpack_all
+    ready=$?
+    [ "$ready" = 0 ] || rm -f "$dir"/*."$$" "$dir"/lib/*."$$"
+  else
+    ready=1
+  fi
+  umask "$umask_was"
+  return "$ready"
+}
+
+find_cache() {
+  dir=
+  trap 'rm -f "$dir"/*."$$" "$dir"/lib/*."$$"; exit 1' HUP INT TERM
+  home=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
+  if [ -n "$home" ] && prepare "$home/qsd"; then return; fi
+  user=$(id -u 2>/dev/null) || user=${USER:-user}
+  for place in "${TMPDIR:-/tmp}" /var/tmp /dev/shm; do
+    if prepare "$place/qsd-$user"; then return; fi
+  done
+  printf '%s: cannot unpack into %s, %s, /var/tmp or /dev/shm: a directory where programs may be run, with %s MB free, is needed (set XDG_CACHE_HOME)\n' \
+    "$QSD_NAME" "${home:-\$XDG_CACHE_HOME}" "${TMPDIR:-/tmp}" @MEGABYTES@ >&2
+  exit 1
+}
+
+find_cache
+trap - HUP INT TERM
+DENO_DIR=$dir/cache
+DENO_NO_UPDATE_CHECK=1
+export DENO_DIR DENO_NO_UPDATE_CHECK
+exec "$dir/deno" run @FLAGS@ "$dir/lib/main.js" "$@"
+exit 1
