@@ -3,7 +3,7 @@
  * replies with one send. Nothing is held for an idle client but this object. A client that does not take its
  * replies is not read from any more, and holds back nobody else; a turn has a budget.
  */
-import type { Context, TracePoint } from "../sys/types.ts";
+import type { Context, TracePoint } from "../sys/mod.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
 import { Input } from "./input.ts";
 import {
@@ -22,8 +22,9 @@ import { TransmissionInput } from "./transmission.ts";
 import { Framing, OPTION_SIZE } from "./wire.ts";
 import { greeting, parseOptionHeader } from "./wire_options.ts";
 
-/** Requests and bytes that one client may have served in one turn before others get theirs. */
+/** Requests that one client may have served in one turn before others get theirs. */
 export const TURN_REQUESTS = 256;
+/** As TURN_REQUESTS, in bytes. */
 export const TURN_BYTES = 2 * 1024 * 1024;
 
 /** Trace points of a connection, looked up once per server. */

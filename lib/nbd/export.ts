@@ -35,6 +35,22 @@ export class Counters {
   bytesRead = 0;
   bytesWritten = 0;
   inFlight = 0;
+
+  /** Adds the numbers of another. */
+  add(other: Readonly<Counters>): void {
+    this.requests += other.requests;
+    this.errors += other.errors;
+    this.bytesRead += other.bytesRead;
+    this.bytesWritten += other.bytesWritten;
+    this.inFlight += other.inFlight;
+  }
+
+  /** The same numbers. */
+  copy(): Counters {
+    const copy = new Counters();
+    copy.add(this);
+    return copy;
+  }
 }
 
 /** An export as connections see it. */

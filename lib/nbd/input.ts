@@ -3,7 +3,7 @@
  * from where they were received; it is held only while it has something in it, or in use by a write.
  */
 import { assert } from "../base/mod.ts";
-import type { BufferPool } from "../sys/types.ts";
+import type { BufferPool } from "../sys/mod.ts";
 import { Slab } from "./slab.ts";
 import type { Transport } from "./transport.ts";
 

@@ -2,7 +2,7 @@
  * The fixed newstyle handshake, server side: a state machine that is fed whole messages and answers with
  * bytes. It does no I/O, allocates no more than the limits below, and never throws for what a client sends.
  */
-import type { TracePoint } from "../sys/types.ts";
+import type { TracePoint } from "../sys/mod.ts";
 import type { ExportDirectory, MetaContext, NbdExport } from "./export.ts";
 import { Framing, HandshakeFlag, Info, MAX_PAYLOAD, Opt, optionName, Rep } from "./wire.ts";
 import {

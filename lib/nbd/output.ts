@@ -5,7 +5,7 @@
  * they are ready, in any order.
  */
 import { alignUp, assert, IoVec } from "../base/mod.ts";
-import type { BufferPool } from "../sys/types.ts";
+import type { BufferPool } from "../sys/mod.ts";
 import { Slab } from "./slab.ts";
 import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
 

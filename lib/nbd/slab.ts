@@ -1,6 +1,6 @@
 /** Reference-counted pieces of native memory that requests and replies are laid out in. */
 import { assert } from "../base/mod.ts";
-import type { BufferPool, Memory } from "../sys/types.ts";
+import type { BufferPool, Memory } from "../sys/mod.ts";
 
 /** A pool buffer with several users: the connection that fills it and requests whose data lies in it. */
 export class Slab {

@@ -3,10 +3,11 @@
  * shape (its plain text arrives and leaves in native buffers, and `interest` looks at what it has buffered).
  */
 import type { IoVec } from "../base/mod.ts";
-import type { Context, Watch } from "../sys/types.ts";
+import type { Context, Watch } from "../sys/mod.ts";
 
-/** -EAGAIN and -EINTR: the two results that are not the end of a stream (the same on all architectures). */
+/** -EAGAIN: nothing can be moved now. */
 export const AGAIN = -11;
+/** -EINTR: nothing was moved, for no reason. */
 export const INTERRUPTED = -4;
 
 /** A byte stream. Results: bytes moved, 0 at the end of the stream (receive only), or -errno. */

@@ -4,25 +4,37 @@
  */
 import type { BlockError } from "../base/mod.ts";
 
-/** `NBDMAGIC`, `IHAVEOPT`, and the magic of option replies, as pairs of 32-bit halves. */
+/** `NBDMAGIC`, as two 32-bit halves. */
 export const INIT_MAGIC = [0x4e42444d, 0x41474943] as const;
+/** `IHAVEOPT`, as two halves. */
 export const OPTION_MAGIC = [0x49484156, 0x454f5054] as const;
+/** Magic of option replies, as two halves. */
 export const OPTION_REPLY_MAGIC = [0x0003e889, 0x045565a9] as const;
 
-/** Magics of transmission messages. */
+/** Magic of a compact request. */
 export const REQUEST_MAGIC = 0x25609513;
+/** Magic of an extended request. */
 export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+/** Magic of a simple reply. */
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
+/** Magic of a structured reply chunk. */
 export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+/** Magic of an extended reply chunk. */
 export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
-/** Sizes of headers. */
+/** Bytes of a compact request header. */
 export const REQUEST_SIZE = 28;
+/** Bytes of an extended request header. */
 export const EXTENDED_REQUEST_SIZE = 32;
+/** Bytes of a simple reply header. */
 export const SIMPLE_REPLY_SIZE = 16;
+/** Bytes of a structured chunk header. */
 export const STRUCTURED_REPLY_SIZE = 20;
+/** Bytes of an extended chunk header. */
 export const EXTENDED_REPLY_SIZE = 32;
+/** Bytes before an option's data. */
 export const OPTION_SIZE = 16;
+/** Bytes before an option reply's data. */
 export const OPTION_REPLY_SIZE = 20;
 
 /** Longest string of the protocol (names, descriptions, queries, messages). */
@@ -149,6 +161,7 @@ export const Chunk = {
   error: 0x8001,
   errorOffset: 0x8002,
 } as const;
+/** The chunk is the last of its reply. */
 export const REPLY_FLAG_DONE = 1;
 
 /** Error values. */
@@ -193,12 +206,14 @@ export function nbdErrnoOf(error: BlockError): number {
 /** Bits of the base:allocation context. */
 export const BaseAllocation = { hole: 1, zero: 2 } as const;
 
-/** Names of the metadata contexts that exports have. */
+/** Holes and zeroes. */
 export const BASE_ALLOCATION = "base:allocation";
+/** Depth of the layer that has the data. */
 export const QEMU_ALLOCATION_DEPTH = "qemu:allocation-depth";
 
 /** How replies are framed, as negotiated. Each level includes the earlier ones. */
 export const Framing = { simple: 0, structured: 1, extended: 2 } as const;
+/** One of them. */
 export type Framing = typeof Framing[keyof typeof Framing];
 
 /** A request's header as received; reused from request to request. */

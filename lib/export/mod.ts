@@ -1,0 +1,3 @@
+/** Block exports: the life cycle that all export types have in common. */
+export * from "./commands.ts";
+export * from "./registry.ts";

@@ -1,0 +1,137 @@
+/** The daemon's one NBD server and its exports: what `--nbd-server`, `--export nbd` and QMP's commands do. */
+import { CommandError } from "../base/mod.ts";
+import { type BlockBackend, type BlockGraph, Perm } from "../block/mod.ts";
+import type { ExportInstance, ExportRegistry, ExportType } from "../export/mod.ts";
+import type { BlockExportOptionsValue, NbdServerOptionsValue } from "../qmp/schema/export.ts";
+import type { Context } from "../sys/mod.ts";
+import { NbdExport } from "./export.ts";
+import { DEFAULT_HANDSHAKE_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServer } from "./server.ts";
+import { MAX_STRING } from "./wire.ts";
+
+type NbdOptions = Extract<BlockExportOptionsValue, { type: "nbd" }>;
+
+/** Holds the server. Register it as an export type. */
+export class NbdControl implements ExportType {
+  readonly type = "nbd";
+  readonly needs = Perm.none;
+  readonly unshared = Perm.resize;
+  readonly #context: Context;
+  readonly #graph: BlockGraph;
+  readonly #registry: ExportRegistry;
+  #server: NbdServer | undefined;
+  /** A start or stop under way. */
+  #busy = false;
+
+  constructor(parts: { context: Context; graph: BlockGraph; exports: ExportRegistry }) {
+    this.#context = parts.context;
+    this.#graph = parts.graph;
+    this.#registry = parts.exports;
+    parts.exports.register(this);
+  }
+
+  /** The running server. */
+  get server(): NbdServer | undefined {
+    return this.#server;
+  }
+
+  /** nbd-server-start and `--nbd-server`. */
+  async start(options: NbdServerOptionsValue): Promise<void> {
+    if (this.#server !== undefined || this.#busy) {
+      throw new CommandError("NBD server already running");
+    }
+    const credentials = options["tls-creds"];
+    if (credentials !== undefined) {
+      throw new CommandError(`No TLS credentials with id '${credentials}'`);
+    }
+    if (options["tls-authz"] !== undefined) {
+      this.#context.log.warn("nbd-server: tls-authz has no effect without tls-creds");
+    }
+    this.#busy = true;
+    try {
+      this.#server = await NbdServer.start(this.#context, {
+        address: options.addr,
+        maxConnections: options["max-connections"] ?? DEFAULT_MAX_CONNECTIONS,
+        handshakeSeconds: options["handshake-max-seconds"] ?? DEFAULT_HANDSHAKE_SECONDS,
+      });
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** nbd-server-stop: removes all NBD exports, then stops. */
+  async stop(): Promise<void> {
+    const server = this.#running();
+    if (this.#busy) throw new CommandError("NBD server not running");
+    this.#busy = true;
+    try {
+      await this.#registry.closeAll("nbd");
+      await server.stop();
+      this.#server = undefined;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** At the end of the daemon: as `stop`, and fine when there is no server. */
+  async close(): Promise<void> {
+    if (this.#server !== undefined && !this.#busy) await this.stop();
+  }
+
+  #running(): NbdServer {
+    if (this.#server === undefined) throw new CommandError("NBD server not running");
+    return this.#server;
+  }
+
+  precheck(options: BlockExportOptionsValue): void {
+    this.#check(options);
+  }
+
+  #check(options: NbdOptions): { server: NbdServer; name: string } {
+    const server = this.#running();
+    if (this.#busy) throw new CommandError("NBD server not running");
+    const name = options.name ?? options["node-name"];
+    const { description, bitmaps } = options;
+    if (byteLength(name) > MAX_STRING) throw new CommandError(`export name '${name}' too long`);
+    if (description !== undefined && byteLength(description) > MAX_STRING) {
+      throw new CommandError(`description '${description}' too long`);
+    }
+    if (server.find(name) !== undefined) {
+      throw new CommandError(`NBD server already has export named '${name}'`);
+    }
+    for (const bitmap of bitmaps ?? []) this.#noBitmap(bitmap);
+    return { server, name };
+  }
+
+  /** No node has bitmaps yet. */
+  #noBitmap(bitmap: NonNullable<NbdOptions["bitmaps"]>[number]): never {
+    if (typeof bitmap === "string") throw new CommandError(`Bitmap '${bitmap}' is not found`);
+    if (this.#graph.find(bitmap.node) === undefined) {
+      throw new CommandError(`Node '${bitmap.node}' not found`);
+    }
+    throw new CommandError(`Dirty bitmap '${bitmap.name}' not found`);
+  }
+
+  create(backend: BlockBackend, options: BlockExportOptionsValue): ExportInstance {
+    const { server, name } = this.#check(options);
+    const { description } = options;
+    const target = new NbdExport(backend, {
+      name,
+      ...(description === undefined ? {} : { description }),
+      writable: options.writable ?? false,
+      writethrough: options.writethrough ?? false,
+      allocationDepth: options["allocation-depth"] ?? false,
+    });
+    server.addExport(target);
+    return {
+      get inUse() {
+        return server.inUse(target);
+      },
+      shutdown: () => server.removeExport(target),
+      statistics: () => ({ ...server.counters(target) }),
+    };
+  }
+}
+
+function byteLength(text: string): number {
+  return new TextEncoder().encode(text).length;
+}

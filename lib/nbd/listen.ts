@@ -1,0 +1,205 @@
+/** Listening sockets from QAPI addresses, with QEMU's errors. */
+import { CommandError } from "../base/mod.ts";
+import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
+import type { Context, SocketAddress, Sys } from "../sys/mod.ts";
+import { AF, F, IPV6, O, SO, SOCK, SOL } from "../sys/mod.ts";
+import { Errno, errnoText } from "../sys/mod.ts";
+
+/** Sockets that listen, and what to remove when they no longer do. */
+export interface Listening {
+  readonly fds: readonly number[];
+  /** The socket file, if it was made here. */
+  readonly path: string | undefined;
+  /** Whether accepted connections get keep-alive probes. */
+  readonly keepAlive: boolean;
+}
+
+/** Bytes of sun_path, with its NUL. */
+const PATH_BYTES = 108;
+const VMADDR_CID_ANY = 0xffffffff;
+
+/** Listens on `address`. Throws CommandError; nothing is left behind then. */
+export async function listenOn(
+  context: Context,
+  address: SocketAddressValue,
+  backlog: number,
+): Promise<Listening> {
+  switch (address.type) {
+    case "unix":
+      return listenUnix(context.sys, address, backlog);
+    case "inet":
+      return await listenInet(context.sys, address, backlog);
+    case "vsock":
+      return listenVsock(context.sys, address, backlog);
+    case "fd":
+      return adoptListening(context.sys, address.str, backlog);
+  }
+}
+
+function failure(sys: Sys, fd: number, rc: number, what: string): CommandError {
+  if (fd >= 0) sys.close(fd);
+  return new CommandError(`${what}: ${errnoText(-rc)}`);
+}
+
+type Unix = Extract<SocketAddressValue, { type: "unix" }>;
+
+function listenUnix(sys: Sys, address: Unix, backlog: number): Listening {
+  let { path } = address;
+  const abstract = address.abstract ?? false;
+  if (abstract && address.tight === false) path = path.padEnd(PATH_BYTES - 1, "\0");
+  else if (!abstract && path === "") path = `/tmp/qsd-nbd-${hex(sys.randomBytes(6))}.sock`;
+  const bytes = new TextEncoder().encode(path).length;
+  if (bytes > PATH_BYTES - (abstract ? 1 : 0)) {
+    throw new CommandError(`UNIX socket path '${path}' is too long`, "GenericError", [
+      `Path must be less than ${PATH_BYTES} bytes`,
+    ]);
+  }
+  const fd = sys.socket(AF.UNIX, SOCK.STREAM);
+  if (fd < 0) throw failure(sys, -1, fd, "Failed to create Unix socket");
+  if (!abstract) removeStale(sys, path);
+  const bound = sys.bind(fd, { family: "unix", path: abstract ? `\0${path}` : path });
+  if (bound < 0) throw failure(sys, fd, bound, `Failed to bind socket to ${path}`);
+  const rc = sys.listen(fd, backlog);
+  if (rc < 0) {
+    if (!abstract) sys.unlink(path);
+    throw failure(sys, fd, rc, "Failed to listen on socket");
+  }
+  return { fds: [fd], path: abstract ? undefined : path, keepAlive: false };
+}
+
+/**
+ * A socket file, or an empty file that keeps a name, is replaced as QEMU does; files with contents are not
+ * (QEMU deletes those too): bind then says that the address is in use.
+ */
+function removeStale(sys: Sys, path: string): void {
+  const stat = sys.stat(path);
+  if (typeof stat === "number") return;
+  if (stat.kind === "socket" || (stat.kind === "file" && stat.size === 0)) sys.unlink(path);
+}
+
+function hex(bytes: Uint8Array): string {
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+type Inet = Extract<SocketAddressValue, { type: "inet" }>;
+
+async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Listening> {
+  const { host, port, ipv4, ipv6 } = address;
+  if (ipv4 === false && ipv6 === false) {
+    throw new CommandError("Cannot disable IPv4 and IPv6 at same time");
+  }
+  const unresolved = (text: string) =>
+    new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
+  const first = /^\d+$/.test(port) ? Number(port) : NaN;
+  if (!(first <= 65535)) throw unresolved("Servname not supported for ai_socktype");
+  const wanted = (found: SocketAddress) =>
+    found.family === "inet"
+      ? ipv4 ?? ipv6 !== true
+      : found.family === "inet6" && (ipv6 ?? ipv4 !== true);
+  let resolved: SocketAddress[];
+  try {
+    resolved = host === ""
+      ? [{ family: "inet", host: "0.0.0.0", port: 0 }, { family: "inet6", host: "::", port: 0 }]
+      : await sys.resolve(host, first);
+  } catch (error) {
+    throw unresolved(error instanceof Error ? error.message : String(error));
+  }
+  const candidates = resolved.filter(wanted);
+  if (candidates.length === 0) throw unresolved("Address family for hostname not supported");
+  const last = Math.min(address.to ?? first, 65535);
+  return {
+    fds: listenOnAll(sys, candidates, first, last, backlog),
+    path: undefined,
+    keepAlive: address["keep-alive"] ?? false,
+  };
+}
+
+/** Listens on every address, at the first port from `first` to `last` that is free on the first of them. */
+function listenOnAll(
+  sys: Sys,
+  candidates: readonly SocketAddress[],
+  first: number,
+  last: number,
+  backlog: number,
+): number[] {
+  const fds: number[] = [];
+  let problem: CommandError | undefined;
+  let [from, to] = [first, last];
+  for (const candidate of candidates) {
+    if (candidate.family !== "inet" && candidate.family !== "inet6") continue;
+    for (let port = from; port <= to; port++) {
+      const got = listenAt(sys, { ...candidate, port }, backlog);
+      if (typeof got === "number") {
+        fds.push(got);
+        [from, to] = [port, port]; // the others go to the same port
+        break;
+      }
+      problem = got.error;
+      if (!got.busy) break;
+    }
+  }
+  if (fds.length > 0) return fds;
+  throw problem ?? new CommandError("Failed to find an available port");
+}
+
+function listenAt(
+  sys: Sys,
+  address: Extract<SocketAddress, { family: "inet" | "inet6" }>,
+  backlog: number,
+): number | { error: CommandError; busy: boolean } {
+  const fd = sys.socket(address.family === "inet" ? AF.INET : AF.INET6, SOCK.STREAM);
+  if (fd < 0) return { error: failure(sys, -1, fd, "Failed to create socket"), busy: false };
+  sys.setsockopt(fd, SOL.SOCKET, SO.REUSEADDR, 1);
+  if (address.family === "inet6") sys.setsockopt(fd, SOL.IPV6, IPV6.V6ONLY, 1);
+  let rc = sys.bind(fd, address);
+  const bound = rc >= 0;
+  if (bound) rc = sys.listen(fd, backlog);
+  if (rc >= 0) return fd;
+  const busy = -rc === Errno.EADDRINUSE;
+  const what = busy
+    ? "Failed to find an available port"
+    : bound
+    ? "Failed to listen on socket"
+    : "Failed to bind socket";
+  return { error: failure(sys, fd, rc, what), busy };
+}
+
+type Vsock = Extract<SocketAddressValue, { type: "vsock" }>;
+
+function listenVsock(sys: Sys, address: Vsock, backlog: number): Listening {
+  const cid = address.cid === "" ? VMADDR_CID_ANY : uint32(address.cid);
+  if (cid === undefined) throw new CommandError(`Failed to parse cid '${address.cid}'`);
+  const port = uint32(address.port);
+  if (port === undefined) throw new CommandError(`Failed to parse port '${address.port}'`);
+  const fd = sys.socket(AF.VSOCK, SOCK.STREAM);
+  if (fd < 0) throw failure(sys, -1, fd, "Failed to create socket");
+  const rc = sys.bind(fd, { family: "vsock", cid, port });
+  if (rc < 0) throw failure(sys, fd, rc, "Failed to bind socket");
+  const listening = sys.listen(fd, backlog);
+  if (listening < 0) throw failure(sys, fd, listening, "Failed to listen on socket");
+  return { fds: [fd], path: undefined, keepAlive: false };
+}
+
+function uint32(text: string): number | undefined {
+  const value = /^\d+$/.test(text) ? Number(text) : NaN;
+  return value <= 0xffffffff ? value : undefined;
+}
+
+/** A socket that came with the process: it is made to listen, and its file is not ours to remove. */
+function adoptListening(sys: Sys, text: string, backlog: number): Listening {
+  const fd = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(fd <= 0x7fffffff)) throw new CommandError(`Unable to parse FD number ${text}`);
+  const stat = sys.fstat(fd);
+  if (typeof stat === "number" || stat.kind !== "socket") {
+    throw new CommandError(`File descriptor '${text}' is not a socket`);
+  }
+  let rc = sys.fcntl(fd, F.GETFL, 0);
+  if (rc >= 0) rc = sys.fcntl(fd, F.SETFL, rc | O.NONBLOCK);
+  if (rc >= 0) rc = sys.fcntl(fd, F.SETFD, F.FD_CLOEXEC);
+  if (rc < 0) throw new CommandError(`Unable to use FD number ${text}: ${errnoText(-rc)}`);
+  const listening = sys.listen(fd, backlog);
+  if (listening < 0) {
+    throw new CommandError(`Failed to listen on fd socket: ${errnoText(-listening)}`);
+  }
+  return { fds: [fd], path: undefined, keepAlive: false };
+}

@@ -1,0 +1,246 @@
+/**
+ * The NBD server: listening sockets, the exports by name, the connected clients. Beyond `maxConnections`
+ * clients wait in the accept queue; one that does not finish its handshake in time is dropped.
+ */
+import type { Context, Watch } from "../sys/mod.ts";
+import { SO, SOL, TCP } from "../sys/mod.ts";
+import { Errno, errnoText } from "../sys/mod.ts";
+import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
+import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
+import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
+import { type Listening, listenOn } from "./listen.ts";
+import { SocketTransport } from "./transport.ts";
+
+/** As qemu-storage-daemon 7.2.22. */
+export const DEFAULT_MAX_CONNECTIONS = 100;
+/** Seconds for the handshake, as in QEMU. */
+export const DEFAULT_HANDSHAKE_SECONDS = 10;
+/** Clients that wait while none is accepted; the kernel's limit may be lower. */
+const BACKLOG = 4096;
+/** Clients accepted in one turn. */
+const ACCEPT_BATCH = 16;
+/** Pause after accept failed (no descriptors left, for example). */
+const ACCEPT_RETRY_NS = 100_000_000;
+/** Most lines about failed handshakes in one second. */
+const FAILURES_PER_SECOND = 10;
+const EPOLLIN = 1;
+
+/** How a server is to be. */
+export interface NbdServerConfig {
+  readonly address: SocketAddressValue;
+  /** 0: no limit. */
+  readonly maxConnections: number;
+  /** 0: no limit. */
+  readonly handshakeSeconds: number;
+}
+
+/** A client, for status. */
+export interface ClientStatus {
+  readonly peer: string;
+  /** Name of the export, once chosen. */
+  readonly export: string | undefined;
+  readonly counters: Readonly<Counters> | undefined;
+}
+
+/** A running server. */
+export class NbdServer implements ConnectionHost, ExportDirectory {
+  readonly traces: ConnectionTraces;
+  readonly handshakeNs: number;
+  readonly multiConn: boolean;
+  readonly #context: Context;
+  readonly #config: NbdServerConfig;
+  readonly #listening: Listening;
+  readonly #watches: Watch[];
+  readonly #exports = new Map<string, NbdExport>();
+  readonly #connections = new Set<Connection>();
+  /** Called whenever a client has gone. */
+  readonly #waiters = new Set<() => void>();
+  #retry: { cancel(): void } | undefined;
+  #accepting = true;
+  #stopped = false;
+  #clients = 0;
+  #failures = 0;
+  #failureSecond = -1;
+
+  /** Listens. Throws CommandError with QEMU's wording. */
+  static async start(context: Context, config: NbdServerConfig): Promise<NbdServer> {
+    return new NbdServer(context, config, await listenOn(context, config.address, BACKLOG));
+  }
+
+  private constructor(context: Context, config: NbdServerConfig, listening: Listening) {
+    this.#context = context;
+    this.#config = config;
+    this.#listening = listening;
+    this.handshakeNs = config.handshakeSeconds * 1e9;
+    this.multiConn = config.maxConnections !== 1;
+    this.traces = {
+      begin: context.trace("nbd_negotiate_begin"),
+      success: context.trace("nbd_negotiate_success"),
+      timeout: context.trace("nbd_handshake_timer_cb"),
+      option: context.trace("nbd_negotiate_options_check_option"),
+      flags: context.trace("nbd_negotiate_options_flags"),
+      error: context.trace("nbd_negotiate_send_rep_err"),
+      meta: context.trace("nbd_negotiate_meta_context"),
+      request: context.trace("nbd_receive_request"),
+      replyError: context.trace("nbd_co_send_structured_error"),
+    };
+    this.#watches = listening.fds.map((fd) =>
+      context.loop.watch(fd, EPOLLIN, () => this.#accept(fd))
+    );
+  }
+
+  /** The exports. */
+  get exports(): ExportDirectory {
+    return this;
+  }
+
+  /** The socket file or the descriptors' own addresses, for people. */
+  get address(): SocketAddressValue {
+    return this.#config.address;
+  }
+
+  /** Where it listens: the ports in use when port 0 was asked for. */
+  localAddresses(): ReturnType<Context["sys"]["getsockname"]>[] {
+    return this.#listening.fds.map((fd) => this.#context.sys.getsockname(fd));
+  }
+
+  find(name: string): NbdExport | undefined {
+    return this.#exports.get(name);
+  }
+
+  list(): Iterable<NbdExport> {
+    return this.#exports.values();
+  }
+
+  /** Clients, for status. */
+  clients(): ClientStatus[] {
+    return [...this.#connections].map(({ peer, target, counters }) => ({
+      peer,
+      export: target?.name,
+      counters,
+    }));
+  }
+
+  /** Offers an export; its name is free. */
+  addExport(added: NbdExport): void {
+    this.#exports.set(added.name, added);
+  }
+
+  /** Whether a client uses the export. */
+  inUse(target: NbdExport): boolean {
+    for (const connection of this.#connections) if (connection.target === target) return true;
+    return false;
+  }
+
+  /** Withdraws an export: its clients are dropped. Resolves when their requests have finished. */
+  async removeExport(target: NbdExport): Promise<void> {
+    this.#exports.delete(target.name);
+    for (const connection of this.#connections) {
+      if (connection.target === target) connection.shutdown();
+    }
+    await this.#until(() => !this.inUse(target));
+  }
+
+  /** Stops listening and drops all clients. The exports were removed before. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#retry?.cancel();
+    for (const watch of this.#watches) watch.close();
+    for (const fd of this.#listening.fds) this.#context.sys.close(fd);
+    const { path } = this.#listening;
+    if (path !== undefined) this.#context.sys.unlink(path);
+    for (const connection of this.#connections) connection.shutdown();
+    await this.#until(() => this.#connections.size === 0);
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      await new Promise<void>((resolve) => this.#waiters.add(resolve));
+    }
+  }
+
+  #accept(fd: number): void {
+    for (let i = 0; i < ACCEPT_BATCH && this.#accepting; i++) {
+      const client = this.#context.sys.accept(fd);
+      if (client === -Errno.EAGAIN || client === -Errno.EINTR) return;
+      if (client < 0) {
+        // The client went away in the meantime, or the process ran out of something: try again later.
+        this.#context.log.warn(`NBD server: cannot accept a client: ${errnoText(-client)}`);
+        this.#pause();
+        this.#retry = this.#context.loop.timer(ACCEPT_RETRY_NS, () => {
+          this.#retry = undefined;
+          this.#resume();
+        });
+        return;
+      }
+      this.#welcome(client);
+    }
+  }
+
+  #welcome(fd: number): void {
+    const { sys } = this.#context;
+    sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1); // fails on other sockets, and does not matter there
+    if (this.#listening.keepAlive) sys.setsockopt(fd, SOL.SOCKET, SO.KEEPALIVE, 1);
+    const peer = `client ${++this.#clients}`;
+    const transport = new SocketTransport(this.#context, fd);
+    this.#connections.add(new Connection(this.#context, transport, this, peer));
+    this.#limit();
+  }
+
+  #limit(): void {
+    const { maxConnections } = this.#config;
+    if (maxConnections > 0 && this.#connections.size >= maxConnections) this.#pause();
+    else this.#resume();
+  }
+
+  #pause(): void {
+    this.#accepting = false;
+    for (const watch of this.#watches) watch.set(0);
+  }
+
+  #resume(): void {
+    if (this.#accepting || this.#stopped || this.#retry !== undefined) return;
+    const { maxConnections } = this.#config;
+    if (maxConnections > 0 && this.#connections.size >= maxConnections) return;
+    this.#accepting = true;
+    for (const watch of this.#watches) watch.set(EPOLLIN);
+  }
+
+  // --- what connections tell ---
+
+  entered(_connection: Connection, target: NbdExport): boolean {
+    return this.#exports.get(target.name) === target;
+  }
+
+  failed(connection: Connection, reason: string): void {
+    const second = Math.floor(this.#context.sys.monotonicNs() / 1e9);
+    if (second !== this.#failureSecond) {
+      this.#failureSecond = second;
+      this.#failures = 0;
+    }
+    if (++this.#failures > FAILURES_PER_SECOND) return;
+    this.#context.log.error(`option negotiation failed: ${reason} (${connection.peer})`);
+  }
+
+  closed(connection: Connection): void {
+    this.#connections.delete(connection);
+    const { target, counters } = connection;
+    if (target !== undefined && counters !== undefined) target.counters.add(counters);
+    const waiters = [...this.#waiters];
+    this.#waiters.clear();
+    for (const wake of waiters) wake();
+    this.#resume();
+  }
+
+  /** Counters of an export: of the clients it had and has. */
+  counters(target: NbdExport): Counters {
+    const sum = target.counters.copy();
+    for (const connection of this.#connections) {
+      if (connection.target === target && connection.counters !== undefined) {
+        sum.add(connection.counters);
+      }
+    }
+    return sum;
+  }
+}

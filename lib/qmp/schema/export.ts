@@ -1,0 +1,121 @@
+/** Block exports and the NBD server (QAPI block-export). Members and their order are QEMU's. */
+import {
+  alternate,
+  array,
+  bool,
+  command,
+  empty,
+  enumeration,
+  type Infer,
+  opt,
+  type Schema,
+  str,
+  struct,
+  uint32,
+  union,
+} from "./core.ts";
+import { event } from "./registry.ts";
+import { SocketAddress, SocketAddressLegacy } from "./sockets.ts";
+
+/** Kinds of exports that work. */
+export const BlockExportType = enumeration("BlockExportType", ["nbd"]);
+
+/** Whether a removal spares clients. */
+export const BlockExportRemoveMode = enumeration("BlockExportRemoveMode", ["safe", "hard"]);
+
+/** A bitmap of a certain node. */
+export const BlockDirtyBitmap = struct("BlockDirtyBitmap", { node: str, name: str });
+/** A bitmap by name, looked for from the exported node on down, or of a certain node. */
+export const BlockDirtyBitmapOrStr: Schema<string | Infer<typeof BlockDirtyBitmap>> = alternate(
+  "BlockDirtyBitmapOrStr",
+  { local: str, external: BlockDirtyBitmap },
+);
+
+/** What an NBD export takes beside the common members. */
+export const BlockExportOptionsNbd = struct("BlockExportOptionsNbd", {
+  name: opt(str),
+  description: opt(str),
+  bitmaps: opt(array(BlockDirtyBitmapOrStr)),
+  "allocation-depth": opt(bool),
+});
+
+/** An export of any type. */
+export const BlockExportOptions = union(
+  "BlockExportOptions",
+  {
+    type: BlockExportType,
+    id: str,
+    "fixed-iothread": opt(bool),
+    iothread: opt(str),
+    "node-name": str,
+    writable: opt(bool),
+    writethrough: opt(bool),
+  },
+  "type",
+  { nbd: BlockExportOptionsNbd },
+);
+/** As BlockExportOptions's value. */
+export type BlockExportOptionsValue = Infer<typeof BlockExportOptions>;
+
+/** What query-block-exports tells of each. */
+export const BlockExportInfo = struct("BlockExportInfo", {
+  id: str,
+  type: BlockExportType,
+  "node-name": str,
+  "shutting-down": bool,
+});
+
+const nbdServerMembers = {
+  "handshake-max-seconds": opt(uint32),
+  "tls-creds": opt(str),
+  "tls-authz": opt(str),
+  "max-connections": opt(uint32),
+} as const;
+
+/** `--nbd-server`. */
+export const NbdServerOptions = struct("NbdServerOptions", {
+  addr: SocketAddress,
+  ...nbdServerMembers,
+});
+/** As NbdServerOptions's value. */
+export type NbdServerOptionsValue = Infer<typeof NbdServerOptions>;
+
+/** Commands on exports of all types. */
+export const exportCommandTable = {
+  "block-export-add": command(BlockExportOptions, empty),
+  "block-export-del": command(
+    struct("q_obj_block-export-del-arg", { id: str, mode: opt(BlockExportRemoveMode) }),
+    empty,
+  ),
+  "query-block-exports": command(empty, array(BlockExportInfo)),
+} as const;
+
+/** The NBD server's commands, with the older ones for its exports. */
+export const nbdCommandTable = {
+  "nbd-server-start": command(
+    struct("q_obj_nbd-server-start-arg", { addr: SocketAddressLegacy, ...nbdServerMembers }),
+    empty,
+  ),
+  "nbd-server-add": command(
+    struct("NbdServerAddOptions", {
+      name: opt(str),
+      description: opt(str),
+      device: str,
+      writable: opt(bool),
+      bitmap: opt(str),
+    }),
+    empty,
+    { features: ["deprecated"] },
+  ),
+  "nbd-server-remove": command(
+    struct("q_obj_nbd-server-remove-arg", { name: str, mode: opt(BlockExportRemoveMode) }),
+    empty,
+    { features: ["deprecated"] },
+  ),
+  "nbd-server-stop": command(empty, empty),
+} as const;
+
+/** Events of exports. */
+export const exportEventTable = {
+  BLOCK_EXPORT_DELETED: event(struct("q_obj_BLOCK_EXPORT_DELETED-arg", { id: str })),
+} as const;
