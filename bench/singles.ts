@@ -6,7 +6,8 @@ import { median, percentile } from "./stats.ts";
 import { QmpClient, startToGreeting } from "./qmp.ts";
 import type { Generator, Pattern } from "./clients.ts";
 import { DEFAULTS } from "./load/workload.ts";
-import { Machine } from "./load/machine.ts";
+import { LinuxSys } from "../lib/sys/mod.ts";
+import { connectTo } from "./load/sockets.ts";
 import { negotiate } from "./load/negotiate.ts";
 
 const MIB = 2 ** 20;
@@ -50,14 +51,14 @@ export function measurePeakMemory(servers: readonly Server[]): Single {
 
 /** CPU time while a client is connected that asks for nothing, for `seconds`, all servers at once. */
 export async function measureIdleCpu(servers: readonly Server[], seconds: number): Promise<Single> {
-  const machine = new Machine();
-  const scratch = machine.allocate(65536);
+  const sys = new LinuxSys();
+  const scratch = sys.allocate(65536);
   const fds: number[] = [];
   try {
     for (const server of servers) {
-      const fd = machine.connect({ path: server.socket });
+      const fd = connectTo(sys, { path: server.socket });
       fds.push(fd);
-      negotiate(machine, fd, scratch, EXPORT_NAME, false);
+      negotiate(sys, fd, scratch, EXPORT_NAME, false);
     }
     await pause(1); // what the handshake has set going comes to rest
     const before = servers.map((server) => threadTimes(server.pid));
@@ -74,9 +75,9 @@ export async function measureIdleCpu(servers: readonly Server[], seconds: number
     }
     return { title: "idle with a client: CPU us a second, context switches", values, checks };
   } finally {
-    for (const fd of fds) machine.closeFd(fd);
+    for (const fd of fds) sys.close(fd);
     scratch.unmap();
-    machine.close();
+    sys.dispose();
   }
 }
 

@@ -3,10 +3,11 @@
  * area and sent with one call; replies are received with one call into one buffer, of which only the
  * headers are looked at; nothing is allocated per request.
  */
-import { EAGAIN, EINTR, type Machine, type Memory, MSG_DONTWAIT } from "./machine.ts";
+import { Errno, type LinuxSys, type Memory, MSG } from "../../lib/sys/mod.ts";
 import * as nbd from "./protocol.ts";
 import { fillPattern, matchesPattern, Random, type Workload } from "./workload.ts";
 import { negotiate } from "./negotiate.ts";
+import { connectTo } from "./sockets.ts";
 import type { Histogram } from "../stats.ts";
 
 /** Large enough for many replies, small enough to stay in the processor's cache. */
@@ -24,7 +25,7 @@ export class Connection {
   /** Replies with an error, by NBD error number. */
   readonly errors = new Map<number, number>();
 
-  readonly #machine: Machine;
+  readonly #sys: LinuxSys;
   readonly #work: Workload;
   readonly #blocks: number;
   readonly #random: Random;
@@ -50,18 +51,18 @@ export class Connection {
   #skipEnds = false;
 
   /** Connects and negotiates. `index` of `work.connections` picks the part of a sequential run, and the seed. */
-  constructor(machine: Machine, work: Workload, index: number, histogram: Histogram | null) {
-    this.#machine = machine;
+  constructor(sys: LinuxSys, work: Workload, index: number, histogram: Histogram | null) {
+    this.#sys = sys;
     this.#work = work;
     this.#histogram = histogram;
-    this.fd = machine.connect(work.target);
-    this.#replies = machine.allocate(RECEIVE_BYTES);
+    this.fd = connectTo(sys, work.target);
+    this.#replies = sys.allocate(RECEIVE_BYTES);
     let size: number;
     try {
-      size = negotiate(machine, this.fd, this.#replies, work.exportName, work.structured);
+      size = negotiate(sys, this.fd, this.#replies, work.exportName, work.structured);
       if (size < work.blockSize) throw new Error(`the export has ${size} bytes: less than a block`);
     } catch (error) {
-      machine.closeFd(this.fd);
+      sys.close(this.fd);
       this.#replies.unmap();
       throw error;
     }
@@ -69,7 +70,7 @@ export class Connection {
     this.#next = Math.floor(this.#blocks * index / work.connections);
     this.#random = new Random(work.seed + index * 7919);
     const slot = nbd.REQUEST_BYTES + (work.pattern.endsWith("read") ? 0 : work.blockSize);
-    this.#staging = machine.allocate(slot * work.depth);
+    this.#staging = sys.allocate(slot * work.depth);
     fillPattern(
       this.#staging.bytes.subarray(0, Math.min(this.#staging.length, 1 << 20)),
       1,
@@ -130,29 +131,29 @@ export class Connection {
   /** Sends what is staged, as far as the socket takes it now. */
   flush(): void {
     while (this.#stagedStart < this.#stagedEnd) {
-      const sent = this.#machine.send(
+      const sent = this.#sys.send(
         this.fd,
         this.#staging.address + this.#stagedStart,
         this.#stagedEnd - this.#stagedStart,
-        MSG_DONTWAIT,
+        MSG.DONTWAIT,
       );
       this.calls++;
-      if (sent === -EAGAIN) return;
-      if (sent < 0 && sent !== -EINTR) throw new Error(`send: errno ${-sent}`);
+      if (sent === -Errno.EAGAIN) return;
+      if (sent < 0 && sent !== -Errno.EINTR) throw new Error(`send: errno ${-sent}`);
       if (sent > 0) this.#stagedStart += sent;
     }
   }
 
   /** Receives once (waiting only if `wait`) and completes requests. `now` gives the time in nanoseconds. */
   receive(wait: boolean, now: () => number): void {
-    const got = this.#machine.recv(
+    const got = this.#sys.recv(
       this.fd,
       this.#replies.address + this.#have,
       this.#replies.length - this.#have,
-      wait ? 0 : MSG_DONTWAIT,
+      wait ? 0 : MSG.DONTWAIT,
     );
     this.calls++;
-    if (got === -EAGAIN || got === -EINTR) return;
+    if (got === -Errno.EAGAIN || got === -Errno.EINTR) return;
     if (got <= 0) throw new Error(got === 0 ? "the server hung up" : `recv: errno ${-got}`);
     this.#parse(this.#have + got, this.#histogram === null ? 0 : now());
   }
@@ -163,8 +164,8 @@ export class Connection {
     view.setUint32(0, nbd.REQUEST_MAGIC);
     view.setUint32(4, nbd.CMD_DISC);
     for (let at = 8; at < nbd.REQUEST_BYTES; at += 4) view.setUint32(at, 0);
-    this.#machine.send(this.fd, this.#staging.address, nbd.REQUEST_BYTES, MSG_DONTWAIT);
-    this.#machine.closeFd(this.fd);
+    this.#sys.send(this.fd, this.#staging.address, nbd.REQUEST_BYTES, MSG.DONTWAIT);
+    this.#sys.close(this.fd);
     this.#replies.unmap();
     this.#staging.unmap();
   }

@@ -2,7 +2,8 @@
 import { cpuUs } from "../proc.ts";
 import { Histogram } from "../stats.ts";
 import { Connection } from "./connection.ts";
-import { EINTR, type Machine, type Memory, POLLIN, POLLOUT } from "./machine.ts";
+import type { LinuxSys } from "../../lib/sys/mod.ts";
+import { Waiter } from "./sockets.ts";
 import type { Latency, Result, Workload } from "./workload.ts";
 
 /** Nanoseconds of a monotonic clock. */
@@ -11,18 +12,19 @@ function now(): number {
 }
 
 /** Connects, loads, measures, disconnects. Throws if the server breaks the protocol or sends wrong data. */
-export function runLoad(machine: Machine, work: Workload): Result {
+export function runLoad(sys: LinuxSys, work: Workload): Result {
   const histogram = work.latency ? new Histogram() : null;
   const connections: Connection[] = [];
-  const pollSet = machine.allocate(8 * work.connections);
+  let waiter: Waiter | undefined;
   try {
     for (let i = 0; i < work.connections; i++) {
-      connections.push(new Connection(machine, work, i, histogram));
+      connections.push(new Connection(sys, work, i, histogram));
     }
-    return new Run(machine, work, connections, pollSet, histogram).run();
+    waiter = new Waiter(sys, connections.map((connection) => connection.fd));
+    return new Run(work, connections, waiter, histogram).run();
   } finally {
     for (const connection of connections) connection.close();
-    pollSet.unmap();
+    waiter?.close();
   }
 }
 
@@ -40,10 +42,9 @@ class Run {
   #left: number;
 
   constructor(
-    readonly machine: Machine,
     readonly work: Workload,
     readonly connections: Connection[],
-    readonly pollSet: Memory,
+    readonly waiter: Waiter,
     readonly histogram: Histogram | null,
   ) {
     this.#left = work.count > 0 ? work.count : Infinity;
@@ -93,23 +94,16 @@ class Run {
   }
 
   #waitMany(): void {
-    const { connections, pollSet } = this;
-    const view = pollSet.view;
+    const { connections, waiter } = this;
+    let waiting = false;
     for (let i = 0; i < connections.length; i++) {
-      const connection = connections[i]!;
-      view.setInt32(i * 8, connection.inFlight > 0 ? connection.fd : -1, true);
-      view.setInt16(i * 8 + 4, connection.sending ? POLLIN | POLLOUT : POLLIN, true);
-      view.setInt16(i * 8 + 6, 0, true);
+      waiter.wantSend(i, connections[i]!.sending);
+      waiting ||= connections[i]!.inFlight > 0;
     }
-    if (connections.every((c) => c.inFlight === 0)) return;
-    const ready = this.machine.poll(pollSet.address, connections.length, 10_000);
-    if (ready === 0) throw new Error("no reply within 10 seconds");
-    if (ready < 0 && ready !== -EINTR) throw new Error(`poll: errno ${-ready}`);
-    for (let i = 0; i < connections.length; i++) {
-      const events = view.getInt16(i * 8 + 6, true);
-      if ((events & ~POLLOUT) !== 0) connections[i]!.receive(false, now);
-    }
+    if (waiting) waiter.wait(10_000, this.#readable);
   }
+
+  readonly #readable = (index: number): void => this.connections[index]!.receive(false, now);
 
   #mark(): Mark {
     let completed = 0;

@@ -9,7 +9,7 @@
 import { parseArgs } from "node:util";
 import { TextLineStream } from "../lines.ts";
 import { runLoad } from "./engine.ts";
-import { Machine } from "./machine.ts";
+import { LinuxSys } from "../../lib/sys/mod.ts";
 import { DEFAULTS, type Pattern, PATTERNS, type Result, type Workload } from "./workload.ts";
 
 const USAGE = `Usage: generator.ts (--socket PATH | --connect HOST:PORT) [options]
@@ -114,11 +114,11 @@ export function describeResult(work: Workload, result: Result): string {
   return lines.join("\n");
 }
 
-async function serve(machine: Machine): Promise<void> {
+async function serve(sys: LinuxSys): Promise<void> {
   for await (const line of new TextLineStream(Deno.stdin.readable)) {
     let answer: { result: Result } | { error: string };
     try {
-      answer = { result: runLoad(machine, JSON.parse(line) as Workload) };
+      answer = { result: runLoad(sys, JSON.parse(line) as Workload) };
     } catch (error) {
       answer = { error: String(error instanceof Error ? error.message : error) };
     }
@@ -131,15 +131,15 @@ function print(text: string): void {
 }
 
 async function main(args: string[]): Promise<number> {
-  const machine = new Machine();
+  const sys = new LinuxSys();
   try {
     if (args.includes("--help")) {
       print(USAGE);
     } else if (args.includes("--serve")) {
-      await serve(machine);
+      await serve(sys);
     } else {
       const { work, json } = parseCommandLine(args);
-      const result = runLoad(machine, work);
+      const result = runLoad(sys, work);
       print(json ? JSON.stringify(result) : describeResult(work, result));
       return Object.keys(result.errors).length > 0 ? 1 : 0;
     }
@@ -150,7 +150,7 @@ async function main(args: string[]): Promise<number> {
     );
     return 1;
   } finally {
-    machine.close();
+    sys.dispose();
   }
 }
 

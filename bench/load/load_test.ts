@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { runLoad } from "./engine.ts";
 import { parseCommandLine } from "./generator.ts";
-import { Machine } from "./machine.ts";
+import { LinuxSys } from "../../lib/sys/mod.ts";
 import {
   DEFAULTS,
   fillPattern,
@@ -43,16 +43,16 @@ async function withServer(
     stdout: "null",
     stderr: "null",
   }).spawn();
-  const machine = new Machine();
+  const sys = new LinuxSys();
   try {
     const deadline = performance.now() + 10_000;
     while (!await Deno.stat(socket).then(() => true, () => false)) {
       if (performance.now() > deadline) throw new Error(`${program} makes no socket`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    use(socket, (change) => runLoad(machine, { ...DEFAULTS, target: { path: socket }, ...change }));
+    use(socket, (change) => runLoad(sys, { ...DEFAULTS, target: { path: socket }, ...change }));
   } finally {
-    machine.close();
+    sys.dispose();
     child.kill("SIGTERM");
     await child.status;
     await Deno.remove(directory, { recursive: true });

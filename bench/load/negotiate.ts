@@ -1,5 +1,5 @@
 /** The handshake of a client: fixed newstyle, STRUCTURED_REPLY if asked for, then GO. Blocking. */
-import { EINTR, type Machine, type Memory } from "./machine.ts";
+import { Errno, type LinuxSys, type Memory } from "../../lib/sys/mod.ts";
 import * as nbd from "./protocol.ts";
 
 /**
@@ -7,13 +7,13 @@ import * as nbd from "./protocol.ts";
  * `scratch` is memory of at least 4 KiB. Throws when the server refuses or speaks nonsense.
  */
 export function negotiate(
-  machine: Machine,
+  sys: LinuxSys,
   fd: number,
   scratch: Memory,
   name: string,
   structured: boolean,
 ): number {
-  const wire = new BlockingWire(machine, fd, scratch);
+  const wire = new BlockingWire(sys, fd, scratch);
   const view = wire.receive(18);
   if (view.getBigUint64(0) !== nbd.NBDMAGIC || view.getBigUint64(8) !== nbd.IHAVEOPT) {
     throw new Error("the server does not speak newstyle NBD");
@@ -46,14 +46,14 @@ export function negotiate(
 }
 
 class BlockingWire {
-  constructor(readonly machine: Machine, readonly fd: number, readonly scratch: Memory) {}
+  constructor(readonly sys: LinuxSys, readonly fd: number, readonly scratch: Memory) {}
 
   receive(length: number): DataView {
     if (length > this.scratch.length) throw new Error(`an option reply of ${length} bytes`);
     let have = 0;
     while (have < length) {
-      const got = this.machine.recv(this.fd, this.scratch.address + have, length - have, 0);
-      if (got === -EINTR) continue;
+      const got = this.sys.recv(this.fd, this.scratch.address + have, length - have, 0);
+      if (got === -Errno.EINTR) continue;
       if (got < 0) throw new Error(`recv during the handshake: errno ${-got}`);
       if (got === 0) throw new Error("the server hung up during the handshake");
       have += got;
@@ -62,7 +62,7 @@ class BlockingWire {
   }
 
   send(length: number): void {
-    const sent = this.machine.send(this.fd, this.scratch.address, length, 0);
+    const sent = this.sys.send(this.fd, this.scratch.address, length, 0);
     if (sent !== length) throw new Error("the server hung up during the handshake");
   }
 

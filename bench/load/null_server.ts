@@ -5,18 +5,19 @@
  *
  *   deno run -A bench/load/null_server.ts SOCKET-PATH   (ends when its first client has gone)
  */
-import { EINTR, Machine, type Memory } from "./machine.ts";
+import { Errno, LinuxSys, type Memory } from "../../lib/sys/mod.ts";
+import { acceptFrom, listenAt } from "./sockets.ts";
 import * as nbd from "./protocol.ts";
 
 const EXPORT_BYTES = 1 << 30;
 const BUFFER_BYTES = 4 << 20;
 
 /** Serves the one client of blocking socket `fd` until it leaves. */
-export function serveNull(machine: Machine, fd: number): void {
-  const input = machine.allocate(BUFFER_BYTES);
-  const output = machine.allocate(BUFFER_BYTES);
+export function serveNull(sys: LinuxSys, fd: number): void {
+  const input = sys.allocate(BUFFER_BYTES);
+  const output = sys.allocate(BUFFER_BYTES);
   try {
-    const wire = new Wire(machine, fd, input, output);
+    const wire = new Wire(sys, fd, input, output);
     if (greet(wire)) transmit(wire);
   } finally {
     input.unmap();
@@ -30,7 +31,7 @@ class Wire {
   end = 0;
 
   constructor(
-    readonly machine: Machine,
+    readonly sys: LinuxSys,
     readonly fd: number,
     readonly input: Memory,
     readonly output: Memory,
@@ -51,8 +52,8 @@ class Wire {
       this.start = 0;
     }
     const room = this.input.length - this.end;
-    const got = this.machine.recv(this.fd, this.input.address + this.end, room, 0);
-    if (got === -EINTR) return true;
+    const got = this.sys.recv(this.fd, this.input.address + this.end, room, 0);
+    if (got === -Errno.EINTR) return true;
     if (got <= 0) return false;
     this.end += got;
     return true;
@@ -60,8 +61,8 @@ class Wire {
 
   send(length: number): void {
     for (let at = 0; at < length;) {
-      const sent = this.machine.send(this.fd, this.output.address + at, length - at, 0);
-      if (sent < 0 && sent !== -EINTR) return; // the client has gone: the next receive tells
+      const sent = this.sys.send(this.fd, this.output.address + at, length - at, 0);
+      if (sent < 0 && sent !== -Errno.EINTR) return; // the client has gone: the next receive tells
       if (sent > 0) at += sent;
     }
   }
@@ -133,12 +134,12 @@ function transmit(wire: Wire): void {
 if (import.meta.main) {
   const [path] = Deno.args;
   if (path === undefined) throw new Error("Usage: null_server.ts SOCKET-PATH");
-  const machine = new Machine();
-  const listening = machine.listen(path);
-  const fd = machine.accept(listening);
-  serveNull(machine, fd);
-  machine.closeFd(fd);
-  machine.closeFd(listening);
+  const sys = new LinuxSys();
+  const listening = listenAt(sys, path);
+  const fd = acceptFrom(sys, listening);
+  serveNull(sys, fd);
+  sys.close(fd);
+  sys.close(listening);
   Deno.removeSync(path);
-  machine.close();
+  sys.dispose();
 }
