@@ -28,6 +28,7 @@ async function run(args: readonly string[], env: Record<string, string>) {
   }).output();
   return {
     ok: output.success,
+    signal: output.signal,
     text: decoder.decode(output.stdout) + decoder.decode(output.stderr),
     seconds: (performance.now() - started) / 1000,
   };
@@ -42,7 +43,13 @@ function report(name: string, ok: boolean, seconds: number, text: string, count 
 
 /** Runs deno with `args` as a check: it passes or fails as a whole. Its output is shown if it fails. */
 export async function check(name: string, args: readonly string[]): Promise<Outcome> {
-  const { ok, text, seconds } = await run(args, {});
+  let result = await run(args, {});
+  if (result.signal !== null) {
+    // Seen with deno lint, once in some forty runs, after its work was done.
+    say(`       ${name}: deno itself crashed (${result.signal}); once more`);
+    result = await run(args, {});
+  }
+  const { ok, text, seconds } = result;
   report(name, ok, seconds, text);
   return { name, ok, seconds, cases: [{ name, outcome: ok ? "passed" : "failed", seconds }] };
 }
