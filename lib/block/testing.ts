@@ -15,7 +15,7 @@ import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/types.
 import { type BlockdevOptionsValue, BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";
-import type { BlockStatus, DriverDefinition, IoInstance, Limits } from "./types.ts";
+import type { BlockStatus, DriverDefinition, IoInstance, Limits, OpenContext } from "./types.ts";
 import { defineDriver, RequestFlag } from "./types.ts";
 
 // --- a context without a machine ---
@@ -165,6 +165,8 @@ export class MemoryDisk {
   refusePermissions: ((needed: number, shared: number) => Error | undefined) | undefined;
   quiesced = 0;
   closed = 0;
+  /** What reopens did: "prepare", "commit", "abort". */
+  readonly reopens: string[] = [];
   #arrived: (() => void)[] = [];
 
   constructor(size: number) {
@@ -253,7 +255,11 @@ class MemoryInstance implements IoInstance {
   readonly writeZeroes?: NonNullable<IoInstance["writeZeroes"]>;
   readonly discard?: NonNullable<IoInstance["discard"]>;
 
-  constructor(private readonly sys: Sys, private readonly disk: MemoryDisk) {
+  constructor(
+    private readonly sys: Sys,
+    private readonly disk: MemoryDisk,
+    private readonly name: string,
+  ) {
     if (disk.canZero) {
       this.writeZeroes = (offset, length, flags) => this.#zero(offset, length, flags);
     }
@@ -347,6 +353,15 @@ class MemoryInstance implements IoInstance {
       abort: () => {},
     };
   }
+  prepareReopen(next: OpenContext): { commit(): void; abort(): void } {
+    const { disk } = this;
+    if (next.options["disk"] !== this.name) throw next.problem("disk", "cannot change");
+    disk.reopens.push("prepare");
+    return {
+      commit: () => void disk.reopens.push("commit"),
+      abort: () => void disk.reopens.push("abort"),
+    };
+  }
   quiesce(): void {
     this.disk.quiesced++;
   }
@@ -367,9 +382,10 @@ export function memoryDriver(
     kind: "protocol",
     options: struct("BlockdevOptionsMemory", {}),
     open(open, options) {
-      const disk = disks[String((options as { disk?: string }).disk)];
+      const name = String((options as { disk?: string }).disk);
+      const disk = disks[name];
       if (disk === undefined) throw open.problem("disk", "names no disk of this test");
-      return new MemoryInstance(open.context.sys, disk);
+      return new MemoryInstance(open.context.sys, disk, name);
     },
   }) as DriverDefinition<unknown>;
 }
@@ -392,6 +408,7 @@ export const windowDriver: DriverDefinition<{ offset?: number; size?: number }> 
       locate: (start, length, out) => out.inChild(file, start + offset, length),
       reserve: (start, length, plan) => plan.inChild(file, start + offset, length),
       truncate: (size, how) => file.truncate(size + offset, how),
+      prepareReopen: () => ({ commit: () => {}, abort: () => {} }),
       close: () => {},
     };
   },

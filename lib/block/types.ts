@@ -122,7 +122,11 @@ export interface DriverInstanceBase {
    * `prepare` may throw and must not drop what is held; then `commit` or `abort` follows.
    */
   preparePermissions?(needed: number, shared: number): MaybePromise<PermissionChange>;
-  /** Takes new options: everything that can fail happens here; then `commit` or `abort` follows. */
+  /**
+   * Takes new options: everything that can fail happens here; then `commit` or `abort` follows, before those
+   * of permissions. Children that `next` gives are only for looking at what will be: the driver keeps the
+   * ones from open, which lead to the new nodes after the commit.
+   */
   prepareReopen?(next: OpenContext, options: unknown): MaybePromise<ReopenChange>;
   /** What query-named-block-nodes tells: see ImageFacts. */
   facts?(): MaybePromise<Partial<ImageFacts>>;
