@@ -14,11 +14,12 @@ import {
   measurePeakMemory,
   measureQmp,
   measureStart,
+  qualifyGenerator,
 } from "./singles.ts";
 
 const USAGE = `Usage: deno task bench [options]
   --quick          the light rows only, 3 short slices each: below a minute
-  --rows A,B       rows whose name holds A or B; single figures: start, memory, idle, qmp
+  --rows A,B       rows whose name holds A or B; single figures: start, memory, idle, qmp, generator
   --servers A,B    ${KINDS.map((kind) => kind.name).join(", ")}
   --slices N       slices a server in each row (default: 5)
   --seconds S      seconds a slice (default: 1; fio: whole seconds)
@@ -42,7 +43,7 @@ export interface Options {
   readonly output: string | undefined;
 }
 
-const SINGLES = ["start", "memory", "idle", "qmp"];
+const SINGLES = ["start", "memory", "idle", "qmp", "generator"];
 
 /** The options; null after printing the help or the list. Throws with what is wrong. */
 export function parseOptions(args: string[]): Options | "help" | "list" {
@@ -103,6 +104,8 @@ export interface Report {
   readonly imageMib: number;
   readonly rows: RowResult[];
   readonly singles: Single[];
+  /** What the load generator reaches and costs against a server that only answers. */
+  readonly generator: string[];
   /** What was left out, and why. */
   readonly skipped: string[];
   readonly elapsedSeconds: number;
@@ -113,6 +116,7 @@ class Bench {
   readonly rows: RowResult[] = [];
   readonly singles: Single[] = [];
   readonly skipped: string[] = [];
+  generator: string[] = [];
   readonly kinds: Kind[] = [];
   readonly versions: Record<string, string> = {};
 
@@ -141,6 +145,10 @@ class Bench {
     }
     const generator = new Generator();
     try {
+      if (options.singles.includes("generator")) {
+        note("the generator against a server that only answers");
+        this.generator = await qualifyGenerator(generator, directory, options.seconds);
+      }
       for (const kind of this.kinds) {
         if (kind !== QSD_COMPILED || options.servers.length < KINDS.length) {
           this.servers.push(await start(kind, { image, directory }));
@@ -263,6 +271,12 @@ export function markdown(report: Report): string {
   if (report.singles.length > 0) {
     parts.push("\n### Start, memory, idling, control\n", singlesTable(report.singles, present));
   }
+  if (report.generator.length > 0) {
+    parts.push(
+      "\n### The light generator itself, against a server that only answers\n",
+      report.generator.map((text) => `- ${text}`).join("\n"),
+    );
+  }
   return parts.join("\n") + "\n";
 }
 
@@ -292,6 +306,7 @@ export async function main(args: string[]): Promise<number> {
     imageMib: options.sizeMib,
     rows: bench.rows,
     singles: bench.singles,
+    generator: bench.generator,
     skipped: bench.skipped,
     elapsedSeconds: (performance.now() - begin) / 1000,
   };

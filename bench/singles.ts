@@ -132,6 +132,55 @@ async function qmpUnderLoad(
   }
 }
 
+/**
+ * What the generator itself can reach and costs: against a server that only answers. Lines of text.
+ * A server's own rate can be told from this only as far as it lies well below.
+ */
+export async function qualifyGenerator(
+  generator: Generator,
+  directory: string,
+  seconds: number,
+): Promise<string[]> {
+  const path = `${directory}/null.nbd`;
+  const script = new URL("load/null_server.ts", import.meta.url).pathname;
+  const lines: string[] = [];
+  const patterns: [string, Pattern][] = [
+    ["4k reads, 32 in flight", { pattern: "randread", blockSize: 4096, depth: 32 }],
+    ["4k reads, 1 in flight", { pattern: "randread", blockSize: 4096, depth: 1 }],
+    ["4k writes, 32 in flight", { pattern: "randwrite", blockSize: 4096, depth: 32 }],
+    ["256k reads, 8 in flight", { pattern: "read", blockSize: 256 * 1024, depth: 8 }],
+    ["256k writes, 8 in flight", { pattern: "write", blockSize: 256 * 1024, depth: 8 }],
+  ];
+  for (const [title, pattern] of patterns) {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", script, path],
+      stdin: "null",
+      stdout: "null",
+    }).spawn();
+    try {
+      while (!await Deno.stat(path).then(() => true, () => false)) await pause(0.01);
+      const result = await generator.run({
+        ...DEFAULTS,
+        ...pattern,
+        target: { path },
+        exportName: EXPORT_NAME,
+        seconds,
+      });
+      const { rate, generatorCpuUs, callsPerRequest } = result;
+      lines.push(
+        `${title}: ${digits(rate)} requests/s, ${digits(generatorCpuUs)} us of CPU and ` +
+          `${digits(callsPerRequest)} calls of send and recv a request`,
+      );
+    } catch (error) {
+      child.kill("SIGKILL");
+      await child.status;
+      throw error;
+    }
+    await child.status; // it ends with its client, and removes its socket
+  }
+  return lines;
+}
+
 function pause(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 }
