@@ -1,0 +1,72 @@
+/** Native buffers by size class (powers of two from 4 KiB), reused so that the hot path maps nothing. */
+import { assert, isPowerOfTwo, MiB } from "../base/mod.ts";
+import type { BufferPool, Memory } from "./types.ts";
+
+const SMALLEST = 4096;
+/** Bytes kept for reuse unless told otherwise: bounded, so that one burst does not stay forever. */
+const KEEP = 32 * MiB;
+
+/** BufferPool over mmap'ed regions. */
+export class SizeClassPool implements BufferPool {
+  readonly #allocate: (length: number) => Memory;
+  readonly #keep: number;
+  readonly #classes: Memory[][] = [];
+  #inUse = 0;
+  #kept = 0;
+
+  /** `allocate` gives zeroed pages; `keep`: most bytes to hold back for reuse. */
+  constructor(allocate: (length: number) => Memory, keep: number = KEEP) {
+    this.#allocate = allocate;
+    this.#keep = keep;
+  }
+
+  get inUse(): number {
+    return this.#inUse;
+  }
+
+  get kept(): number {
+    return this.#kept;
+  }
+
+  acquire(length: number): Memory {
+    assert(length > 0);
+    const kept = this.#class(length).pop();
+    if (kept !== undefined) {
+      this.#kept -= kept.length;
+      this.#inUse += kept.length;
+      return kept;
+    }
+    const memory = this.#allocate(classSize(length));
+    this.#inUse += memory.length;
+    return memory;
+  }
+
+  release(buffer: Memory): void {
+    assert(isPowerOfTwo(buffer.length) && buffer.length <= this.#inUse, "not from this pool");
+    this.#inUse -= buffer.length;
+    if (this.#kept + buffer.length > this.#keep) {
+      buffer.unmap();
+      return;
+    }
+    this.#kept += buffer.length;
+    this.#class(buffer.length).push(buffer);
+  }
+
+  trim(): void {
+    for (const list of this.#classes) {
+      for (const memory of list) memory.unmap();
+      list.length = 0;
+    }
+    this.#kept = 0;
+  }
+
+  #class(length: number): Memory[] {
+    const index = Math.ceil(Math.log2(Math.max(length, SMALLEST)));
+    while (this.#classes.length <= index) this.#classes.push([]);
+    return this.#classes[index]!;
+  }
+}
+
+function classSize(length: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(length, SMALLEST)));
+}

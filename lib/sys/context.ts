@@ -1,0 +1,89 @@
+/** Contexts: one thread, one loop, and what belongs to exactly one of them. */
+import { SizeClassPool } from "./buffers.ts";
+import { archConstants } from "./constants.ts";
+import { LinuxSys } from "./linux.ts";
+import { createLog, writeStderr } from "./log.ts";
+import { EpollLoop } from "./loop.ts";
+import type { Context, Log, TracePoint } from "./types.ts";
+import { Poller, type PollerHandle } from "./wakeup.ts";
+
+/** What a context is made from. */
+export interface ContextOptions {
+  /** As shown in logs and traces: "main", or an iothread's id. */
+  readonly name: string;
+  /** Default: lines "NAME: message" on stderr. */
+  readonly log?: Log;
+  /** Makes (or finds) trace points. Default: points that are off. */
+  readonly trace?: (name: string) => TracePoint;
+  /** The poller of the process, from another context's `poller`. Default: a new one, owned by this context. */
+  readonly poller?: PollerHandle;
+  /** A handler has thrown: our mistake. Default: `log.error` with the stack. The loop goes on. */
+  readonly onError?: (error: unknown) => void;
+  /** Most bytes that the buffer pool keeps for reuse [32 MiB]. */
+  readonly keepBuffers?: number;
+}
+
+/** A context as its maker sees it. */
+export interface OwnedContext extends Context {
+  readonly sys: LinuxSys;
+  /** To be given to contexts in other threads. */
+  readonly poller: PollerHandle;
+  /** Stops the loop (and the poller thread, if it is ours), gives all memory back. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Buffers are given back to the kernel after this long without work. */
+const TRIM_NS = 2e9;
+
+/** Makes a context for the calling thread. */
+export function createContext(options: ContextOptions): OwnedContext {
+  const { name } = options;
+  const log = options.log ?? createLog(name, writeStderr);
+  const onError = options.onError ?? ((error: unknown) => log.error(describe(error)));
+  const sys = new LinuxSys();
+  const owned = options.poller === undefined ? new Poller(sys, archConstants(sys.arch)) : undefined;
+  const poller = options.poller ?? owned!.handle;
+  const buffers = new SizeClassPool((length) => sys.allocate(length), options.keepBuffers);
+
+  let trimming = false;
+  const onPark = () => {
+    if (trimming || buffers.kept === 0) return;
+    trimming = true;
+    const turns = loop.counters.turns;
+    loop.timer(TRIM_NS, () => {
+      trimming = false;
+      // Still the same quiet (a few turns for the timer itself)? Else the next park asks again.
+      if (loop.counters.turns - turns < 16) buffers.trim();
+    });
+  };
+  const loop = new EpollLoop({
+    sys,
+    poller,
+    onFirstPark: () => owned?.start(),
+    onPark,
+    onError,
+  });
+
+  const points = new Map<string, TracePoint>();
+  const trace = options.trace ?? ((point: string) => {
+    let found = points.get(point);
+    if (found === undefined) points.set(point, found = { name: point, enabled: false, emit() {} });
+    return found;
+  });
+
+  let closing: Promise<void> | undefined;
+  const shut = async () => {
+    try {
+      await loop.stop();
+    } finally {
+      await owned?.stop();
+      buffers.trim();
+      sys.dispose();
+    }
+  };
+  return { name, sys, loop, buffers, log, trace, poller, close: () => closing ??= shut() };
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}

@@ -1,0 +1,143 @@
+/**
+ * libc through Deno's FFI. A synchronous call costs about 0.13 us. Addresses are `usize`, offsets `i64`, both
+ * given as plain numbers; results are i32 wherever they fit, because a 64-bit result makes a BigInt.
+ */
+
+/** Symbols of libc that run on the calling thread. */
+export const symbols = {
+  __errno_location: { parameters: [], result: "pointer" },
+  // files
+  open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  statx: { parameters: ["i32", "buffer", "i32", "u32", "usize"], result: "i32" },
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  fcntl: { parameters: ["i32", "i32", "i64"], result: "i32" },
+  read: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  write: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  pread: { parameters: ["i32", "usize", "usize", "i64"], result: "i32" },
+  pwrite: { parameters: ["i32", "usize", "usize", "i64"], result: "i32" },
+  preadv2: { parameters: ["i32", "usize", "i32", "i64", "i32"], result: "i32" },
+  pwritev2: { parameters: ["i32", "usize", "i32", "i64", "i32"], result: "i32" },
+  fsync: { parameters: ["i32"], result: "i32" },
+  fdatasync: { parameters: ["i32"], result: "i32" },
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  ioctl: { parameters: ["i32", "u64", "i64"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+  chmod: { parameters: ["buffer", "u32"], result: "i32" },
+  readlink: { parameters: ["buffer", "usize", "usize"], result: "i32" },
+  realpath: { parameters: ["buffer", "usize"], result: "usize" },
+  dup2: { parameters: ["i32", "i32"], result: "i32" },
+  pipe2: { parameters: ["usize", "i32"], result: "i32" },
+  // memory
+  mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
+  munmap: { parameters: ["usize", "usize"], result: "i32" },
+  mprotect: { parameters: ["usize", "usize", "i32"], result: "i32" },
+  madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
+  memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  memcpy: { parameters: ["usize", "usize", "usize"], result: "void" },
+  memset: { parameters: ["usize", "i32", "usize"], result: "void" },
+  memcmp: { parameters: ["usize", "usize", "usize"], result: "i32" },
+  // sockets
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  socketpair: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },
+  bind: { parameters: ["i32", "usize", "u32"], result: "i32" },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  accept4: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
+  connect: { parameters: ["i32", "usize", "u32"], result: "i32" },
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  recv: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
+  send: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
+  sendmsg: { parameters: ["i32", "usize", "i32"], result: "i32" },
+  recvmsg: { parameters: ["i32", "usize", "i32"], result: "i32" },
+  getsockopt: { parameters: ["i32", "i32", "i32", "usize", "usize"], result: "i32" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "usize", "u32"], result: "i32" },
+  getsockname: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  getpeername: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  freeaddrinfo: { parameters: ["usize"], result: "void" },
+  gai_strerror: { parameters: ["i32"], result: "pointer" },
+  // events
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+  epoll_create1: { parameters: ["i32"], result: "i32" },
+  epoll_ctl: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },
+  epoll_wait: { parameters: ["i32", "usize", "i32", "i32"], result: "i32" },
+  // process and clock
+  umask: { parameters: ["u32"], result: "u32" },
+  chdir: { parameters: ["buffer"], result: "i32" },
+  setsid: { parameters: [], result: "i32" },
+  kill: { parameters: ["i32", "i32"], result: "i32" },
+  isatty: { parameters: ["i32"], result: "i32" },
+  tcgetattr: { parameters: ["i32", "usize"], result: "i32" },
+  tcsetattr: { parameters: ["i32", "i32", "usize"], result: "i32" },
+  cfmakeraw: { parameters: ["usize"], result: "void" },
+  clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
+  syscall: { parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"], result: "i32" },
+  posix_spawn: {
+    parameters: ["usize", "buffer", "usize", "usize", "usize", "usize"],
+    result: "i32",
+  },
+  posix_spawnattr_init: { parameters: ["usize"], result: "i32" },
+  posix_spawnattr_setflags: { parameters: ["usize", "i16"], result: "i32" },
+  posix_spawnattr_destroy: { parameters: ["usize"], result: "i32" },
+  posix_spawn_file_actions_init: { parameters: ["usize"], result: "i32" },
+  posix_spawn_file_actions_adddup2: { parameters: ["usize", "i32", "i32"], result: "i32" },
+  posix_spawn_file_actions_destroy: { parameters: ["usize"], result: "i32" },
+  waitpid: { parameters: ["i32", "usize", "i32"], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** Symbols that run on Deno's thread pool: they return promises. */
+export const pooledSymbols = {
+  getaddrinfo: {
+    parameters: ["usize", "usize", "usize", "usize"],
+    result: "i32",
+    nonblocking: true,
+  },
+  syscall: {
+    parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** Deno's types ask for BigInt where 64 bits are declared; at run time a number does, and costs less. */
+type Numbers<A extends readonly unknown[]> = {
+  [K in keyof A]: A[K] extends bigint ? number : A[K];
+};
+/** The functions of a library, with numbers for addresses, offsets and lengths. */
+export type PlainNumbers<T> = {
+  readonly [K in keyof T]: T[K] extends (...args: infer A) => infer R ? (...args: Numbers<A>) => R
+    : never;
+};
+
+/** The two ways into libc, and the errno of this thread. One per context; `close` when it ends. */
+export interface Libc {
+  readonly symbols: PlainNumbers<Deno.DynamicLibrary<typeof symbols>["symbols"]>;
+  readonly pooled: PlainNumbers<Deno.DynamicLibrary<typeof pooledSymbols>["symbols"]>;
+  /** errno[0] is valid right after a synchronous call returned -1. */
+  readonly errno: Int32Array;
+  close(): void;
+}
+
+/** Opens libc for the calling thread. Throws when the system has no glibc ("libc.so.6"). */
+export function openLibc(): Libc {
+  const sync = Deno.dlopen("libc.so.6", symbols);
+  const pooled = Deno.dlopen("libc.so.6", pooledSymbols);
+  const where = sync.symbols.__errno_location();
+  const errno = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(where!, 4));
+  return {
+    symbols: sync.symbols as unknown as Libc["symbols"],
+    pooled: pooled.symbols as unknown as Libc["pooled"],
+    errno,
+    close() {
+      sync.close();
+      pooled.close();
+    },
+  };
+}
+
+/** Native memory as an ArrayBuffer, without a copy. Valid while it is mapped. */
+export function nativeBuffer(address: number, length: number): ArrayBuffer {
+  const pointer = Deno.UnsafePointer.create(BigInt(address));
+  return Deno.UnsafePointerView.getArrayBuffer(pointer!, length);
+}

@@ -1,0 +1,209 @@
+/** File calls that run inline: the part of LinuxSys about files. */
+import type { IoVec } from "../base/mod.ts";
+import { AT, F } from "./constants.ts";
+import { Errno } from "./errno.ts";
+import type { Libc } from "./ffi.ts";
+import { getFlockType, getStatx, IOV_MAX, putFlock, putIovecs, STATX_SIZE } from "./layout.ts";
+import { cstring, hasNul, MemorySys } from "./memory.ts";
+import type { FileStat } from "./types.ts";
+
+/** Where things lie in the scratch page set: iovecs first (16 KiB), then small structs, then a path. */
+const STRUCT_AT = 16384;
+const PATH_AT = 20480;
+const PATH_MAX = 4096;
+const STATX_MASK = 0x7ff; // STATX_BASIC_STATS
+
+/** Files, locks, pipes. Results: >= 0, or -errno. */
+export class FileSys extends MemorySys {
+  /** The scratch iovec array, as words. */
+  protected readonly iovWords: Uint32Array;
+  /** A small struct (up to 4 KiB) in scratch memory. */
+  protected readonly structAt: number;
+  protected readonly struct: DataView;
+  readonly #statView: DataView;
+
+  constructor(libc: Libc) {
+    super(libc);
+    const { buffer } = this.scratch.bytes;
+    this.iovWords = new Uint32Array(buffer, 0, IOV_MAX * 4);
+    this.structAt = this.scratch.address + STRUCT_AT;
+    this.struct = new DataView(buffer, STRUCT_AT, 4096);
+    this.#statView = new DataView(buffer, STRUCT_AT, STATX_SIZE);
+  }
+
+  preadv(fd: number, iov: IoVec, offset: number, flags: number): number {
+    if (iov.count > IOV_MAX) return this.#many(false, fd, iov, offset, flags);
+    putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
+    const rc = this.libc.symbols.preadv2(fd, this.scratch.address, iov.count, offset, flags);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  pwritev(fd: number, iov: IoVec, offset: number, flags: number): number {
+    if (iov.count > IOV_MAX) return this.#many(true, fd, iov, offset, flags);
+    putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
+    const rc = this.libc.symbols.pwritev2(fd, this.scratch.address, iov.count, offset, flags);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  /** More segments than the kernel takes: one call for each 1024, until one fails or is short. */
+  #many(write: boolean, fd: number, iov: IoVec, offset: number, flags: number): number {
+    const { preadv2, pwritev2 } = this.libc.symbols;
+    let done = 0;
+    for (let from = 0; from < iov.count; from += IOV_MAX) {
+      const count = Math.min(iov.count - from, IOV_MAX);
+      let wanted = 0;
+      for (let i = 0; i < count; i++) wanted += iov.lengths[from + i]!;
+      putIovecs(this.iovWords, iov.addresses, iov.lengths, from, count);
+      const rc = (write ? pwritev2 : preadv2)(
+        fd,
+        this.scratch.address,
+        count,
+        offset + done,
+        flags,
+      );
+      if (rc < 0) return done > 0 ? done : this.fail();
+      done += rc;
+      if (rc < wanted) break;
+    }
+    return done;
+  }
+
+  pread(fd: number, address: number, length: number, offset: number): number {
+    const rc = this.libc.symbols.pread(fd, address, length, offset);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  pwrite(fd: number, address: number, length: number, offset: number): number {
+    const rc = this.libc.symbols.pwrite(fd, address, length, offset);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  fsync(fd: number): number {
+    return this.libc.symbols.fsync(fd) < 0 ? this.fail() : 0;
+  }
+
+  fdatasync(fd: number): number {
+    return this.libc.symbols.fdatasync(fd) < 0 ? this.fail() : 0;
+  }
+
+  fallocate(fd: number, mode: number, offset: number, length: number): number {
+    return this.libc.symbols.fallocate(fd, mode, offset, length) < 0 ? this.fail() : 0;
+  }
+
+  ftruncate(fd: number, length: number): number {
+    return this.libc.symbols.ftruncate(fd, length) < 0 ? this.fail() : 0;
+  }
+
+  ioctl(fd: number, request: number, argument: number): number {
+    const rc = this.libc.symbols.ioctl(fd, request, argument);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  open(path: string, flags: number, mode = 0o666): number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    const rc = this.libc.symbols.open(cstring(path), flags, mode);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  close(fd: number): number {
+    return this.libc.symbols.close(fd) < 0 ? this.fail() : 0;
+  }
+
+  fstat(fd: number): FileStat | number {
+    return this.#statx(fd, "", AT.EMPTY_PATH);
+  }
+
+  stat(path: string): FileStat | number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    return this.#statx(AT.FDCWD, path, 0);
+  }
+
+  #statx(directory: number, path: string, flags: number): FileStat | number {
+    const { statx } = this.libc.symbols;
+    const rc = statx(directory, cstring(path), flags, STATX_MASK, this.structAt);
+    return rc < 0 ? this.fail() : getStatx(this.#statView);
+  }
+
+  lseek(fd: number, offset: number, whence: number): number {
+    const rc = this.libc.symbols.lseek(fd, offset, whence);
+    return rc < 0n ? this.fail() : Number(rc);
+  }
+
+  fcntl(fd: number, command: number, argument: number): number {
+    const rc = this.libc.symbols.fcntl(fd, command, argument);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  ofdSetLock(fd: number, type: number, start: number, length: number): number {
+    return this.#lock(fd, F.OFD_SETLK, type, start, length);
+  }
+
+  ofdTestLock(fd: number, type: number, start: number, length: number): number {
+    const rc = this.#lock(fd, F.OFD_GETLK, type, start, length);
+    return rc < 0 ? rc : getFlockType(this.struct);
+  }
+
+  posixSetLock(fd: number, type: number, start: number, length: number): number {
+    return this.#lock(fd, F.SETLK, type, start, length);
+  }
+
+  #lock(fd: number, command: number, type: number, start: number, length: number): number {
+    putFlock(this.struct, type, start, length);
+    return this.libc.symbols.fcntl(fd, command, this.structAt) < 0 ? this.fail() : 0;
+  }
+
+  read(fd: number, address: number, length: number): number {
+    const rc = this.libc.symbols.read(fd, address, length);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  write(fd: number, address: number, length: number): number {
+    const rc = this.libc.symbols.write(fd, address, length);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  unlink(path: string): number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    return this.libc.symbols.unlink(cstring(path)) < 0 ? this.fail() : 0;
+  }
+
+  rename(from: string, to: string): number {
+    if (hasNul(from) || hasNul(to)) return -Errno.EINVAL;
+    return this.libc.symbols.rename(cstring(from), cstring(to)) < 0 ? this.fail() : 0;
+  }
+
+  chmod(path: string, mode: number): number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    return this.libc.symbols.chmod(cstring(path), mode) < 0 ? this.fail() : 0;
+  }
+
+  readlink(path: string): string | number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    const at = this.scratch.address + PATH_AT;
+    const rc = this.libc.symbols.readlink(cstring(path), at, PATH_MAX);
+    if (rc < 0) return this.fail();
+    return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, PATH_AT + rc));
+  }
+
+  realpath(path: string): string | number {
+    if (hasNul(path)) return -Errno.EINVAL;
+    const rc = this.libc.symbols.realpath(cstring(path), this.scratch.address + PATH_AT);
+    if (rc === 0n) return this.fail();
+    const end = this.scratch.bytes.indexOf(0, PATH_AT);
+    return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, end));
+  }
+
+  dup(fd: number): number {
+    return this.fcntl(fd, F.DUPFD_CLOEXEC, 0);
+  }
+
+  dup2(from: number, to: number): number {
+    const rc = this.libc.symbols.dup2(from, to);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  pipe2(flags: number): readonly [number, number] | number {
+    if (this.libc.symbols.pipe2(this.structAt, flags) < 0) return this.fail();
+    return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
+  }
+}

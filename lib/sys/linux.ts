@@ -1,0 +1,104 @@
+/** LinuxSys: the Sys contract on the running kernel. One instance per context (thread). */
+import { type Arch, archConstants, CLOCK } from "./constants.ts";
+import { SysError } from "./errno.ts";
+import { openLibc } from "./ffi.ts";
+import { isNumericAddress, parseIPv4 } from "./inet.ts";
+import { cstring, hasNul } from "./memory.ts";
+import { ThreadPool } from "./pool.ts";
+import { resolveHost } from "./resolve.ts";
+import { SocketSys } from "./sockets.ts";
+import type { SocketAddress, Sys } from "./types.ts";
+
+const CLOCK_AT = 28672;
+
+/** Everything of the machine. `dispose` gives back memory and libc. */
+export class LinuxSys extends SocketSys implements Sys {
+  readonly arch: Arch;
+  readonly pid: number = Deno.pid;
+  readonly pool: ThreadPool;
+  readonly #clock: Uint32Array;
+  readonly #clockAt: number;
+
+  constructor(options: { withoutStub?: boolean } = {}) {
+    const arch = Deno.build.arch;
+    super(openLibc(), archConstants(arch));
+    this.arch = arch;
+    this.pool = new ThreadPool(this.libc, arch, (length) => this.allocate(length), options);
+    this.#clock = new Uint32Array(this.scratch.bytes.buffer, CLOCK_AT, 4);
+    this.#clockAt = this.scratch.address + CLOCK_AT;
+  }
+
+  raw(number: number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): number {
+    const rc = this.libc.symbols.syscall(number, a, b, c, d, e, f);
+    return rc === -1 ? this.fail() : rc;
+  }
+
+  async resolve(host: string, port: number): Promise<SocketAddress[]> {
+    if (isNumericAddress(host)) {
+      return [
+        parseIPv4(host) !== undefined
+          ? { family: "inet", host, port }
+          : { family: "inet6", host, port },
+      ];
+    }
+    return await resolveHost(this, this.libc, host, port);
+  }
+
+  umask(mask: number): number {
+    return this.libc.symbols.umask(mask);
+  }
+
+  chdir(path: string): number {
+    if (hasNul(path)) return -22;
+    return this.libc.symbols.chdir(cstring(path)) < 0 ? this.fail() : 0;
+  }
+
+  setsid(): number {
+    const rc = this.libc.symbols.setsid();
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  kill(pid: number, signal: number): number {
+    return this.libc.symbols.kill(pid, signal) < 0 ? this.fail() : 0;
+  }
+
+  getenv(name: string): string | undefined {
+    return Deno.env.get(name);
+  }
+
+  monotonicNs(): number {
+    this.#readClock(CLOCK.MONOTONIC);
+    return this.#seconds() * 1e9 + this.#clock[2]!;
+  }
+
+  realtimeUs(): number {
+    this.#readClock(CLOCK.REALTIME);
+    return this.#seconds() * 1e6 + Math.floor(this.#clock[2]! / 1000);
+  }
+
+  #readClock(id: number): void {
+    if (this.libc.symbols.clock_gettime(id, this.#clockAt) < 0) {
+      throw new SysError("clock_gettime", -this.fail());
+    }
+  }
+
+  #seconds(): number {
+    return this.#clock[1]! * 0x1_0000_0000 + this.#clock[0]!;
+  }
+
+  randomBytes(length: number): Uint8Array {
+    const out = new Uint8Array(length);
+    // The generator refuses more than 64 KiB at once.
+    for (let at = 0; at < length; at += 65536) {
+      crypto.getRandomValues(out.subarray(at, Math.min(at + 65536, length)));
+    }
+    return out;
+  }
+
+  /** Gives back memory and libc. No pool call may be in flight. Idempotent. */
+  override dispose(): void {
+    if (this.disposed) return;
+    this.pool.dispose();
+    super.dispose();
+  }
+}

@@ -1,0 +1,383 @@
+/**
+ * The data-plane loop of one context. While there is work it polls epoll once per setImmediate turn, so that
+ * everything else of this thread (QMP, timers, TLS) runs between turns. After a while without work it parks:
+ * it arms its epoll set, one-shot, in the poller's, and sleeps in Atomics.waitAsync until the poller wakes it.
+ *
+ * Invariants: at most one turn is scheduled; `#state` is "parked" only while a waitAsync is outstanding and
+ * the set is armed; a handler is never called after its watch was closed.
+ */
+import { clearImmediate, setImmediate } from "node:timers";
+import { assert } from "../base/mod.ts";
+import { AdaptivePolling } from "./adaptive.ts";
+import { EPOLL } from "./constants.ts";
+import { check } from "./errno.ts";
+import { TimerHeap } from "./timers.ts";
+import type { EpollEvents, Loop, Sys, Timer, Watch } from "./types.ts";
+import { type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
+
+/** Events taken from the kernel at once. */
+const BATCH = 64;
+/** A turn hands on to the rest of the thread after this long, with events left for the next one. */
+const BUDGET_NS = 500_000;
+/** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
+const NEAR_NS = 100_000;
+const SLOT_BITS = 20;
+
+/** What a loop needs. */
+export interface LoopOptions {
+  readonly sys: Sys;
+  readonly poller: PollerHandle;
+  /** Called before the loop parks for the first time: starts the poller thread if that is our business. */
+  readonly onFirstPark?: () => void;
+  /** Called whenever the loop is about to park (to look after idle resources). */
+  readonly onPark?: () => void;
+  /** A handler or task has thrown. The loop goes on. */
+  readonly onError: (error: unknown) => void;
+}
+
+class LoopWatch implements Watch {
+  /** Interest now; 0 after close, too. */
+  interest: number;
+  closed = false;
+
+  constructor(
+    readonly loop: EpollLoop,
+    readonly fd: number,
+    /** Slot and generation: what the kernel gives back with an event. */
+    readonly key: number,
+    events: number,
+    readonly handler: (events: number) => void,
+  ) {
+    this.interest = events;
+  }
+
+  set(events: number): void {
+    this.loop.changeWatch(this, events);
+  }
+
+  close(): void {
+    this.loop.closeWatch(this);
+  }
+}
+
+/** Loop over epoll, setImmediate and the poller thread. */
+export class EpollLoop implements Loop {
+  readonly counters = { turns: 0, parks: 0, wakes: 0 };
+  readonly #sys: Sys;
+  readonly #options: LoopOptions;
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #slot: number;
+  readonly #epfd: number;
+  readonly #ready: EpollEvents;
+  readonly #polling = new AdaptivePolling();
+  readonly #timers = new TimerHeap();
+  readonly #pollers: (() => boolean)[] = [];
+
+  #watches: (LoopWatch | undefined)[] = [];
+  #freeSlots: number[] = [];
+  #open = 0;
+  #generation = 0;
+  #deferred: (() => void)[] = [];
+  #spare: (() => void)[] = [];
+
+  #state: "new" | "running" | "parked" | "stopped" = "new";
+  #immediate: ReturnType<typeof setImmediate> | undefined;
+  #timeout: ReturnType<typeof setTimeout> | undefined;
+  #timeoutAt = Infinity;
+  /** The outstanding waitAsync, if any; it may outlive a park that ended otherwise. */
+  #waiting: Promise<unknown> | undefined;
+  /** Events [#cursor, #count) of the last batch have not been handled. */
+  #cursor = 0;
+  #count = 0;
+  #lastWork = 0;
+  #idle = false;
+
+  constructor(options: LoopOptions) {
+    this.#options = options;
+    this.#sys = options.sys;
+    this.#words = options.poller.words;
+    this.#slot = takeSlot(options.poller);
+    this.#epfd = check(this.#sys.epollCreate(), "epoll_create1");
+    this.#ready = this.#sys.epollEvents(BATCH);
+    const { master } = options.poller;
+    // Disarmed until the first park.
+    check(
+      this.#sys.epollCtl(master, EPOLL.CTL_ADD, this.#epfd, EPOLL.ONESHOT, this.#slot),
+      "epoll_ctl",
+    );
+  }
+
+  /** Watches that are open, for tests and leak checks. */
+  get openWatches(): number {
+    return this.#open;
+  }
+
+  watch(fd: number, events: number, handler: (events: number) => void): Watch {
+    assert(this.#state !== "stopped", "watch on a stopped loop");
+    const slot = this.#freeSlots.pop() ?? this.#watches.length;
+    assert(slot < 1 << SLOT_BITS);
+    // The generation tells late events of an earlier owner of the slot from ours.
+    this.#generation = (this.#generation + 1) & 0xfff;
+    const key = (slot | (this.#generation << SLOT_BITS)) >>> 0;
+    const watch = new LoopWatch(this, fd, key, events, handler);
+    check(this.#sys.epollCtl(this.#epfd, EPOLL.CTL_ADD, fd, events, key), "epoll_ctl");
+    this.#watches[slot] = watch;
+    this.#open++;
+    this.#start();
+    return watch;
+  }
+
+  /** Watch.set. */
+  changeWatch(watch: LoopWatch, events: number): void {
+    assert(!watch.closed, "watch used after close");
+    if (watch.interest === events) return;
+    watch.interest = events;
+    check(this.#sys.epollCtl(this.#epfd, EPOLL.CTL_MOD, watch.fd, events, watch.key), "epoll_ctl");
+  }
+
+  /** Watch.close. */
+  closeWatch(watch: LoopWatch): void {
+    if (watch.closed) return;
+    watch.closed = true;
+    watch.interest = 0;
+    const slot = watch.key & ((1 << SLOT_BITS) - 1);
+    this.#watches[slot] = undefined;
+    this.#freeSlots.push(slot);
+    this.#open--;
+    // The owner may have closed the descriptor already: it has left the set then.
+    this.#sys.epollCtl(this.#epfd, EPOLL.CTL_DEL, watch.fd, 0, 0);
+  }
+
+  defer(task: () => void): void {
+    this.#deferred.push(task);
+    this.#kick();
+  }
+
+  addPoller(poll: () => boolean): { remove(): void } {
+    this.#pollers.push(poll);
+    this.#kick();
+    return {
+      remove: () => {
+        const at = this.#pollers.indexOf(poll);
+        if (at >= 0) this.#pollers.splice(at, 1);
+      },
+    };
+  }
+
+  timer(ns: number, task: () => void): Timer {
+    assert(this.#state !== "stopped", "timer on a stopped loop");
+    const timer = this.#timers.add(now() + Math.max(0, ns), task);
+    if (this.#state === "new") this.#start();
+    else if (this.#state === "parked") this.#armTimeout();
+    return timer;
+  }
+
+  sleep(ns: number): Promise<void> {
+    return new Promise((resolve) => this.timer(ns, resolve));
+  }
+
+  configure(options: { pollMaxNs?: number; pollGrow?: number; pollShrink?: number }): void {
+    this.#polling.configure(options);
+  }
+
+  async stop(): Promise<void> {
+    if (this.#state === "stopped") return await this.#drainWait();
+    this.#state = "stopped";
+    if (this.#immediate !== undefined) clearImmediate(this.#immediate);
+    if (this.#timeout !== undefined) clearTimeout(this.#timeout);
+    this.#timers.clear();
+    const leaked = this.#watches.filter((watch) => watch !== undefined);
+    for (const watch of leaked) watch.close();
+    this.#sys.epollCtl(this.#options.poller.master, EPOLL.CTL_DEL, this.#epfd, 0, 0);
+    this.#sys.close(this.#epfd);
+    await this.#drainWait();
+    releaseSlot(this.#options.poller, this.#slot);
+    const fds = leaked.map((watch) => watch.fd).join(", ");
+    assert(leaked.length === 0, `the loop was stopped with watches open on descriptors ${fds}`);
+  }
+
+  /** Resolves the outstanding waitAsync ourselves: it cannot be cancelled, and would keep the process. */
+  async #drainWait(): Promise<void> {
+    Atomics.notify(this.#words, this.#slot);
+    await this.#waiting;
+  }
+
+  /** First use. */
+  #start(): void {
+    if (this.#state !== "new") return;
+    this.#lastWork = now();
+    this.#schedule();
+  }
+
+  /** There is something to do that no event will tell: a turn must come. */
+  #kick(): void {
+    if (this.#state === "running" || this.#state === "stopped") return;
+    this.#lastWork = now();
+    this.#idle = false;
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    this.#state = "running";
+    this.#immediate = setImmediate(this.#turn);
+  }
+
+  /** One turn. An arrow function: one closure for the life of the loop. */
+  readonly #turn = (): void => {
+    if (this.#state !== "running") return;
+    this.counters.turns++;
+    const began = now();
+    let worked = this.#dispatch(began);
+    worked = this.#poll() || worked;
+    worked = this.#expire(began) || worked;
+    worked = this.#runDeferred() || worked;
+    if (this.#isStopped()) return;
+    if (worked) {
+      if (this.#idle) this.#polling.learn(began - this.#lastWork);
+      this.#idle = false;
+      this.#lastWork = now();
+      this.#immediate = setImmediate(this.#turn);
+      return;
+    }
+    this.#idle = true;
+    if (
+      this.#deferred.length > 0 || began - this.#lastWork < this.#polling.ns ||
+      this.#timers.next() - began < NEAR_NS
+    ) {
+      this.#immediate = setImmediate(this.#turn);
+    } else {
+      this.#park();
+    }
+  };
+
+  /** Behind a method because a handler may have stopped the loop, which the compiler cannot see. */
+  #isStopped(): boolean {
+    return this.#state === "stopped";
+  }
+
+  /** Hands events to their watches until the budget is spent. Whether there were any. */
+  #dispatch(began: number): boolean {
+    if (this.#cursor === this.#count) {
+      const count = this.#sys.epollWait(this.#epfd, this.#ready, 0);
+      this.#cursor = 0;
+      this.#count = count < 0 ? 0 : count; // EINTR
+    }
+    const any = this.#count > this.#cursor;
+    while (this.#cursor < this.#count) {
+      const i = this.#cursor++;
+      const key = this.#ready.data(i);
+      const watch = this.#watches[key & ((1 << SLOT_BITS) - 1)];
+      if (watch === undefined || watch.key !== key) continue;
+      // Interest may have changed since the kernel answered; errors are always of interest.
+      const events = this.#ready.events(i) & (watch.interest | EPOLL.ERR | EPOLL.HUP);
+      if (events === 0 || watch.interest === 0) continue;
+      try {
+        watch.handler(events);
+      } catch (error) {
+        this.#options.onError(error);
+      }
+      if (this.#cursor < this.#count && now() - began > BUDGET_NS) break;
+      if (this.#state === "stopped") break;
+    }
+    return any;
+  }
+
+  #poll(): boolean {
+    let worked = false;
+    for (let i = 0; i < this.#pollers.length; i++) {
+      try {
+        if (this.#pollers[i]!()) worked = true;
+      } catch (error) {
+        this.#options.onError(error);
+      }
+    }
+    return worked;
+  }
+
+  #expire(began: number): boolean {
+    let worked = false;
+    for (;;) {
+      const timer = this.#timers.take(began);
+      if (timer === undefined) return worked;
+      worked = true;
+      this.#run(timer.task);
+    }
+  }
+
+  /** Runs what was deferred before; what these tasks defer comes in the next turn. */
+  #runDeferred(): boolean {
+    const tasks = this.#deferred;
+    if (tasks.length === 0) return false;
+    this.#deferred = this.#spare;
+    for (let i = 0; i < tasks.length; i++) this.#run(tasks[i]!);
+    tasks.length = 0;
+    this.#spare = tasks;
+    return true;
+  }
+
+  #run(task: () => void): void {
+    try {
+      task();
+    } catch (error) {
+      this.#options.onError(error);
+    }
+  }
+
+  /** Arms the poller and sleeps. Events that are there already make it wake us at once. */
+  #park(): void {
+    if (this.counters.parks++ === 0) this.#options.onFirstPark?.();
+    this.#options.onPark?.();
+    this.#state = "parked";
+    this.#armTimeout();
+    const seen = Atomics.load(this.#words, this.#slot);
+    const { master } = this.#options.poller;
+    const events = EPOLL.IN | EPOLL.ONESHOT;
+    check(
+      this.#sys.epollCtl(master, EPOLL.CTL_MOD, this.#epfd, events, this.#slot),
+      "epoll_ctl",
+    );
+    if (this.#waiting !== undefined) return; // from an earlier park that a task ended
+    const wait = Atomics.waitAsync(this.#words, this.#slot, seen);
+    if (wait.async) {
+      this.#waiting = wait.value.then(this.#woken);
+    } else { // woken between arming and waiting
+      this.counters.wakes++;
+      this.#disarmTimeout();
+      this.#schedule();
+    }
+  }
+
+  readonly #woken = (): void => {
+    this.#waiting = undefined;
+    if (this.#state !== "parked") return;
+    this.counters.wakes++;
+    this.#state = "running";
+    this.#disarmTimeout();
+    this.#turn();
+  };
+
+  #armTimeout(): void {
+    const next = this.#timers.next();
+    if (next === this.#timeoutAt) return;
+    this.#disarmTimeout();
+    if (next === Infinity) return;
+    this.#timeoutAt = next;
+    const ms = Math.min(Math.max(0, Math.ceil((next - now()) / 1e6)), 0x7fff_ffff);
+    this.#timeout = setTimeout(() => {
+      this.#timeout = undefined;
+      this.#timeoutAt = Infinity;
+      this.#kick();
+    }, ms);
+  }
+
+  #disarmTimeout(): void {
+    if (this.#timeout !== undefined) clearTimeout(this.#timeout);
+    this.#timeout = undefined;
+    this.#timeoutAt = Infinity;
+  }
+}
+
+/** The loop's own clock, in nanoseconds: half the cost of clock_gettime through FFI. */
+function now(): number {
+  return performance.now() * 1e6;
+}

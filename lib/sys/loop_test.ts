@@ -1,0 +1,252 @@
+import assert from "node:assert/strict";
+import { EPOLL } from "./constants.ts";
+import { createContext, type OwnedContext } from "./context.ts";
+import { check } from "./errno.ts";
+
+/** Runs `body` with a context; whatever it throws, the context is closed. */
+async function withContext(
+  body: (context: OwnedContext) => Promise<void>,
+  onError?: (error: unknown) => void,
+): Promise<void> {
+  const context = createContext({ name: "test", ...(onError ? { onError } : {}) });
+  try {
+    await body(context);
+  } finally {
+    await context.close();
+  }
+}
+
+function pair(context: OwnedContext): readonly [number, number] {
+  const pair = context.sys.socketpair();
+  assert(typeof pair !== "number");
+  return pair;
+}
+
+function threads(): number {
+  return [...Deno.readDirSync("/proc/self/task")].length;
+}
+
+/** Resolves when `condition` holds, looking once per event-loop turn. */
+async function until(condition: () => boolean): Promise<void> {
+  const limit = performance.now() + 20_000;
+  while (!condition()) {
+    assert(performance.now() < limit, "gave up waiting");
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+Deno.test("a handler is called while its descriptor is ready, and not after close", async () => {
+  await withContext(async ({ sys, loop, buffers }) => {
+    const [a, b] = pair({ sys, loop, buffers } as OwnedContext);
+    const memory = buffers.acquire(16);
+    let calls = 0;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const watch = loop.watch(b, EPOLL.IN, (events) => {
+      assert.equal(events & EPOLL.IN, EPOLL.IN);
+      // Level-triggered: not read at the first call, so it is called again.
+      if (++calls < 3) return;
+      watch.close();
+      resolve();
+    });
+    assert.equal(sys.send(a, memory.address, 5, 0), 5);
+    await promise;
+    await loop.sleep(5e6);
+    assert.equal(calls, 3);
+    buffers.release(memory);
+    sys.close(a);
+    sys.close(b);
+  });
+});
+
+Deno.test("a parked loop is woken by data, by defer and by timers", async () => {
+  await withContext(async (context) => {
+    const { sys, loop, buffers } = context;
+    const [a, b] = pair(context);
+    const memory = buffers.acquire(16);
+    for (let round = 1; round <= 5; round++) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const watch = loop.watch(b, EPOLL.IN, () => {
+        sys.recv(b, memory.address, 16, 0);
+        resolve();
+      });
+      const parks = loop.counters.parks;
+      await until(() => loop.counters.parks > parks || round > 1);
+      sys.send(a, memory.address, 1, 0);
+      await promise;
+      watch.close();
+    }
+    assert(loop.counters.wakes > 0);
+    await new Promise<void>((resolve) => loop.defer(resolve));
+    const begin = performance.now();
+    await loop.sleep(20e6);
+    assert(performance.now() - begin >= 20);
+    buffers.release(memory);
+    sys.close(a);
+    sys.close(b);
+  });
+});
+
+Deno.test("a loop that is parked takes no turns", async () => {
+  await withContext(async ({ loop }) => {
+    loop.defer(() => {});
+    await until(() => loop.counters.parks > 0);
+    await until(() => loop.counters.turns > 0);
+    const { turns } = loop.counters;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal(loop.counters.turns, turns);
+  });
+});
+
+Deno.test("set changes the interest, 0 pauses", async () => {
+  await withContext(async (context) => {
+    const { sys, loop } = context;
+    const [a, b] = pair(context);
+    let writable = 0;
+    const watch = loop.watch(a, 0, () => {
+      writable++;
+      watch.set(0);
+    });
+    await loop.sleep(3e6);
+    assert.equal(writable, 0);
+    watch.set(EPOLL.OUT);
+    await until(() => writable === 1);
+    await loop.sleep(3e6);
+    assert.equal(writable, 1);
+    watch.close();
+    sys.close(a);
+    sys.close(b);
+  });
+});
+
+Deno.test("late events of a closed watch do not reach the next owner of its slot", async () => {
+  await withContext(async (context) => {
+    const { sys, loop, buffers } = context;
+    const [a, b] = pair(context);
+    const [c, d] = pair(context);
+    const memory = buffers.acquire(8);
+    const seen: string[] = [];
+    const second = { close() {} } as { close(): void };
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // Both are ready in one batch; the first closes the second and reuses its slot.
+    const one = loop.watch(b, EPOLL.IN, () => {
+      seen.push("one");
+      one.close();
+      second.close();
+      const fresh = loop.watch(a, EPOLL.IN, () => seen.push("fresh"));
+      loop.timer(2e6, () => {
+        fresh.close();
+        resolve();
+      });
+    });
+    const two = loop.watch(d, EPOLL.IN, () => {
+      seen.push("two");
+    });
+    second.close = () => two.close();
+    sys.send(a, memory.address, 1, 0);
+    sys.send(c, memory.address, 1, 0);
+    await promise;
+    assert.deepEqual(seen.filter((name) => name === "fresh"), []);
+    assert(seen.includes("one"));
+    buffers.release(memory);
+    for (const fd of [a, b, c, d]) sys.close(fd);
+  });
+});
+
+Deno.test("timers run in the order of their deadlines, and not once cancelled", async () => {
+  await withContext(async ({ loop }) => {
+    const order: number[] = [];
+    const dead = loop.timer(2e6, () => order.push(0));
+    loop.timer(6e6, () => order.push(3));
+    loop.timer(1e6, () => order.push(1));
+    loop.timer(3e6, () => order.push(2));
+    dead.cancel();
+    await loop.sleep(8e6);
+    assert.deepEqual(order, [1, 2, 3]);
+  });
+});
+
+Deno.test("deferred tasks run once, and those that they defer in the next turn", async () => {
+  await withContext(async ({ loop }) => {
+    const seen: number[] = [];
+    const { promise, resolve } = Promise.withResolvers<void>();
+    loop.defer(() => {
+      const { turns } = loop.counters;
+      seen.push(1);
+      loop.defer(() => {
+        assert.equal(loop.counters.turns, turns + 1);
+        seen.push(2);
+        resolve();
+      });
+    });
+    await promise;
+    assert.deepEqual(seen, [1, 2]);
+  });
+});
+
+Deno.test("a handler that throws is reported and the loop goes on", async () => {
+  const errors: unknown[] = [];
+  await withContext(async ({ loop }) => {
+    loop.defer(() => {
+      throw new Error("first");
+    });
+    loop.timer(1e6, () => {
+      throw new Error("second");
+    });
+    await loop.sleep(3e6);
+    assert.deepEqual(errors.map((error) => (error as Error).message), ["first", "second"]);
+  }, (error) => errors.push(error));
+});
+
+Deno.test("pollers are asked once in every turn", async () => {
+  await withContext(async ({ loop }) => {
+    let asked = 0;
+    const { turns } = loop.counters;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const poller = loop.addPoller(() => {
+      if (++asked < 10) return true;
+      resolve();
+      return false;
+    });
+    await promise;
+    assert.equal(loop.counters.turns - turns, asked);
+    poller.remove();
+  });
+});
+
+Deno.test("stop leaves no thread, and contexts can share the poller", async () => {
+  // The first Worker of a process also starts helpers of the runtime that stay.
+  await withContext(async ({ loop }) =>
+    await until(() => (loop.defer(() => {}), loop.counters.parks > 0))
+  );
+  const before = threads();
+  await withContext(async (first) => {
+    const second = createContext({ name: "second", poller: first.poller });
+    second.loop.configure({ pollMaxNs: 0 });
+    first.loop.defer(() => {});
+    const [a, b] = pair(second);
+    const memory = second.buffers.acquire(8);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const watch = second.loop.watch(b, EPOLL.IN, () => {
+      watch.close();
+      resolve();
+    });
+    await until(() => second.loop.counters.parks > 0 && first.loop.counters.parks > 0);
+    check(second.sys.send(a, memory.address, 1, 0), "send");
+    await promise;
+    second.buffers.release(memory);
+    second.sys.close(a);
+    second.sys.close(b);
+    await second.close();
+  });
+  await until(() => threads() <= before);
+});
+
+Deno.test("a loop stopped with a watch open says so and is stopped all the same", async () => {
+  const context = createContext({ name: "test" });
+  const [a, b] = pair(context);
+  context.loop.watch(a, EPOLL.IN, () => {});
+  context.sys.close(b);
+  await assert.rejects(context.loop.stop(), /watches open/);
+  context.sys.close(a);
+  await context.close().catch(() => {});
+});

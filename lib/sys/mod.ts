@@ -1,0 +1,19 @@
+/** The machine: the only place that says Deno.*, dlopen, clocks and timers. See types.ts for the contract. */
+export type * from "./types.ts";
+export * from "./constants.ts";
+export * from "./context.ts";
+export * from "./errno.ts";
+export {
+  formatIPv4,
+  formatIPv6,
+  isNumericAddress,
+  parseIPv4,
+  parseIPv6,
+  UNIX_PATH_MAX,
+} from "./inet.ts";
+export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
+export { LinuxSys } from "./linux.ts";
+export * from "./log.ts";
+export { ResolveError } from "./resolve.ts";
+export { Poller, type PollerHandle } from "./wakeup.ts";
+export * from "./program.ts";
