@@ -34,6 +34,15 @@ export type Step =
   | { readonly execute: string; readonly arguments?: unknown; readonly id?: unknown }
   /** Text sent as it is; that many replies (default 1) are compared. */
   | { readonly raw: string; readonly replies?: number }
+  /**
+   * Sends a line (and 0xff, which resets the parser, with `reset`), then a request with an id of its own:
+   * all replies up to that one are compared, however many.
+   */
+  | { readonly probe: string; readonly reset?: boolean }
+  /** A line whose reply is compared as text, so that no number is rounded. */
+  | { readonly line: string }
+  /** Sends text and compares all that comes, as lines, up to one that holds `until`. */
+  | { readonly text: string; readonly until: string }
   /** Waits for an event; it is compared. */
   | { readonly event: string }
   /** Runs a program; its status and words are compared. */
@@ -99,10 +108,13 @@ export function parity(suite: string, cases: readonly Case[]): void {
 
 /** Runs a case on both programs and compares. */
 export async function compare(each: Case): Promise<void> {
-  const [theirs, ours] = await Promise.all([
+  const both = await Promise.allSettled([
     observe(each, which(ORIGINAL)!),
     observe(each, subject().includes("/") ? subject() : which(subject())!),
   ]);
+  for (const one of both) if (one.status === "rejected") throw one.reason;
+  const [theirs, ours] = both.map((one) => (one as PromiseFulfilledResult<Transcript>).value);
+  assert.ok(theirs !== undefined);
   const expected = each.differs && !ON_ORIGINAL ? each.differs.expect(theirs) : theirs;
   assert.deepEqual(ours, expected, "qsd (actual) and the original (expected) must look alike");
 }
@@ -143,6 +155,7 @@ class Observation {
     let qmp = await QmpClient.connect(daemon.file("qmp"));
     try {
       if (this.each.negotiate ?? true) await qmp.negotiate();
+      else if (!this.each.monitor) this.steps.push(await qmp.reply());
       for (const step of steps) {
         if ("reconnect" in step) {
           this.events.push(...qmp.events);
@@ -176,6 +189,9 @@ class Observation {
 
   private async step(daemon: Daemon, qmp: QmpClient, step: Step): Promise<unknown> {
     if ("execute" in step) return await qmp.command(step);
+    if ("probe" in step) return await this.probe(qmp, step.probe, step.reset ?? false);
+    if ("line" in step) return await this.line(qmp, step.line);
+    if ("text" in step) return await this.text(qmp, step.text, step.until);
     if ("event" in step) return await qmp.event(step.event);
     if ("tool" in step) return await this.tool(step.tool, step.input);
     if ("exist" in step) return step.exist.map((name) => [name, exists(this.dir.file(name))]);
@@ -186,6 +202,32 @@ class Observation {
     const replies: Message[] = [];
     while (replies.length < (step.replies ?? 1)) replies.push(await qmp.reply());
     return replies;
+  }
+
+  private async probe(qmp: QmpClient, line: string, reset: boolean): Promise<unknown> {
+    await qmp.send(`${line}\n`);
+    if (reset) await qmp.send(new Uint8Array([0xff]));
+    await qmp.send('{"execute":"query-block-exports","id":"<probe>"}\n');
+    const replies: unknown[] = [];
+    for (;;) {
+      const reply = await qmp.reply(5_000).catch((error: Error) => error.message);
+      replies.push(reply);
+      if (typeof reply === "string" || reply.id === "<probe>") return replies;
+    }
+  }
+
+  private async line(qmp: QmpClient, line: string): Promise<unknown> {
+    await qmp.send(`${line}\n`);
+    await qmp.reply();
+    // Members come in any order: split at the commas that part them.
+    return qmp.lines.at(-1)!.replace(/^\{|\}$/g, "").split(", ").sort();
+  }
+
+  private async text(qmp: QmpClient, text: string, end: string): Promise<unknown> {
+    await qmp.send(text);
+    await until(() => qmp.lines.some((line) => line.includes(end)), `a line with ${end}`);
+    const shape = qmp.lines.map((line) => line.replace(/: ("[^"]*"|\d+)(,?)$/, ": <value>$2"));
+    return shape.map((line) => line.replace(/,$/, "")).sort();
   }
 
   private async tool(command: readonly string[], input?: string): Promise<unknown> {
