@@ -1,0 +1,104 @@
+/**
+ * Trace events (QEMU's --trace). A point that is off costs one branch; one that is on writes a line with
+ * thread, time and name. One registry per process; contexts look their points up once and keep them.
+ */
+import type { TracePoint } from "../sys/types.ts";
+
+/** Where trace lines go, and what time it is. */
+export interface TraceSink {
+  /** Writes one line, its newline included. */
+  write(line: string): void;
+  /** Wall clock, in microseconds. */
+  realtimeUs(): number;
+}
+
+/** The trace points of the process, by name. */
+export class TraceRegistry {
+  readonly #known: ReadonlySet<string>;
+  readonly #points = new Map<string, TracePoint[]>();
+  /** Patterns so far, in order: the last one that matches a name decides. */
+  readonly #rules: { matches: RegExp; enable: boolean }[] = [];
+  #sink: TraceSink;
+
+  /** `names`: every event that exists. */
+  constructor(names: readonly string[], sink: TraceSink) {
+    this.#known = new Set(names);
+    this.#sink = sink;
+  }
+
+  /** The names of all events, sorted. */
+  get names(): string[] {
+    return [...this.#known].sort();
+  }
+
+  /** Sends the lines elsewhere from now on. */
+  set sink(sink: TraceSink) {
+    this.#sink = sink;
+  }
+
+  /** Makes the point `name` of the thread called `thread`. */
+  point(thread: string, name: string): TracePoint {
+    const point: TracePoint = {
+      name,
+      enabled: this.isEnabled(name),
+      emit: (text) => {
+        const us = this.#sink.realtimeUs();
+        const micros = String(us % 1e6).padStart(6, "0");
+        this.#sink.write(`${thread}@${Math.floor(us / 1e6)}.${micros}:${name} ${text}\n`);
+      },
+    };
+    const same = this.#points.get(name);
+    if (same === undefined) this.#points.set(name, [point]);
+    else same.push(point);
+    return point;
+  }
+
+  /** Whether the event `name` is on. */
+  isEnabled(name: string): boolean {
+    return this.#rules.findLast((rule) => rule.matches.test(name))?.enable ?? false;
+  }
+
+  /**
+   * Turns events on, or off if `pattern` begins with "-". `*` stands for any characters, `?` for one. False if
+   * the pattern has neither and no event is called so (QEMU warns then).
+   */
+  enable(pattern: string): boolean {
+    const enable = !pattern.startsWith("-");
+    const name = enable ? pattern : pattern.slice(1);
+    if (!/[*?]/.test(name) && !this.#known.has(name)) return false;
+    this.#rules.push({ matches: globToRegExp(name), enable });
+    for (const [event, points] of this.#points) {
+      for (const point of points) point.enabled = this.isEnabled(event);
+    }
+    return true;
+  }
+}
+
+/** A glob with `*` and `?` as a regular expression over the whole name. */
+function globToRegExp(glob: string): RegExp {
+  const escaped = glob.replace(/[.+^${}()|[\]\\]/g, "\\$&");
+  return new RegExp(`^${escaped.replaceAll("*", ".*").replaceAll("?", ".")}$`);
+}
+
+/** What is wrong with one line of an events file. */
+export interface EventsProblem {
+  /** Counted from 1. */
+  line: number;
+  message: string;
+}
+
+/**
+ * Applies an events file: one pattern a line, "-" turns off, "#" begins a comment line, blank lines are
+ * skipped. Returns what QEMU warns of.
+ */
+export function applyEvents(registry: TraceRegistry, text: string): EventsProblem[] {
+  const problems: EventsProblem[] = [];
+  for (const [index, raw] of text.split("\n").entries()) {
+    const line = raw.trim();
+    if (line === "" || line.startsWith("#")) continue;
+    if (registry.enable(line)) continue;
+    const name = line.replace(/^-/, "");
+    problems.push({ line: index + 1, message: `trace event '${name}' does not exist` });
+  }
+  return problems;
+}

@@ -1,0 +1,79 @@
+import assert from "node:assert/strict";
+import { applyEvents, traceEvents, TraceRegistry } from "./mod.ts";
+
+function setUp() {
+  const lines: string[] = [];
+  const sink = {
+    write: (line: string) => void lines.push(line),
+    realtimeUs: () => 1_700_000_000_000_042,
+  };
+  return { lines, registry: new TraceRegistry(["nbd_a", "nbd_b", "bdrv_c"], sink) };
+}
+
+Deno.test("a point is off until a pattern matches it, and says who, when and what", () => {
+  const { lines, registry } = setUp();
+  const point = registry.point("main", "nbd_a");
+  assert.equal(point.enabled, false);
+  assert.equal(registry.enable("nbd_*"), true);
+  assert.equal(point.enabled, true);
+  point.emit("x 1");
+  assert.deepEqual(lines, ["main@1700000000.000042:nbd_a x 1\n"]);
+});
+
+Deno.test("points made after the pattern are on as well, in every thread", () => {
+  const { registry } = setUp();
+  registry.enable("nbd_?");
+  assert.equal(registry.point("main", "nbd_b").enabled, true);
+  assert.equal(registry.point("io1", "nbd_b").enabled, true);
+  assert.equal(registry.point("io1", "bdrv_c").enabled, false);
+});
+
+Deno.test("the last pattern that matches decides", () => {
+  const { registry } = setUp();
+  const point = registry.point("main", "nbd_a");
+  registry.enable("*");
+  registry.enable("-nbd_*");
+  assert.equal(point.enabled, false);
+  registry.enable("nbd_a");
+  assert.equal(point.enabled, true);
+  assert.equal(registry.isEnabled("nbd_b"), false);
+});
+
+Deno.test("a name that is no event is reported, a pattern that matches nothing is not", () => {
+  const { registry } = setUp();
+  assert.equal(registry.enable("nothing"), false);
+  assert.equal(registry.enable("no*"), true);
+});
+
+Deno.test("characters of regular expressions in a pattern stand for themselves", () => {
+  const { registry } = setUp();
+  registry.enable("nbd.a*");
+  assert.equal(registry.isEnabled("nbd_a"), false);
+});
+
+Deno.test("an events file turns on, off and names its unknown lines", () => {
+  const { registry } = setUp();
+  const problems = applyEvents(registry, "# comment\n\nnbd_a\n bdrv_c \n-bdrv_c\nbogus\n-gone\n");
+  assert.deepEqual(problems, [
+    { line: 6, message: "trace event 'bogus' does not exist" },
+    { line: 7, message: "trace event 'gone' does not exist" },
+  ]);
+  assert.equal(registry.isEnabled("nbd_a"), true);
+  assert.equal(registry.isEnabled("bdrv_c"), false);
+});
+
+Deno.test("the catalog lists exactly the events that the code has", async () => {
+  const found = new Set<string>();
+  async function scan(directory: URL): Promise<void> {
+    for await (const entry of Deno.readDir(directory)) {
+      const url = new URL(entry.name + (entry.isDirectory ? "/" : ""), directory);
+      if (entry.isDirectory) await scan(url);
+      else if (entry.name.endsWith(".ts") && !entry.name.endsWith("_test.ts")) {
+        const text = await Deno.readTextFile(url);
+        for (const match of text.matchAll(/\btrace\(\s*"(\w+)"/g)) found.add(match[1]!);
+      }
+    }
+  }
+  await scan(new URL("../", import.meta.url));
+  assert.deepEqual([...found].sort(), [...traceEvents].sort());
+});
