@@ -26,7 +26,7 @@ const USAGE = `Usage: deno task bench [options]
   --dir DIR        where the image is made (default: the directory for temporary files)
   --size MIB       size of the image (default: 1024)
   --json           print JSON
-  --output FILE    also write the Markdown to FILE
+  --output FILE    also write the Markdown to FILE (behind its mark)
   --list           print the names of the rows`;
 
 /** What the command line asks for. */
@@ -310,8 +310,21 @@ export async function main(args: string[]): Promise<number> {
     skipped: bench.skipped,
     elapsedSeconds: (performance.now() - begin) / 1000,
   };
-  if (options.output !== undefined) await Deno.writeTextFile(options.output, markdown(report));
+  if (options.output !== undefined) await writeReport(options.output, markdown(report));
   return print(options.json ? JSON.stringify(report, null, 2) : markdown(report));
+}
+
+const MARK = "<!-- last run -->\n";
+
+/** Puts the report behind the mark in a file that has one, and makes the file otherwise. */
+async function writeReport(path: string, text: string): Promise<void> {
+  const old = await Deno.readTextFile(path).catch((error) => {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  });
+  const at = old.indexOf(MARK);
+  const kept = at < 0 ? "" : old.slice(0, at + MARK.length);
+  await Deno.writeTextFile(path, `${kept}\n## The last full run\n\n${text}`);
 }
 
 function print(text: string): number {
