@@ -349,8 +349,8 @@ class Faults {
     const wrapCalls = <T extends object>(target: T, later: boolean): T =>
       new Proxy(target, {
         get: (of, key) => {
-          const value = Reflect.get(of, key, of);
-          if (key === "pool") return wrapCalls(value, true);
+          const value: unknown = Reflect.get(of, key, of);
+          if (key === "pool") return wrapCalls(value as object, true);
           if (typeof value !== "function") return value;
           if (!names.includes(String(key))) return value.bind(of);
           return (...args: unknown[]) => {

@@ -1,0 +1,151 @@
+import assert from "node:assert/strict";
+import { BlockError, CommandError } from "../../base/mod.ts";
+import type { Child, FormatInstance, Placement, TruncateOptions, WritePlan } from "../types.ts";
+import { Perm } from "../types.ts";
+import { raw, type RawOptions } from "./raw.ts";
+import { openContext, openDriver, type TestContext, testContext } from "./testing.ts";
+
+const SIZE = 1024;
+
+/** A child that only has a length; what is asked of it is kept. */
+function child(facts: Record<string, unknown> = {}): Child & { truncated: number[] } {
+  const truncated: number[] = [];
+  const node = { name: "c", driver: "file", size: SIZE, instance: { facts: () => facts } };
+  return {
+    name: "file",
+    node,
+    size: SIZE,
+    truncated,
+    truncate: (size: number, _options: TruncateOptions) => void truncated.push(size),
+  } as unknown as Child & { truncated: number[] };
+}
+
+async function open(
+  context: TestContext,
+  options: Partial<RawOptions>,
+  file = child(),
+): Promise<FormatInstance> {
+  const all = { file: "c", ...options };
+  const how = { child: () => Promise.resolve(file as Child) };
+  return await openDriver(raw, context, all, how) as FormatInstance;
+}
+
+function test(name: string, body: (context: TestContext) => Promise<void>): void {
+  Deno.test(name, async () => {
+    const context = testContext();
+    try {
+      await body(context);
+    } finally {
+      context.end();
+    }
+  });
+}
+
+/** Where a driver says that a range lies, or is to go. */
+class Place {
+  at = -1;
+  length: number | undefined;
+  inChild(_child: Child, at: number, length?: number): void {
+    this.at = at;
+    this.length = length;
+  }
+}
+
+test("byte 0 of the window is byte `offset` of the child, for reads and writes", async (context) => {
+  const node = await open(context, { offset: 512 });
+  assert.equal(node.size, 512);
+  const place = new Place();
+  await node.locate(100, 50, place as unknown as Placement);
+  assert.deepEqual([place.at, place.length], [612, 50]);
+  await node.reserve!(7, 9, place as unknown as WritePlan, "data", 0);
+  assert.deepEqual([place.at, place.length], [519, 9]);
+});
+
+test("without options it is as long as its child", async (context) => {
+  assert.equal((await open(context, {})).size, SIZE);
+});
+
+test("windows that do not fit are refused in QEMU's words", async (context) => {
+  const texts: [Partial<RawOptions>, string][] = [
+    [{ offset: 4096 }, "Offset (4096) cannot be greater than size of the containing file (1024)"],
+    [
+      { offset: 512, size: 1024 },
+      "The sum of offset (512) and size (1024) has to be smaller or equal to the " +
+      " actual size of the containing file (1024)",
+    ],
+    [{ size: 1000 }, "Specified size is not multiple of 512"],
+    [{ offset: -1 }, "Parameter 'offset' expects a non-negative number below 2^64"],
+    [{ size: -512 }, "Parameter 'size' expects a non-negative number below 2^64"],
+    [
+      { offset: 512, size: Number.MAX_SAFE_INTEGER },
+      `The sum of offset (512) and size (${Number.MAX_SAFE_INTEGER}) has to be smaller or equal ` +
+      "to the  actual size of the containing file (1024)",
+    ],
+  ];
+  for (const [options, text] of texts) {
+    await assert.rejects(open(context, options), (error: CommandError) => {
+      assert.ok(error instanceof CommandError);
+      assert.equal(error.message, text);
+      return true;
+    });
+  }
+  for (const options of [{ offset: SIZE }, { size: 0 }, { offset: 512, size: 512 }]) {
+    await open(context, options);
+  }
+});
+
+test("resizing moves the end of the child, unless the size was fixed", async (context) => {
+  const file = child();
+  const off: TruncateOptions = { exact: false, preallocation: "off" };
+  await (await open(context, { offset: 512 }, file)).truncate!(4096, off);
+  assert.deepEqual(file.truncated, [4608]);
+  const fixed = await open(context, { size: 512 }, file);
+  assert.throws(() => fixed.truncate!(1024, off), {
+    errno: "ENOTSUP",
+    message: "Cannot resize fixed-size raw disks",
+  });
+  const far = await open(context, { offset: 512 }, file);
+  assert.throws(() => far.truncate!(Number.MAX_SAFE_INTEGER, off), BlockError);
+});
+
+test("names are the child's, or say what the window is", async (context) => {
+  const file = child({ filename: "reg", actualSize: 4096, format: "file" });
+  assert.deepEqual(await (await open(context, {}, file)).facts!(), {
+    filename: "reg",
+    actualSize: 4096,
+    format: "raw",
+  });
+  const { filename } = await (await open(context, { offset: 512, size: 512 }, file)).facts!();
+  assert.equal(
+    filename,
+    'json:{"offset": 512, "driver": "raw", "size": 512, ' +
+      '"file": {"driver": "file", "filename": "reg"}}',
+  );
+  const nested = child({ filename });
+  (nested.node as { driver: string }).driver = "raw";
+  const outer = await (await open(context, { size: 0 }, nested)).facts!();
+  assert.equal(outer.filename, `json:{"driver": "raw", "size": 0, "file": ${filename!.slice(5)}}`);
+});
+
+Deno.test("a pure raw passes permissions through; a window keeps the child's length as it is", () => {
+  const parents = { needed: Perm.consistentRead | Perm.write, shared: Perm.all, readOnly: false };
+  const ask = (options: Partial<RawOptions>) =>
+    raw.childPermissions!("file", ["data"], parents, { file: "c", ...options });
+  assert.deepEqual(ask({}), { needed: parents.needed, shared: Perm.all });
+  assert.deepEqual(ask({ offset: 0 }), {
+    needed: parents.needed,
+    shared: Perm.all & ~Perm.resize,
+  });
+});
+
+test("a window can be moved by reopening", async (context) => {
+  const node = await open(context, { offset: 512 });
+  const options = { file: "c", size: 512 };
+  const how = { child: () => Promise.resolve(child() as Child) };
+  const change = await node.prepareReopen!(openContext(context, options, how), options);
+  assert.equal(node.size, 512);
+  await change.commit();
+  const place = new Place();
+  await node.locate(0, 1, place as unknown as Placement);
+  assert.equal(place.at, 0);
+});
