@@ -1,0 +1,179 @@
+/**
+ * One QMP monitor: greeting, negotiation, the queue of requests, replies and events, over a channel whose
+ * client comes and goes. Which of several monitors' requests runs next is the server's matter (server.ts).
+ *
+ * Bounded whatever the client does: at most one piece of input beyond a full queue is held; while the client
+ * does not read its replies nothing more is executed for it and no input is taken; events that it does not
+ * read are dropped above `MAX_UNSENT_EVENTS` bytes, and the log says so.
+ */
+import type { Channel, ChannelUser } from "./channel.ts";
+import { type Dispatcher, isOutOfBand, protocolError, type Reply } from "./dispatcher.ts";
+import { JsonReader, type JsonValue, writeJson } from "./json/mod.ts";
+import type { Log } from "../sys/types.ts";
+
+/** Requests that wait at once when oob is enabled (QEMU's QMP_REQ_QUEUE_LEN_MAX); without it, one. */
+const QUEUE_WITH_OOB = 8;
+/** Events are dropped while more than this many bytes are unsent. */
+export const MAX_UNSENT_EVENTS = 1 << 20;
+
+/** What the greeting says of the daemon. */
+export interface Version {
+  readonly qemu: { readonly major: number; readonly minor: number; readonly micro: number };
+  readonly package: string;
+}
+
+/** What a monitor is made of. */
+export interface MonitorParts {
+  /** For people: the id given, or the chardev's. */
+  readonly name: string;
+  readonly pretty: boolean;
+  readonly version: Version;
+  readonly dispatcher: Dispatcher;
+  readonly log: Log;
+  /** The monitor has a request that can run. */
+  readonly wake: () => void;
+}
+
+/** A request as it waits: a value, or the text of a parse error that takes its place in the order. */
+type Queued = { readonly value: JsonValue } | { readonly problem: string };
+
+/** A monitor. `channel` is set right after construction, since each needs the other. */
+export class Monitor implements ChannelUser {
+  readonly name: string;
+  private channel: Channel | undefined;
+  private readonly reader: JsonReader;
+  private readonly state = { negotiated: false, oob: false };
+  private queue: Queued[] = [];
+  private running = false;
+  private frozen = false;
+  private dropped = 0;
+  /** Counts clients, so that a reply for one that has gone does not reach the next. */
+  private generation = 0;
+
+  constructor(private readonly parts: MonitorParts) {
+    this.name = parts.name;
+    this.reader = new JsonReader({
+      value: (value) => this.enqueue({ value }),
+      error: (problem) => this.enqueue({ problem }),
+    });
+  }
+
+  /** Connects the monitor with its device; greets if someone is there already. */
+  attach(channel: Channel): void {
+    this.channel = channel;
+    if (channel.isOpen) this.opened();
+  }
+
+  opened(): void {
+    this.forget();
+    const capabilities = this.channel?.supportsOob ? ["oob"] : [];
+    this.send({ QMP: { version: this.parts.version, capabilities } });
+  }
+
+  received(bytes: Uint8Array): void {
+    if (!this.frozen) this.reader.feed(bytes);
+    this.regulate();
+  }
+
+  closed(): void {
+    this.forget();
+  }
+
+  drained(): void {
+    if (this.dropped > 0) {
+      this.parts.log.warn(
+        `monitor '${this.name}': its client reads too slowly, ${this.dropped} events were dropped`,
+      );
+      this.dropped = 0;
+    }
+    this.regulate();
+    if (this.ready) this.parts.wake();
+  }
+
+  /** Whether a request can run now. */
+  get ready(): boolean {
+    return this.queue.length > 0 && !this.running && !this.frozen && !this.channel!.congested;
+  }
+
+  /** Runs the first request to its end and replies. Only while `ready`. */
+  async runNext(): Promise<void> {
+    const request = this.queue.shift()!;
+    const generation = this.generation;
+    this.running = true;
+    const reply = await this.execute(request);
+    this.running = false;
+    if (generation === this.generation) this.send(reply);
+    this.regulate();
+  }
+
+  /** Sends an event, if the client has negotiated. `line` is the event as JSON (`prettyLine` for pretty=on). */
+  event(line: string, prettyLine: () => string): void {
+    if (!this.state.negotiated || this.channel === undefined || !this.channel.isOpen) return;
+    if (this.channel.unsent > MAX_UNSENT_EVENTS) this.dropped++;
+    else this.sendText(this.parts.pretty ? prettyLine() : line);
+  }
+
+  /** From now on nothing that the client sends is executed (the daemon is quitting). */
+  freeze(): void {
+    this.frozen = true;
+    this.queue = [];
+  }
+
+  /** Bytes that the client has not taken. */
+  get unsent(): number {
+    return this.channel?.unsent ?? 0;
+  }
+
+  /** Lets go of the device. */
+  close(): void {
+    this.freeze();
+    this.generation++;
+    this.channel?.detach();
+    this.channel = undefined;
+  }
+
+  private forget(): void {
+    this.generation++;
+    this.reader.reset();
+    this.queue = [];
+    this.dropped = 0;
+    this.state.negotiated = this.state.oob = false;
+    this.channel?.pause(false);
+  }
+
+  private enqueue(request: Queued): void {
+    if ("value" in request && isOutOfBand(request.value, this.state)) {
+      const generation = this.generation;
+      this.execute(request).then((reply) => {
+        if (generation === this.generation) this.send(reply);
+      });
+      return;
+    }
+    this.queue.push(request);
+    if (this.ready) this.parts.wake();
+  }
+
+  private execute(request: Queued): Promise<Reply> {
+    if ("problem" in request) return Promise.resolve(protocolError(request.problem));
+    return this.parts.dispatcher.dispatch(request.value, this.state, (enable) => {
+      this.state.negotiated = true;
+      this.state.oob = enable.includes("oob");
+    });
+  }
+
+  /** Reads on only while the queue has room and the client reads. */
+  private regulate(): void {
+    if (this.channel === undefined) return;
+    const room = this.state.oob ? QUEUE_WITH_OOB : 1;
+    const waiting = this.queue.length + (this.running ? 1 : 0);
+    this.channel.pause(waiting >= room || this.channel.congested);
+  }
+
+  private send(message: unknown): void {
+    this.sendText(writeJson(message, this.parts.pretty));
+  }
+
+  private sendText(text: string): void {
+    if (this.channel?.isOpen) this.channel.send(new TextEncoder().encode(text + "\r\n"));
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * All monitors of the daemon: commands of all of them run one at a time, round robin; events go to every
+ * negotiated one.
+ */
+import type { MaybePromise } from "../base/mod.ts";
+import type { Context, Timer } from "../sys/types.ts";
+import type { Channel, ChannelUser } from "./channel.ts";
+import { type CommandRegistry, Dispatcher } from "./dispatcher.ts";
+import { writeJson } from "./json/mod.ts";
+import { Monitor, type Version } from "./monitor.ts";
+import type { EventSink } from "./schema/core.ts";
+import type { EventTable } from "./schema/registry.ts";
+
+/** What the server is made of. `context` gives clock, timers and log. */
+export interface QmpServerParts {
+  readonly context: Pick<Context, "sys" | "loop" | "log">;
+  readonly commands: CommandRegistry;
+  readonly events: EventTable;
+  readonly version: Version;
+}
+
+/** How a monitor is wanted. */
+export interface MonitorOptions {
+  readonly name: string;
+  readonly pretty: boolean;
+}
+
+const SECOND_NS = 1e9;
+/** Keys that may be limited at once; beyond it events of new keys are sent unlimited. */
+const MAX_LIMITED_KEYS = 4096;
+
+interface Limited {
+  timer: Timer;
+  /** The last event since the timer was started. */
+  latest: Record<string, unknown> | undefined;
+}
+
+/** The monitors and the events. */
+export class QmpServer implements EventSink {
+  private readonly dispatcher: Dispatcher;
+  private readonly monitors: Monitor[] = [];
+  private readonly limited = new Map<string, Limited>();
+  /** Whose turn it is. */
+  private turn = 0;
+  private pumping = false;
+
+  constructor(private readonly parts: QmpServerParts) {
+    const { log } = parts.context;
+    this.dispatcher = new Dispatcher(parts.commands, (command, error) => {
+      const text = error instanceof Error ? error.stack ?? error.message : String(error);
+      log.error(`internal error in command ${command}: ${text}`);
+    });
+  }
+
+  /** A new monitor on the device that `attach` connects it to. */
+  addMonitor(options: MonitorOptions, attach: (user: ChannelUser) => Channel): Monitor {
+    const monitor = new Monitor({
+      ...options,
+      version: this.parts.version,
+      dispatcher: this.dispatcher,
+      log: this.parts.context.log,
+      wake: () => this.pump(),
+    });
+    this.monitors.push(monitor);
+    try {
+      monitor.attach(attach(monitor));
+    } catch (error) {
+      this.monitors.splice(this.monitors.indexOf(monitor), 1);
+      throw error;
+    }
+    return monitor;
+  }
+
+  /** Sends an event to every negotiated monitor, at most one a second where the event table says so. */
+  emit(name: string, data: Record<string, unknown>): void {
+    const keyOf = this.parts.events[name]?.rateLimit;
+    if (keyOf === undefined) return this.send(name, data);
+    const key = `${name}\n${keyOf(data)}`;
+    const entry = this.limited.get(key);
+    if (entry !== undefined) {
+      entry.latest = data;
+      return;
+    }
+    this.send(name, data);
+    if (this.limited.size < MAX_LIMITED_KEYS) this.limit(name, key);
+  }
+
+  /** Executes nothing more; output goes on (see `flushed`). */
+  freeze(): void {
+    for (const monitor of this.monitors) monitor.freeze();
+  }
+
+  /** Resolves when all clients have taken what was sent to them, or after `ns` nanoseconds. */
+  async flushed(ns: number): Promise<void> {
+    const { sys, loop } = this.parts.context;
+    const end = sys.monotonicNs() + ns;
+    while (this.monitors.some((monitor) => monitor.unsent > 0) && sys.monotonicNs() < end) {
+      await loop.sleep(1e6);
+    }
+  }
+
+  /** Lets go of all devices and timers. */
+  close(): void {
+    for (const { timer } of this.limited.values()) timer.cancel();
+    this.limited.clear();
+    for (const monitor of this.monitors) monitor.close();
+    this.monitors.length = 0;
+  }
+
+  private limit(name: string, key: string): void {
+    const timer = this.parts.context.loop.timer(SECOND_NS, () => {
+      const latest = this.limited.get(key)?.latest;
+      this.limited.delete(key);
+      if (latest === undefined) return;
+      this.send(name, latest);
+      this.limit(name, key);
+    });
+    this.limited.set(key, { timer, latest: undefined });
+  }
+
+  private send(name: string, data: Record<string, unknown>): void {
+    const microseconds = this.parts.context.sys.realtimeUs();
+    const message = {
+      timestamp: {
+        seconds: Math.floor(microseconds / 1e6),
+        microseconds: Math.floor(microseconds % 1e6),
+      },
+      event: name,
+      ...(Object.keys(data).length > 0 ? { data } : {}),
+    };
+    const line = writeJson(message);
+    for (const monitor of this.monitors) monitor.event(line, () => writeJson(message, true));
+  }
+
+  /** Runs requests until there is none, one at a time. */
+  private async pump(): Promise<void> {
+    if (this.pumping) return;
+    this.pumping = true;
+    for (;;) {
+      const monitor = this.next();
+      if (monitor === undefined) break;
+      await monitor.runNext();
+    }
+    this.pumping = false;
+  }
+
+  private next(): Monitor | undefined {
+    for (let i = 0; i < this.monitors.length; i++) {
+      const at = (this.turn + i) % this.monitors.length;
+      const monitor = this.monitors[at]!;
+      if (!monitor.ready) continue;
+      this.turn = at + 1;
+      return monitor;
+    }
+    return undefined;
+  }
+}
+
+/** What `quit` does: see commands.ts. */
+export type QuitHook = () => MaybePromise<void>;
