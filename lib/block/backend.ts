@@ -197,7 +197,7 @@ export class Backend implements BlockBackend {
   // --- common parts ---
 
   #check(op: string, offset: number, length: number): void {
-    if (offset >= 0 && length >= 0 && offset + length <= this.node.size) return;
+    if (offset >= 0 && length >= 0 && this.node.holds(offset + length)) return;
     const { name } = this.node;
     throw new BlockError("EIO", "request outside the node", { node: name, op, offset });
   }

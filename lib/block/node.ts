@@ -93,6 +93,10 @@ export class BlockNode implements NodeView {
   get size(): number {
     return alignUp(this.instance.size, SECTOR);
   }
+  /** Whether `end` lies within the node. (The length is seldom unaligned, and a remainder costs.) */
+  holds(end: number): boolean {
+    return end <= this.instance.size || end <= this.size;
+  }
   get readOnly(): boolean {
     return this.common.readOnly;
   }
@@ -151,7 +155,7 @@ export class Edge implements Child {
 
   /** Whether this edge may write `length` bytes at `offset`: past the end only with the resize permission. */
   mayWrite(offset: number, length: number): boolean {
-    return offset + length <= this.node.size || (this.needed & Perm.resize) !== 0;
+    return this.node.holds(offset + length) || (this.needed & Perm.resize) !== 0;
   }
 
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void> {
