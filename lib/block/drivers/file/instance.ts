@@ -26,7 +26,14 @@ import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
 import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
 import { ImageLocks } from "./locking.ts";
-import { type DriverName, type FileKind, openAgain, type OpenedFile, sizeOf } from "./open.ts";
+import {
+  type DriverName,
+  type FileKind,
+  openAgain,
+  type OpenedFile,
+  type OpenMode,
+  sizeOf,
+} from "./open.ts";
 import { sectorSize } from "./alignment.ts";
 import { resizeFile } from "./resize.ts";
 import { Space } from "./space.ts";
@@ -198,7 +205,7 @@ export class FileInstance implements IoInstance {
     try {
       if (writable !== this.#writable) {
         const mode = { writable, direct: this.#direct };
-        again = await openAgain(this.#context, this.#fd, this.#options.filename, mode);
+        again = await this.#openAgain(mode);
         this.#locks?.placeOn(again, needed | before.needed, shared & before.shared);
       }
     } catch (error) {
@@ -231,7 +238,7 @@ export class FileInstance implements IoInstance {
     const direct = next.cache.direct;
     let again: number | undefined;
     if (writable !== this.#writable || direct !== this.#direct) {
-      again = await openAgain(this.#context, this.#fd, given.filename, { writable, direct });
+      again = await this.#openAgain({ writable, direct });
       try {
         this.#locks?.placeOn(again, this.#needed, this.#shared);
       } catch (error) {
@@ -274,6 +281,11 @@ export class FileInstance implements IoInstance {
   close(): void {
     this.#transfer.engine.close();
     this.#context.sys.close(this.#fd);
+  }
+
+  #openAgain(mode: OpenMode): Promise<number> {
+    const { filename } = this.#options;
+    return openAgain(this.#context, this.#fd, filename, this.#fileKind, mode);
   }
 
   /** Puts `again`, another description of the same file, in the place of the node's descriptor. */

@@ -1,5 +1,5 @@
 /** Opening a file or device by name: flags, kinds, and QEMU's words for what can go wrong. */
-import { archConstants, BLK, Errno, errnoText, F, O } from "../../../sys/mod.ts";
+import { archConstants, BLK, Errno, errnoText, F, O, SEEK } from "../../../sys/mod.ts";
 import { CommandError } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/types.ts";
 
@@ -112,7 +112,7 @@ export function sizeOf(context: Context, fd: number, kind: FileKind): number {
   if (kind === "character") return 0;
   const stat = kind === "file" ? context.sys.fstat(fd) : 0;
   // Devices: the end that seeking finds is what BLKGETSIZE64 says.
-  return typeof stat === "object" ? stat.size : Math.max(context.sys.lseek(fd, 0, 2), 0);
+  return typeof stat === "object" ? stat.size : Math.max(context.sys.lseek(fd, 0, SEEK.END), 0);
 }
 
 /**
@@ -123,13 +123,16 @@ export async function openAgain(
   context: Context,
   fd: number,
   filename: string,
+  kind: FileKind,
   mode: OpenMode,
 ): Promise<number> {
   const { sys } = context;
+  // The same device as before: what holds for one of its descriptors holds for the next.
+  if (kind === "device" && mode.writable) requireWritableDevice(context, fd);
   const flags = flagsOf(context, mode);
   const again = await sys.pool.open(`/proc/self/fd/${fd}`, flags);
   if (again >= 0) return again;
-  if (again !== -2) throw cannotOpen(filename, again, mode);
+  if (again !== -Errno.ENOENT) throw cannotOpen(filename, again, mode);
   const byName = await sys.pool.open(filename, flags | O.NONBLOCK);
   if (byName < 0) throw cannotOpen(filename, byName, mode);
   const [before, after] = [sys.fstat(fd), sys.fstat(byName)];
