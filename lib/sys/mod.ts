@@ -1,5 +1,6 @@
 /** The machine: the only place that says Deno.*, dlopen, clocks and timers. See types.ts for the contract. */
 export type * from "./types.ts";
+export { openAio, probeAio } from "./aio.ts";
 export * from "./constants.ts";
 export * from "./context.ts";
 export * from "./errno.ts";
@@ -14,6 +15,9 @@ export {
 export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
+export type { AsyncIo, EngineRefused, QueueContext } from "./kernel_queue.ts";
 export { ResolveError } from "./resolve.ts";
 export { Poller, type PollerHandle } from "./wakeup.ts";
 export * from "./program.ts";
+export * from "./respawn.ts";
+export { isRefused, openUring, probeUring } from "./uring.ts";

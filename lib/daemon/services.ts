@@ -1,0 +1,109 @@
+/** What the daemon is made of, and how it comes to its end. Everything hangs off one Services. */
+import { drivers } from "../block/drivers/mod.ts";
+import { blockCommands, BlockGraph, driverRegistry } from "../block/mod.ts";
+import { exportHandlers, ExportRegistry } from "../export/mod.ts";
+import { NbdControl, nbdHandlers } from "../nbd/mod.ts";
+import { CommandRegistry, compatibleVersion, controlHandlers, QmpServer } from "../qmp/mod.ts";
+import { blockCommandTable, blockEventTable } from "../qmp/schema/block.ts";
+import { controlCommands } from "../qmp/schema/control.ts";
+import { exportCommandTable, exportEventTable, nbdCommandTable } from "../qmp/schema/export.ts";
+import type { OwnedContext } from "../sys/mod.ts";
+import { VERSION } from "./version.ts";
+
+/** How long a client has for taking the last replies and events. */
+const FAREWELL_NS = 1e9;
+
+/** Something that is closed at the end. */
+export interface Closable {
+  close(): void | Promise<void>;
+}
+
+/** The parts of a daemon, connected. */
+export class Services {
+  readonly graph: BlockGraph;
+  readonly exports: ExportRegistry;
+  readonly nbd: NbdControl;
+  readonly commands: CommandRegistry = new CommandRegistry();
+  readonly qmp: QmpServer;
+  /** Closed after the monitors, in this order: character devices, objects. */
+  readonly afterMonitors: Closable[] = [];
+  /** Resolves with the reason once somebody wants the daemon to stop. */
+  readonly stopRequested: Promise<string>;
+  /** What `stop` is doing, for people who wait for it. */
+  stage = "";
+  #requestStop: (reason: string) => void = () => {};
+
+  constructor(readonly context: OwnedContext) {
+    this.stopRequested = new Promise((resolve) => this.#requestStop = resolve);
+    const { commands } = this;
+    const events = { ...blockEventTable, ...exportEventTable };
+    const version = compatibleVersion(VERSION);
+    this.qmp = new QmpServer({ context, commands, events, version });
+    this.graph = new BlockGraph({
+      context,
+      drivers: driverRegistry(drivers),
+      events: this.qmp,
+    });
+    this.exports = new ExportRegistry({ graph: this.graph, events: this.qmp });
+    const { graph, exports } = this;
+    this.nbd = new NbdControl({ context, graph, exports });
+    const quit = () => this.quit();
+    commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
+    commands.register(blockCommandTable, blockCommands(graph));
+    commands.register(exportCommandTable, exportHandlers(exports));
+    commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
+  }
+
+  /** Asks for the stop; `stopRequested` resolves. Only the first reason counts. */
+  requestStop(reason: string): void {
+    this.#requestStop(reason);
+  }
+
+  /** The command `quit`: its reply comes after the events of the exports that it closes. */
+  async quit(): Promise<void> {
+    this.qmp.freeze();
+    await this.#closeExports();
+    this.requestStop("quit");
+  }
+
+  async #closeExports(): Promise<void> {
+    this.stage = "clients of exports to finish their requests";
+    await this.exports.closeAll();
+    this.stage = "the NBD server to stop";
+    await this.nbd.close();
+  }
+
+  /**
+   * The graceful stop, in the original's order: exports closed, requests drained, nodes flushed and closed,
+   * monitors, then what `afterMonitors` lists. Also right after a start that failed half-way.
+   */
+  async stop(): Promise<void> {
+    this.qmp.freeze();
+    await this.#closeExports();
+    this.stage = "requests to finish";
+    (await this.graph.drain()).end();
+    this.stage = "nodes to be flushed and closed";
+    await this.graph.closeAll();
+    this.stage = "monitors to send what is left";
+    await this.qmp.flushed(FAREWELL_NS);
+    this.qmp.close();
+    this.stage = "character devices and objects to close";
+    for (const part of this.afterMonitors) await part.close();
+    this.stage = "the event loop to end";
+    await this.context.close();
+  }
+
+  /** What a stop that does not end is waiting for, in words. */
+  waitingFor(): string {
+    const now = this.context.sys.monotonicNs();
+    const requests = this.graph.requests().map(({ op, node, offset, length, startedNs }) =>
+      `${op} of ${length} bytes at ${offset} on node '${node}' for ${
+        ((now - startedNs) / 1e9).toFixed(1)
+      } s`
+    );
+    const shown = requests.slice(0, 4).join("; ");
+    return requests.length === 0
+      ? this.stage
+      : `${this.stage}; requests that have not completed: ${requests.length} (${shown})`;
+  }
+}

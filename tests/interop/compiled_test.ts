@@ -1,0 +1,169 @@
+/**
+ * dist/qsd, whichever kind `deno task compile` can build here: from an empty cache, by several at once, and in
+ * a root that holds nothing but the file and what it says it needs.
+ */
+import assert from "node:assert/strict";
+import { Daemon, ROOT, runToEnd } from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { skip } from "../harness/skips.ts";
+import { lacks, run, which } from "../harness/tools.ts";
+
+const suite = "interop/compiled";
+
+/** Builds dist/qsd in `dir`; what the build said. */
+async function build(target: string, env: Record<string, string> = {}) {
+  return await run(Deno.execPath(), ["run", "-A", `${ROOT}/tools/compile.ts`, target], {
+    cwd: ROOT,
+    env,
+    limit: 180_000,
+  });
+}
+
+async function isScript(path: string): Promise<boolean> {
+  using file = await Deno.open(path);
+  const first = new Uint8Array(2);
+  await file.read(first);
+  return first[0] === 0x23 && first[1] === 0x21;
+}
+
+const exportOptions = [
+  "--blockdev",
+  "driver=file,node-name=file0,filename=image",
+  "--nbd-server",
+  "addr.type=unix,addr.path=nbd",
+  "--export",
+  "type=nbd,id=export0,node-name=file0,name=disk",
+];
+
+/** Starts the program with an image, reads it back over NBD, asks QMP, stops it. */
+async function serveOnce(program: string, env: Record<string, string>): Promise<void> {
+  await using dir = TestDir.make();
+  await Deno.writeFile(dir.file("image"), new Uint8Array(1 << 20).fill(0x71));
+  await using daemon = await Daemon.start({ program, dir, args: exportOptions, env });
+  const version = await daemon.qmp.execute("query-version") as { qemu: { major: number } };
+  assert.equal(version.qemu.major, 7);
+  const uri = daemon.uri("disk");
+  const compared = await run("qemu-img", [
+    "compare",
+    "-f",
+    "raw",
+    "-F",
+    "raw",
+    uri,
+    daemon.file("image"),
+  ]);
+  assert.equal(compared.status, 0, compared.stderr + compared.stdout);
+  const ended = await daemon.stop();
+  assert.deepEqual([ended.status, ended.signal, ended.stderr], [0, null, ""]);
+}
+
+/** Copies files, with the shared libraries of those that have any, to the same paths under `root`. */
+async function install(root: string, files: readonly string[]): Promise<void> {
+  for (const file of files) {
+    const { stdout } = await run("ldd", [file]);
+    for (const path of [file, ...stdout.match(/\/[^\s)]+/g) ?? []]) {
+      if (path.endsWith(":")) continue;
+      await Deno.mkdir(`${root}${path.slice(0, path.lastIndexOf("/"))}`, { recursive: true });
+      await Deno.copyFile(path, `${root}${path}`);
+    }
+  }
+}
+
+Deno.test({
+  name: "the compiled daemon serves, from an empty cache and several at once",
+  ignore: lacks(suite, "qemu-img"),
+  async fn(t) {
+    await using dir = TestDir.make();
+    const program = dir.file("qsd");
+    const built = await build(program);
+    assert.equal(built.status, 0, built.stderr);
+    const env = { XDG_CACHE_HOME: dir.file("cache") };
+
+    await t.step("three first starts at once", async () => {
+      await Promise.all([1, 2, 3].map(() => serveOnce(program, env)));
+    });
+    await t.step("again, from what the first start left", () => serveOnce(program, env));
+    await t.step("where the home directory cannot be written", async () => {
+      const closed = { XDG_CACHE_HOME: "/proc/nowhere", TMPDIR: dir.file("") };
+      await serveOnce(program, closed);
+    });
+    await t.step("it calls itself as it was called", async () => {
+      const name = dir.file("qemu-storage-daemon");
+      await Deno.symlink(program, name);
+      const ended = await runToEnd({ program: name, args: ["--nonsense"], env });
+      assert.equal(ended.status, 1);
+      assert.match(ended.stderr, /^qemu-storage-daemon: /);
+    });
+    await t.step({
+      name: "in a root with nothing but the file and what it needs",
+      ignore: Deno.uid() !== 0 && skip(suite, "chroot needs root"),
+      fn: () => serveInRoot(program, dir),
+    });
+  },
+});
+
+/** As serveOnce, chrooted. */
+async function serveInRoot(program: string, dir: TestDir): Promise<void> {
+  const root = dir.file("root");
+  await Deno.mkdir(`${root}/tmp`, { recursive: true });
+  await Deno.mkdir(`${root}/bin`, { recursive: true });
+  await Deno.copyFile(program, `${root}/bin/qsd`);
+  if (await isScript(program)) {
+    const tools = ["sh", "dd", "mkdir", "chmod", "mv", "rm"].map((name) =>
+      Deno.realPathSync(which(name)!)
+    );
+    await install(root, [...tools, Deno.execPath()]);
+    // The runtime is to come out of the file.
+    await Deno.remove(`${root}${Deno.execPath()}`);
+    const sh = Deno.realPathSync(which("sh")!);
+    if (sh !== "/bin/sh") await Deno.symlink(sh, `${root}/bin/sh`).catch(() => {});
+  } else {
+    await install(root, [program]);
+  }
+  await Deno.writeFile(`${root}/image`, new Uint8Array(1 << 20).fill(0x71));
+  const chroot = which("chroot")!;
+  const args = [
+    root,
+    "/bin/qsd",
+    ...exportOptions.map((one) =>
+      one.replace("=image", "=/image")
+        .replace("path=nbd", "path=/nbd")
+    ),
+  ];
+  const child = new Deno.Command(chroot, {
+    args: [...args, "--pidfile", "/pid"],
+    clearEnv: true,
+    env: { PATH: "/usr/bin:/bin" },
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  const errors = new Response(child.stderr).text();
+  let over: Deno.CommandStatus | undefined;
+  child.status.then((status) => over = status);
+  while (over === undefined && !(await Deno.stat(`${root}/pid`).catch(() => undefined))?.size) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  if (over !== undefined) assert.fail(`it ended with ${over.code}: ${await errors}`);
+  const uri = `nbd+unix:///disk?socket=${root}/nbd`;
+  const compared = await run("qemu-img", [
+    "compare",
+    "-f",
+    "raw",
+    "-F",
+    "raw",
+    uri,
+    `${root}/image`,
+  ]);
+  child.kill("SIGTERM");
+  const status = await child.status;
+  assert.deepEqual([status.code, await errors], [0, ""]);
+  assert.equal(compared.status, 0, compared.stderr + compared.stdout);
+}
+
+Deno.test("a DENORT_BIN that is not there is refused by its name", async () => {
+  await using dir = TestDir.make();
+  const built = await build(dir.file("qsd"), { DENORT_BIN: "/nowhere/denort" });
+  assert.equal(built.status, 1);
+  assert.equal(built.stderr, "compile: DENORT_BIN is /nowhere/denort, which is no file\n");
+});
