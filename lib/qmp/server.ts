@@ -2,7 +2,6 @@
  * All monitors of the daemon: commands of all of them run one at a time, round robin; events go to every
  * negotiated one.
  */
-import type { MaybePromise } from "../base/mod.ts";
 import type { Context, Timer } from "../sys/types.ts";
 import type { Channel, ChannelUser } from "./channel.ts";
 import { type CommandRegistry, Dispatcher } from "./dispatcher.ts";
@@ -155,6 +154,3 @@ export class QmpServer implements EventSink {
     return undefined;
   }
 }
-
-/** What `quit` does: see commands.ts. */
-export type QuitHook = () => MaybePromise<void>;
