@@ -208,7 +208,7 @@ export class Daemon {
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       if (this.ended === undefined) {
-        this.kill("SIGTERM");
+        if (this.alive) this.kill("SIGTERM");
         await this.end(5_000).catch(async () => {
           this.kill("SIGKILL");
           await this.end();

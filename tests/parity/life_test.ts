@@ -1,0 +1,119 @@
+/** Start and end: pid file, daemonize, signals, quit, sockets left behind, order of the end. */
+import { type Case, parity } from "./mould.ts";
+
+const setup = [
+  "--blockdev",
+  "file,node-name=f,filename=a.raw",
+  "--nbd-server",
+  "addr.type=unix,addr.path=nbd",
+  "--export",
+  "nbd,id=e,node-name=f",
+];
+const base: Case = { name: "", args: setup, files: { "a.raw": { size: 4096, noise: 1 } } };
+const query = { execute: "query-block-exports" } as const;
+/** Starts in the background, waits for the caller, then reports on the daemon and stops it. */
+const background = (options: string) => [
+  "sh",
+  "-c",
+  `.bin/qemu-storage-daemon --daemonize --pidfile p ${options} >out 2>err; echo "started: $?"
+   cat out err; [ -e p ] || exit 0
+   pid=$(cat p); stat -c %a p; readlink /proc/$pid/cwd; umask=$(grep Umask /proc/$pid/status); echo "$umask"
+   for fd in 0 1 2; do readlink /proc/$pid/fd/$fd; done
+   [ "$(ps -o sid= -p $pid | tr -d ' ')" != "$(ps -o sid= -p $$ | tr -d ' ')" ] && echo "own session"
+   [ -e nbd ] && stat -c %a nbd
+   kill $pid; while [ -e p ]; do sleep 0.02; done; echo "pid file gone"; ls`,
+];
+
+parity("the end", [
+  ...(["SIGTERM", "SIGINT", "SIGHUP"] as const).map((signal): Case => ({
+    ...base,
+    name: signal,
+    steps: [query, { signal }],
+  })),
+  { ...base, name: "quit", steps: [{ execute: "quit" }, { ends: true }] },
+  { ...base, name: "quit with an id", steps: [{ execute: "quit", id: "q" }, { ends: true }] },
+  {
+    ...base,
+    name: "quit with arguments",
+    steps: [{ execute: "quit", arguments: { x: 1 } }, query],
+  },
+  {
+    ...base,
+    name: "what is left behind",
+    steps: [{ exist: ["nbd", "qmp", "pid"] }, {
+      tool: ["sh", "-c", "kill $(cat pid); while [ -e pid ]; do sleep 0.02; done; ls"],
+    }],
+  },
+]);
+
+parity("daemonize and pid file", [
+  { ...base, name: "in the background", steps: [{ tool: background(setup.join(" ")) }] },
+  {
+    ...base,
+    name: "a start that fails is told to the caller",
+    steps: [{ tool: background("--blockdev file,node-name=x,filename=nobody") }],
+  },
+  {
+    ...base,
+    name: "stdio cannot be used",
+    steps: [{ tool: background("--chardev stdio,id=s --monitor s") }],
+  },
+  {
+    ...base,
+    name: "a pid file that another daemon holds",
+    steps: [{ tool: ["sh", "-c", ".bin/qemu-storage-daemon --pidfile pid; echo $?; ls -a"] }],
+  },
+  {
+    ...base,
+    name: "a stale pid file is taken over",
+    files: { ...base.files, p: { text: "123456789012345678901234567890\n" } },
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        ".bin/qemu-storage-daemon --daemonize --pidfile p; echo $?; pid=$(cat p); tr -dc '\\n' <p | wc -c; kill $pid; while [ -e p ]; do sleep 0.02; done; ls",
+      ],
+    }],
+  },
+  {
+    ...base,
+    name: "the last of two pid files wins",
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        ".bin/qemu-storage-daemon --daemonize --pidfile x --pidfile y; ls; kill $(cat y); while [ -e y ]; do sleep 0.02; done; ls",
+      ],
+    }],
+  },
+  {
+    name: "a start that fails after a socket was bound",
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        ".bin/qemu-storage-daemon --nbd-server addr.type=unix,addr.path=n --blockdev nonsense --pidfile q; echo $?; ls",
+      ],
+    }],
+  },
+]);
+
+const stdio = "--chardev stdio,id=s --monitor s";
+parity("a monitor on standard input", [
+  {
+    name: "greets, answers, quits",
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        `.bin/qemu-storage-daemon ${stdio} | sed 's/"QMP.*//; s/"timestamp": {[^}]*}//' | tr -d '\\r' | sort`,
+      ],
+      input:
+        '{"execute":"qmp_capabilities"}\n{"execute":"query-block-exports","id":1}\n{"execute":"quit"}\n',
+    }],
+  },
+  {
+    name: "is refused twice",
+    args: ["--chardev", "stdio,id=s", "--chardev", "stdio,id=t"],
+  },
+]);
