@@ -1,0 +1,416 @@
+/** For tests: a disk in native memory, a server with one export, and a client that speaks raw bytes. */
+import assert from "node:assert/strict";
+import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import type { BackendStatistics, BlockBackend, BlockStatus, Limits } from "../block/mod.ts";
+import { type Context, createContext, type Memory, type OwnedContext } from "../sys/mod.ts";
+import { Connection, type ConnectionHost } from "./connection.ts";
+import { type ExportDirectory, NbdExport } from "./export.ts";
+import { SocketTransport } from "./transport.ts";
+import {
+  EXTENDED_REQUEST_MAGIC,
+  EXTENDED_REQUEST_SIZE,
+  Opt,
+  putUint64,
+  REQUEST_MAGIC,
+  REQUEST_SIZE,
+} from "./wire.ts";
+import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.ts";
+
+const EPOLLIN = 1;
+const EPOLLOUT = 4;
+const PAGE = 64 * 1024;
+
+const limits: Limits = {
+  requestAlignment: 1,
+  memoryAlignment: 1,
+  maxTransfer: 2 ** 31 - 1,
+  maxWriteZeroes: 2 ** 31,
+  writeZeroesAlignment: 1,
+  maxDiscard: 2 ** 31,
+  discardAlignment: 1,
+  optimalTransfer: 0,
+  maxSegments: 1024,
+};
+
+/** A disk in native memory. Pages of 64 KiB that were never written are holes. */
+export class MemoryBackend implements BlockBackend {
+  readonly node = { name: "disk", driver: "memory", size: 0 };
+  limits: Limits = { ...limits };
+  readOnly = false;
+  /** Answers later: after a turn of the loop, or when the test says so. */
+  later: undefined | ((op: string) => Promise<void>);
+  /** Fails a call: an errno's name. */
+  failing: undefined | ((op: string, offset: number) => string | undefined);
+  /** Calls that arrived, as "read 0 4096". */
+  readonly calls: string[] = [];
+  inFlight = 0;
+  readonly statistics = {} as BackendStatistics;
+  readonly #context: Context;
+  readonly #memory: Memory;
+  readonly #written = new Set<number>();
+  #size: number;
+
+  constructor(context: Context, size: number) {
+    this.#context = context;
+    this.#size = size;
+    this.#memory = context.sys.allocate(size);
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** The node shrinks (or grows back) underneath. */
+  resize(size: number): void {
+    assert.ok(size <= this.#memory.length);
+    this.#size = size;
+  }
+
+  /** The disk's bytes. */
+  get bytes(): Uint8Array {
+    return this.#memory.bytes;
+  }
+
+  /** Marks a range as data. */
+  touch(offset: number, length: number): void {
+    for (let at = offset - offset % PAGE; at < offset + length; at += PAGE) this.#written.add(at);
+  }
+
+  #do(op: string, offset: number, length: number, work: () => void): MaybePromise<void> {
+    this.calls.push(`${op} ${offset} ${length}`);
+    const errno = this.failing?.(op, offset);
+    const act = () => {
+      if (errno !== undefined) throw new BlockError(errno, `${op} failed`);
+      work();
+    };
+    if (this.later === undefined) return act();
+    this.inFlight++;
+    return this.later(op).then(act).finally(() => this.inFlight--);
+  }
+
+  #each(iov: IoVec, move: (address: number, at: number, length: number) => void): void {
+    let at = 0;
+    for (let i = 0; i < iov.count; i++) {
+      move(iov.addresses[i]!, at, iov.lengths[i]!);
+      at += iov.lengths[i]!;
+    }
+  }
+
+  read(offset: number, iov: IoVec): MaybePromise<void> {
+    const { sys } = this.#context;
+    assert.ok(offset + iov.total <= this.#size);
+    return this.#do("read", offset, iov.total, () => {
+      this.#each(iov, (to, at, n) => sys.copy(to, this.#memory.address + offset + at, n));
+    });
+  }
+
+  write(offset: number, iov: IoVec, flags = 0): MaybePromise<void> {
+    const { sys } = this.#context;
+    assert.ok(offset + iov.total <= this.#size);
+    const op = flags === 0 ? "write" : `write(${flags})`;
+    return this.#do(op, offset, iov.total, () => {
+      this.#each(iov, (from, at, n) => sys.copy(this.#memory.address + offset + at, from, n));
+      this.touch(offset, iov.total);
+    });
+  }
+
+  writeZeroes(offset: number, length: number, flags = 0): MaybePromise<void> {
+    return this.#do(`zeroes(${flags})`, offset, length, () => {
+      this.bytes.fill(0, offset, offset + length);
+      this.touch(offset, length);
+    });
+  }
+
+  discard(offset: number, length: number): MaybePromise<void> {
+    return this.#do("discard", offset, length, () => {});
+  }
+
+  flush(): MaybePromise<void> {
+    return this.#do("flush", 0, 0, () => {});
+  }
+
+  prefetch(offset: number, length: number): MaybePromise<void> {
+    return this.#do("prefetch", offset, length, () => {});
+  }
+
+  status(
+    offset: number,
+    length: number,
+    _precise: boolean,
+    out: BlockStatus,
+  ): MaybePromise<void> {
+    return this.#do("status", offset, length, () => {
+      const data = this.#written.has(offset - offset % PAGE);
+      let end = offset - offset % PAGE + PAGE;
+      while (end < offset + length && this.#written.has(end) === data) end += PAGE;
+      out.length = Math.min(end - offset, length);
+      out.allocated = out.data = data;
+      out.zero = !data;
+    });
+  }
+
+  allocationDepth(offset: number, length: number): { depth: number; length: number } {
+    const status: BlockStatus = { length: 0, allocated: false, data: false, zero: false };
+    const errno = this.failing?.("depth", offset);
+    if (errno !== undefined) throw new BlockError(errno, "depth failed");
+    const { later } = this;
+    this.later = undefined;
+    void this.status(offset, length, true, status);
+    this.later = later;
+    return { depth: status.data ? 1 : 0, length: status.length };
+  }
+
+  setPermissions(): Promise<void> {
+    return Promise.resolve();
+  }
+  idle(): Promise<void> {
+    return Promise.resolve();
+  }
+  detach(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** The other end of a connection: raw bytes. */
+export class ByteClient {
+  readonly #context: Context;
+  readonly #buffer: Memory;
+  #fd: number;
+
+  constructor(context: Context, fd: number) {
+    this.#context = context;
+    this.#fd = fd;
+    this.#buffer = context.sys.allocate(1024 * 1024);
+  }
+
+  #until(events: number): Promise<void> {
+    return new Promise((resolve) => {
+      const watch = this.#context.loop.watch(this.#fd, events, () => {
+        watch.close();
+        resolve();
+      });
+    });
+  }
+
+  /** Sends all of `bytes`; false when the server has hung up. */
+  async send(bytes: Uint8Array): Promise<boolean> {
+    for (let at = 0; at < bytes.length;) {
+      const length = Math.min(bytes.length - at, this.#buffer.length);
+      this.#buffer.bytes.set(bytes.subarray(at, at + length));
+      const sent = this.#context.sys.send(this.#fd, this.#buffer.address, length, 0);
+      if (sent === -11) await this.#until(EPOLLOUT);
+      else if (sent < 0) return false;
+      else at += sent;
+    }
+    return true;
+  }
+
+  /** The next `length` bytes, or fewer at the end of the stream. */
+  async receive(length: number): Promise<Uint8Array> {
+    const out = new Uint8Array(length);
+    for (let at = 0; at < length;) {
+      const want = Math.min(length - at, this.#buffer.length);
+      const got = this.#context.sys.recv(this.#fd, this.#buffer.address, want, 0);
+      if (got === -11) {
+        await this.#until(EPOLLIN);
+      } else if (got <= 0) {
+        return out.subarray(0, at);
+      } else {
+        out.set(this.#buffer.bytes.subarray(0, got), at);
+        at += got;
+      }
+    }
+    return out;
+  }
+
+  /** Everything until the server hangs up. */
+  async rest(): Promise<Uint8Array> {
+    const parts: number[] = [];
+    for (;;) {
+      const byte = await this.receive(65536);
+      parts.push(...byte);
+      if (byte.length < 65536) return Uint8Array.from(parts);
+    }
+  }
+
+  /** Says that nothing more will be sent (SHUT_WR). */
+  halfClose(): void {
+    this.#context.sys.shutdown(this.#fd, 1);
+  }
+
+  /** Idempotent. */
+  close(): void {
+    if (this.#fd < 0) return;
+    this.#context.sys.close(this.#fd);
+    this.#fd = -1;
+    this.#buffer.unmap();
+  }
+}
+
+/** A server without listening sockets: connections are made by the test. */
+export class TestServer implements ConnectionHost, ExportDirectory {
+  readonly context: OwnedContext;
+  readonly backend: MemoryBackend;
+  readonly target: NbdExport;
+  readonly traces: ConnectionHost["traces"];
+  handshakeNs = 0;
+  multiConn = true;
+  readonly connections = new Set<Connection>();
+  readonly failures: string[] = [];
+  /** Errors thrown inside the loop: our mistakes. */
+  readonly mistakes: unknown[] = [];
+  readonly #clients: ByteClient[] = [];
+  #gone: (() => void)[] = [];
+
+  constructor(size: number, options: Partial<ConstructorParameters<typeof NbdExport>[1]> = {}) {
+    this.context = createContext({ name: "test", onError: (error) => this.mistakes.push(error) });
+    this.backend = new MemoryBackend(this.context, size);
+    this.target = new NbdExport(this.backend, {
+      name: "disk",
+      writable: true,
+      writethrough: false,
+      allocationDepth: true,
+      ...options,
+    });
+    const trace = this.context.trace("test");
+    this.traces = {
+      begin: trace,
+      success: trace,
+      timeout: trace,
+      option: trace,
+      flags: trace,
+      error: trace,
+      meta: trace,
+      request: trace,
+      replyError: trace,
+    };
+  }
+
+  get exports(): ExportDirectory {
+    return this;
+  }
+  find(name: string): NbdExport | undefined {
+    return name === this.target.name ? this.target : undefined;
+  }
+  list(): NbdExport[] {
+    return [this.target];
+  }
+  entered(): boolean {
+    return true;
+  }
+  failed(_connection: Connection, reason: string): void {
+    this.failures.push(reason);
+  }
+  closed(connection: Connection): void {
+    this.connections.delete(connection);
+    const { counters } = connection;
+    if (counters !== undefined) this.target.counters.add(counters);
+    for (const resolve of this.#gone.splice(0)) resolve();
+  }
+
+  /** A new client. */
+  connect(): ByteClient {
+    const pair = this.context.sys.socketpair();
+    assert.ok(typeof pair !== "number");
+    const transport = new SocketTransport(this.context, pair[0]);
+    this.connections.add(new Connection(this.context, transport, this, "test"));
+    const client = new ByteClient(this.context, pair[1]);
+    this.#clients.push(client);
+    return client;
+  }
+
+  /** A client in transmission. */
+  async enter(options: EnterOptions = {}): Promise<ByteClient> {
+    const client = this.connect();
+    await client.receive(18);
+    await client.send(handshake(this.target.name, options));
+    // The last answer to GO is an ACK: read replies until then.
+    for (let acks = 0; acks < handshakeAcks(options);) {
+      const header = viewOf(await client.receive(20));
+      await client.receive(header.getUint32(16));
+      assert.ok(header.getUint32(12) < 0x80000000, "the handshake failed");
+      if (header.getUint32(12) === 1) acks++;
+    }
+    return client;
+  }
+
+  /** Waits until no client is connected. */
+  async allGone(): Promise<void> {
+    while (this.connections.size > 0) {
+      await new Promise<void>((resolve) => this.#gone.push(resolve));
+    }
+  }
+
+  /** Hangs everything up; fails if anything was wrong inside or memory is still in use. */
+  async close(): Promise<void> {
+    for (const client of this.#clients) client.close();
+    for (const connection of this.connections) connection.shutdown();
+    await this.allGone();
+    const { inUse } = this.context.buffers;
+    await this.context.close();
+    assert.deepEqual(this.mistakes, []);
+    assert.equal(inUse, 0, "buffers are still in use");
+    assert.equal(this.target.counters.inFlight, 0, "requests are still counted in flight");
+  }
+}
+
+/** What a client negotiates. */
+export interface EnterOptions {
+  framing?: "simple" | "structured" | "extended";
+  contexts?: readonly string[];
+}
+
+/** A client's whole side of a handshake that ends with GO. */
+export function handshake(name: string, options: EnterOptions = {}): Uint8Array {
+  const parts: Uint8Array[] = [Uint8Array.of(0, 0, 0, 3)];
+  if (options.framing === "structured") parts.push(optionMessage(Opt.structuredReply));
+  if (options.framing === "extended") parts.push(optionMessage(Opt.extendedHeaders));
+  if (options.contexts !== undefined) {
+    parts.push(optionMessage(Opt.setMetaContext, metaRequestData(name, options.contexts)));
+  }
+  parts.push(optionMessage(Opt.go, infoRequestData(name)));
+  return concat(parts);
+}
+
+function handshakeAcks(options: EnterOptions): number {
+  const framed = options.framing === "structured" || options.framing === "extended";
+  return 1 + (framed ? 1 : 0) + (options.contexts === undefined ? 0 : 1);
+}
+
+/** All of them in a row. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array {
+  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+/** A request as a client sends it; `data` follows the header. */
+export function request(
+  type: number,
+  offset: number | bigint,
+  length: number,
+  options: { flags?: number; cookie?: number; data?: Uint8Array; extended?: boolean } = {},
+): Uint8Array {
+  const { flags = 0, cookie = 7, data = new Uint8Array(0), extended = false } = options;
+  const size = extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+  const bytes = new Uint8Array(size + data.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC);
+  view.setUint16(4, flags);
+  view.setUint16(6, type);
+  putUint64(view, 8, cookie);
+  view.setBigUint64(16, BigInt(offset));
+  if (extended) putUint64(view, 24, length);
+  else view.setUint32(24, length);
+  bytes.set(data, size);
+  return bytes;
+}
+
+/** A view of just these bytes. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
