@@ -1,0 +1,2 @@
+/** The composition root: start, readiness, graceful stop. */
+export { runDaemon } from "./run.ts";

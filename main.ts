@@ -1,0 +1,4 @@
+/** qsd: the QEMU Storage Daemon. See docs/architecture.md. */
+import { runDaemon } from "./lib/daemon/mod.ts";
+
+await runDaemon();
