@@ -1,0 +1,152 @@
+import assert from "node:assert/strict";
+import { IoVec } from "../base/mod.ts";
+import { openAio, probeAio } from "./aio.ts";
+import { archConstants, O } from "./constants.ts";
+import { createContext } from "./context.ts";
+import { check, Errno } from "./errno.ts";
+import {
+  type AsyncIo,
+  type EngineRefused,
+  QUEUE_DEPTH,
+  type QueueContext,
+} from "./kernel_queue.ts";
+import { LinuxSys } from "./linux.ts";
+import { isRefused, openUring, probeUring, UringIo } from "./uring.ts";
+import type { FileStat } from "./types.ts";
+
+const probing = new LinuxSys();
+const engines: {
+  name: string;
+  open(context: QueueContext): AsyncIo | EngineRefused;
+  refused: EngineRefused | undefined;
+}[] = [
+  { name: "aio=native", open: openAio, refused: probeAio(probing) },
+  { name: "aio=io_uring", open: openUring, refused: probeUring(probing) },
+];
+probing.dispose();
+
+/** Runs `body` with an engine and a file opened with O_DIRECT where the file system has it. */
+async function withEngine(
+  open: (context: QueueContext) => AsyncIo | EngineRefused,
+  body: (io: AsyncIo, fd: number, context: ReturnType<typeof createContext>) => Promise<void>,
+): Promise<void> {
+  const context = createContext({ name: "test" });
+  const directory = await Deno.makeTempDir();
+  const io = open(context);
+  assert(!isRefused(io), isRefused(io) ? io.reason : "");
+  const { O_DIRECT } = archConstants(context.sys.arch);
+  let fd = context.sys.open(`${directory}/f`, O.RDWR | O.CREAT | O_DIRECT, 0o600);
+  if (fd === -Errno.EINVAL) fd = context.sys.open(`${directory}/f`, O.RDWR | O.CREAT, 0o600);
+  check(fd, "open");
+  try {
+    await body(io, fd, context);
+  } finally {
+    await io.close();
+    context.sys.close(fd);
+    await context.close();
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+for (const { name, open, refused } of engines) {
+  const title = refused === undefined ? name : `${name}, refused here: ${refused.reason}`;
+  const ignore = refused !== undefined;
+
+  Deno.test(
+    `what is written is read back, many requests at once (${title})`,
+    { ignore },
+    () =>
+      withEngine(open, async (io, fd, { sys }) => {
+        const count = 3 * QUEUE_DEPTH;
+        const memory = sys.allocate(2 * count * 4096);
+        for (let i = 0; i < count; i++) memory.bytes.fill(i % 251 + 1, i * 4096, (i + 1) * 4096);
+        const iov = new IoVec(); // one list for all: it may be reused at once
+        const written = [];
+        for (let i = 0; i < count; i++) {
+          iov.single(memory.address + i * 4096, 4096);
+          written.push(io.writev(fd, iov, i * 4096));
+        }
+        assert.equal(io.inFlight, count);
+        assert((await Promise.all(written)).every((rc) => rc === 4096));
+        assert.equal(await io.fdatasync(fd), 0);
+        const base = memory.address + count * 4096;
+        const read = [];
+        for (let i = 0; i < count; i += 3) {
+          iov.reset();
+          for (let k = 2; k >= 0; k--) iov.add(base + (i + k) * 4096, 4096);
+          read.push(io.readv(fd, iov, i * 4096));
+        }
+        assert((await Promise.all(read)).every((rc) => rc === 3 * 4096));
+        assert.equal(io.inFlight, 0);
+        for (let i = 0; i < count; i++) {
+          const mirrored = i - i % 3 + (2 - i % 3); // the segments were given in reverse
+          assert.equal(memory.bytes[(count + mirrored) * 4096 + 17], i % 251 + 1);
+        }
+        memory.unmap();
+      }),
+  );
+
+  Deno.test(
+    `failures come as -errno to their own request only (${title})`,
+    { ignore },
+    () =>
+      withEngine(open, async (io, fd, { sys }) => {
+        const memory = sys.allocate(4096);
+        const one = IoVec.of(memory.address, 4096);
+        const results = await Promise.all([
+          io.writev(fd, one, 0),
+          io.readv(-1, one, 0),
+          io.writev(fd, one, 4096),
+          io.readv(fd, IoVec.of(4096, 4096), 0), // not mapped
+          io.readv(fd, one, 1 << 20),
+        ]);
+        assert.deepEqual(results, [4096, -Errno.EBADF, 4096, -Errno.EFAULT, 0]);
+        memory.unmap();
+      }),
+  );
+
+  Deno.test(
+    `hundreds of segments in one request (${title})`,
+    { ignore },
+    () =>
+      withEngine(open, async (io, fd, { sys }) => {
+        const memory = sys.allocate(700 * 512);
+        const iov = new IoVec();
+        for (let i = 0; i < 600; i++) {
+          memory.bytes[i * 512] = i & 255;
+          iov.add(memory.address + i * 512, 512);
+        }
+        assert.equal(await io.writev(fd, iov, 0), 600 * 512);
+        memory.bytes.fill(0);
+        assert.equal(await io.readv(fd, iov, 0), 600 * 512);
+        for (let i = 0; i < 600; i++) assert.equal(memory.bytes[i * 512], i & 255);
+        memory.unmap();
+      }),
+  );
+
+  Deno.test(
+    `completions wake a loop that sleeps (${title})`,
+    { ignore },
+    () =>
+      withEngine(open, async (io, fd, { sys, loop }) => {
+        loop.configure({ pollMaxNs: 0 });
+        const memory = sys.allocate(4096);
+        for (let i = 0; i < 20; i++) {
+          assert.equal(await io.writev(fd, IoVec.of(memory.address, 4096), i * 4096), 4096);
+          assert.equal(await io.fdatasync(fd), 0);
+        }
+        memory.unmap();
+      }),
+  );
+}
+
+Deno.test("io_uring allocates and answers no-ops", {
+  ignore: engines[1]!.refused !== undefined,
+}, () =>
+  withEngine(openUring, async (io, fd, { sys }) => {
+    assert(io instanceof UringIo);
+    assert.equal(await io.nop(), 0);
+    assert.equal(await io.fallocate(fd, 0, 4096, 8192), 0);
+    assert.equal((sys.fstat(fd) as FileStat).size, 12288);
+    assert.equal(await io.fallocate(-1, 0, 0, 1), -Errno.EBADF);
+  }));

@@ -1,0 +1,220 @@
+/**
+ * What aio=native and aio=io_uring have in common: requests take slots, are submitted together at the end
+ * of the loop's turn, and are completed from a ring in shared memory, which is looked at once in every turn
+ * and whose eventfd wakes a loop that sleeps.
+ */
+import { assert, IoVec } from "../base/mod.ts";
+import { EPOLL } from "./constants.ts";
+import { check, Errno, errnoName } from "./errno.ts";
+import { IOV_MAX, IOVEC_SIZE, putIovecs } from "./layout.ts";
+import type { Loop, Memory, Sys, Watch } from "./types.ts";
+
+/** Asynchronous I/O on descriptors. Results: bytes moved (0 for a flush), or -errno. */
+export interface AsyncIo {
+  /** As the aio option calls it. */
+  readonly engine: "native" | "io_uring";
+  /** Requests that have not completed. */
+  readonly inFlight: number;
+  /** At most IOV_MAX segments are moved by one request: more make it short. */
+  readv(fd: number, iov: IoVec, offset: number): Promise<number>;
+  writev(fd: number, iov: IoVec, offset: number): Promise<number>;
+  fdatasync(fd: number): Promise<number>;
+  /** Waits for what is in flight and gives everything back. Nothing may be submitted afterwards. */
+  close(): Promise<void>;
+}
+
+/** Why an engine cannot be had here. */
+export interface EngineRefused {
+  /** Positive errno of the call that was refused. */
+  readonly errno: number;
+  /** For people: which call, why, and what would help. */
+  readonly reason: string;
+}
+
+/** What an engine works with: a context, or parts of one. */
+export interface QueueContext {
+  readonly sys: Sys;
+  readonly loop: Loop;
+}
+
+/** Requests in the kernel at once; more wait here. */
+export const QUEUE_DEPTH = 128;
+
+/** What one request does. */
+export type Operation = "readv" | "writev" | "fdatasync" | "fallocate" | "nop";
+
+/** One request as the engines see it; `address`: of the data if count is 1, else of the iovecs. */
+export interface QueueRequest {
+  op: Operation;
+  fd: number;
+  address: number;
+  count: number;
+  /** Bytes if count is 1; the mode for fallocate. */
+  length: number;
+  offset: number;
+}
+
+interface Waiting {
+  readonly op: Operation;
+  readonly fd: number;
+  readonly iov: IoVec;
+  readonly offset: number;
+  readonly mode: number;
+  readonly resolve: (result: number) => void;
+}
+
+/** Base of both engines. A request owns its slot, with native memory for its iovecs, from start to completion. */
+export abstract class KernelQueue implements AsyncIo {
+  abstract readonly engine: "native" | "io_uring";
+  protected readonly sys: Sys;
+  protected readonly eventFd: number;
+  readonly #loop: Loop;
+  readonly #iovecs: Memory;
+  readonly #words: Uint32Array[] = [];
+  readonly #free: number[] = [];
+  readonly #resolvers: (((result: number) => void) | undefined)[] = [];
+  readonly #waiting: Waiting[] = [];
+  readonly #request: QueueRequest = {
+    op: "nop",
+    fd: -1,
+    address: 0,
+    count: 0,
+    length: 0,
+    offset: 0,
+  };
+  #watch: Watch | undefined;
+  #poller: { remove(): void } | undefined;
+  #busy = 0;
+  #scheduled = false;
+  #closing = false;
+  #idle: (() => void) | undefined;
+
+  constructor(context: QueueContext, eventFd: number) {
+    this.sys = context.sys;
+    this.#loop = context.loop;
+    this.eventFd = eventFd;
+    const size = IOV_MAX * IOVEC_SIZE;
+    this.#iovecs = this.sys.allocate(QUEUE_DEPTH * size);
+    for (let slot = 0; slot < QUEUE_DEPTH; slot++) {
+      this.#free.push(QUEUE_DEPTH - 1 - slot);
+      this.#words.push(new Uint32Array(this.#iovecs.bytes.buffer, slot * size, IOV_MAX * 4));
+    }
+  }
+
+  /** Puts a request into the submission queue; there is room for QUEUE_DEPTH. */
+  protected abstract enqueue(slot: number, request: QueueRequest): void;
+  /** Hands the queue to the kernel. False: the kernel cannot take it now, ask again. */
+  protected abstract submit(): boolean;
+  /** Calls `complete` for everything that has completed. Whether there was any. */
+  protected abstract reap(): boolean;
+  /** Gives back what the engine has mapped and opened. */
+  protected abstract dispose(): void;
+
+  /** Begins to listen for completions; the engine is ready. */
+  protected attach(): void {
+    // Edge-triggered: the counter need not be read.
+    this.#watch = this.#loop.watch(this.eventFd, EPOLL.IN | EPOLL.ET, () => this.reap());
+    this.#poller = this.#loop.addPoller(() => this.#busy > 0 && this.reap());
+  }
+
+  get inFlight(): number {
+    return this.#busy + this.#waiting.length;
+  }
+
+  readv(fd: number, iov: IoVec, offset: number): Promise<number> {
+    return this.start("readv", fd, iov, offset, 0);
+  }
+
+  writev(fd: number, iov: IoVec, offset: number): Promise<number> {
+    return this.start("writev", fd, iov, offset, 0);
+  }
+
+  fdatasync(fd: number): Promise<number> {
+    return this.start("fdatasync", fd, new IoVec(), 0, 0);
+  }
+
+  /** Starts a request, or queues it (with a copy of its list) when all slots are taken. */
+  protected start(
+    op: Operation,
+    fd: number,
+    iov: IoVec,
+    offset: number,
+    mode: number,
+  ): Promise<number> {
+    assert(!this.#closing, "request on a closed engine");
+    return new Promise((resolve) => {
+      if (this.#free.length > 0) this.#place({ op, fd, iov, offset, mode, resolve });
+      else this.#waiting.push({ op, fd, iov: iov.slice(0, iov.total), offset, mode, resolve });
+    });
+  }
+
+  #place({ op, fd, iov, offset, mode, resolve }: Waiting): void {
+    const slot = this.#free.pop()!;
+    const request = this.#request;
+    request.op = op;
+    request.fd = fd;
+    request.offset = offset;
+    request.count = Math.min(iov.count, IOV_MAX);
+    request.length = mode;
+    if (iov.count === 1) {
+      request.address = iov.addresses[0]!;
+      request.length = iov.lengths[0]!;
+    } else {
+      putIovecs(this.#words[slot]!, iov.addresses, iov.lengths, 0, request.count);
+      request.address = this.#iovecs.address + slot * IOV_MAX * IOVEC_SIZE;
+      // fallocate: its length travels where the address would.
+      if (op === "fallocate") request.address = iov.total;
+    }
+    this.#resolvers[slot] = resolve;
+    this.#busy++;
+    this.enqueue(slot, request);
+    this.#schedule();
+  }
+
+  /** One submission for all requests of this turn. */
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    this.#loop.defer(this.#flush);
+  }
+
+  readonly #flush = (): void => {
+    this.#scheduled = false;
+    if (!this.submit()) this.#schedule();
+  };
+
+  /** A request has completed with `result`. */
+  protected complete(slot: number, result: number): void {
+    const resolve = this.#resolvers[slot];
+    assert(resolve !== undefined, "completion of a request that is not in flight");
+    this.#resolvers[slot] = undefined;
+    this.#free.push(slot);
+    this.#busy--;
+    resolve(result);
+    const next = this.#waiting.shift();
+    if (next !== undefined) this.#place(next);
+    else if (this.#busy === 0) this.#idle?.();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closing) return;
+    this.#closing = true;
+    if (this.#busy > 0) await new Promise<void>((resolve) => this.#idle = resolve);
+    this.#watch?.close();
+    this.#poller?.remove();
+    this.dispose();
+    this.#iovecs.unmap();
+    check(this.sys.close(this.eventFd), "close");
+  }
+}
+
+/** EngineRefused for a call that failed with `errno`, with what people can do about it. */
+export function refused(call: string, errno: number, hints: Record<number, string>): EngineRefused {
+  const hint = hints[errno];
+  return { errno, reason: `${call}: ${errnoName(errno)}${hint === undefined ? "" : ` (${hint})`}` };
+}
+
+/** Whether a submission that failed so will succeed later. */
+export function passing(errno: number): boolean {
+  return errno === Errno.EAGAIN || errno === Errno.EBUSY || errno === Errno.EINTR;
+}
