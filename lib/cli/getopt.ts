@@ -9,7 +9,7 @@ export interface OptionSpec {
   readonly takesArgument: boolean;
 }
 
-/** What was met on the command line. `typed` is the option as the user wrote it. */
+/** What was met on the command line. `typed` is the option with its argument as the user wrote them. */
 export type Met =
   | {
     readonly kind: "option";
@@ -71,7 +71,7 @@ function long(arg: string, next: string | undefined, specs: readonly OptionSpec[
   }
   const spec = candidates[0]!;
   const option = (value: string, usedNext: boolean): Found => ({
-    met: { kind: "option", name: spec.name, typed, value },
+    met: { kind: "option", name: spec.name, typed: usedNext ? `${arg} ${next}` : arg, value },
     usedNext,
   });
   if (!spec.takesArgument) {
@@ -93,7 +93,7 @@ function short(arg: string, next: string | undefined, specs: readonly OptionSpec
     const spec = specs.find((each) => each.short === letter);
     if (spec === undefined) return [...found, mistake(`invalid option -- '${letter}'`)];
     const option = (value: string, usedNext: boolean): Found => ({
-      met: { kind: "option", name: spec.name, typed: `-${letter}`, value },
+      met: { kind: "option", name: spec.name, typed: usedNext ? `${arg} ${next}` : arg, value },
       usedNext,
     });
     if (!spec.takesArgument) {

@@ -1,0 +1,35 @@
+/** The text of --help. */
+
+const text = `Usage: PROGRAM [OPTION]...
+Serves disk images to other programs, steered over QMP.
+
+  -h, --help             print this text and exit
+  -V, --version          print the version and exit
+  -T, --trace [enable=]PATTERN[,events=FILE][,file=FILE]
+                         switch trace events on; '-T help' lists them
+
+  --blockdev [driver=]DRIVER[,node-name=NAME][,OPTION=VALUE]...
+                         open a block node
+  --chardev BACKEND,id=ID[,OPTION=VALUE]...
+                         make a character device, for a monitor to use
+  --export [type=]TYPE,id=ID,node-name=NODE[,writable=on|off][,OPTION=VALUE]...
+                         offer a block node to clients
+  --monitor [chardev=]ID[,mode=control][,pretty=on|off]
+                         speak QMP on a character device
+  --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]
+  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,max-connections=N]
+                         start the NBD server, which --export nbd,... needs
+  --object TYPE,id=ID[,PROPERTY=VALUE]...
+                         make an object; '--object help' lists the types
+
+  --daemonize            go to the background once everything is set up
+  --pidfile PATH         write the process id to PATH once everything is set up
+
+--blockdev, --export, --monitor, --nbd-server and --object also take JSON: '{"driver": ...}'.
+Options act in the order given: name a thing after it was made.
+`;
+
+/** How to use `program`. */
+export function helpText(program: string): string {
+  return text.replace("PROGRAM", () => program);
+}

@@ -1,0 +1,12 @@
+/** The command line: QEMU's option grammars, giving the same typed values as QMP. */
+export { parseKeyval } from "./keyval.ts";
+export { type CommandLine, type Option, parseCommandLine, versionText } from "./options.ts";
+export { helpText } from "./help.ts";
+export {
+  badIdentifier,
+  type FlatOption,
+  type FlatOptions,
+  isIdentifier,
+  parseQemuOpts,
+} from "./qemuopts.ts";
+export { parseValue } from "./values.ts";
