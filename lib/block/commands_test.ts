@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { IoVec } from "../base/mod.ts";
+import { blockCommands } from "./commands.ts";
+import { MemoryDisk, testGraph } from "./testing.ts";
+import { Perm } from "./types.ts";
+
+async function setUp() {
+  const made = testGraph({ d: new MemoryDisk(4096) });
+  const commands = blockCommands(made.graph);
+  await made.add({
+    driver: "raw",
+    "node-name": "r",
+    file: { driver: "memory", disk: "d", "node-name": "f" },
+  });
+  return { ...made, commands };
+}
+
+Deno.test("query-named-block-nodes shows the newest first, in QEMU's shape", async () => {
+  const { graph, commands } = await setUp();
+  const nodes = await commands["query-named-block-nodes"]({});
+  assert.deepEqual(nodes.map((node) => node["node-name"]), ["r", "f"]);
+  assert.deepEqual(nodes[1], {
+    file: 'json:{"driver": "memory", "disk": "d"}',
+    "node-name": "f",
+    ro: false,
+    drv: "memory",
+    backing_file_depth: 0,
+    encrypted: false,
+    detect_zeroes: "off",
+    bps: 0,
+    bps_rd: 0,
+    bps_wr: 0,
+    iops: 0,
+    iops_rd: 0,
+    iops_wr: 0,
+    image: {
+      filename: 'json:{"driver": "memory", "disk": "d"}',
+      format: "memory",
+      "virtual-size": 4096,
+    },
+    cache: { writeback: true, direct: false, "no-flush": false },
+    write_threshold: 0,
+  });
+  await graph.closeAll();
+});
+
+Deno.test("query-blockstats lists nodes, oldest first, with their file", async () => {
+  const { graph, commands, memory } = await setUp();
+  assert.deepEqual(await commands["query-blockstats"]({}), []);
+  assert.deepEqual(await commands["query-block"]({}), []);
+  const backend = await graph.backend("r", {
+    describe: "test",
+    needed: Perm.write,
+    shared: Perm.all,
+  });
+  await backend.write(1024, IoVec.of(memory(512).address, 512));
+  const stats = await commands["query-blockstats"]({ "query-nodes": true });
+  assert.deepEqual(stats.map((one) => one["node-name"]), ["f", "r"]);
+  assert.equal(stats[1]!.parent!["node-name"], "f");
+  assert.equal(stats[1]!.stats.wr_highest_offset, 1536);
+  await backend.detach();
+  await graph.closeAll();
+});
+
+Deno.test("block_resize and block-set-write-threshold refuse in QEMU's words", async () => {
+  const { graph, commands } = await setUp();
+  const table: [Parameters<typeof commands.block_resize>[0], string][] = [
+    [{ size: 0 }, "Cannot find device='' nor node-name=''"],
+    [{ device: "zz", size: 0 }, "Cannot find device='zz' nor node-name=''"],
+    [{ "node-name": "zz", size: 0 }, "Cannot find device='' nor node-name='zz'"],
+    [{ "node-name": "r", size: -1 }, "Parameter 'size' expects a >0 size"],
+  ];
+  for (const [args, message] of table) {
+    await assert.rejects(async () => await commands.block_resize(args), { message });
+  }
+  await commands.block_resize({ "node-name": "r", size: 8192 });
+  assert.equal(graph.find("f")!.size, 8192);
+  const set = commands["block-set-write-threshold"];
+  await assert.rejects(
+    async () => await set({ "node-name": "n12", "write-threshold": 1 }),
+    { message: "Device 'n12' not found" },
+  );
+  await set({ "node-name": "f", "write-threshold": 512 });
+  assert.equal((await commands["query-named-block-nodes"]({}))[1]!.write_threshold, 512);
+  await graph.closeAll();
+});
+
+Deno.test("x-debug-query-block-graph shows nodes, users and permissions", async () => {
+  const { graph, commands } = await setUp();
+  const backend = await graph.backend("r", {
+    describe: "test",
+    needed: Perm.consistentRead | Perm.write,
+    shared: Perm.all & ~Perm.resize,
+  });
+  const { nodes, edges } = await commands["x-debug-query-block-graph"]({});
+  assert.deepEqual(nodes.map(({ name, type }) => `${type} ${name}`), [
+    "block-driver r",
+    "block-driver f",
+    "block-backend ",
+  ]);
+  const id = (name: string) => nodes.find((node) => node.name === name)!.id;
+  const perm = ["write", "consistent-read"];
+  const shared = ["write-unchanged", "write", "consistent-read"];
+  assert.deepEqual(edges, [
+    { parent: id("r"), child: id("f"), name: "file", perm, "shared-perm": shared },
+    { parent: id(""), child: id("r"), name: "root", perm, "shared-perm": shared },
+  ]);
+  await backend.detach();
+  await graph.closeAll();
+});
