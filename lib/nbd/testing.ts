@@ -176,16 +176,19 @@ export class ByteClient {
   readonly #context: Context;
   readonly #buffer: Memory;
   #fd: number;
+  /** The same socket once more: sending and receiving are watched apart. */
+  readonly #out: number;
 
   constructor(context: Context, fd: number) {
     this.#context = context;
     this.#fd = fd;
+    this.#out = context.sys.dup(fd);
     this.#buffer = context.sys.allocate(1024 * 1024);
   }
 
-  #until(events: number): Promise<void> {
+  #until(fd: number, events: number): Promise<void> {
     return new Promise((resolve) => {
-      const watch = this.#context.loop.watch(this.#fd, events, () => {
+      const watch = this.#context.loop.watch(fd, events, () => {
         watch.close();
         resolve();
       });
@@ -197,8 +200,8 @@ export class ByteClient {
     for (let at = 0; at < bytes.length;) {
       const length = Math.min(bytes.length - at, this.#buffer.length);
       this.#buffer.bytes.set(bytes.subarray(at, at + length));
-      const sent = this.#context.sys.send(this.#fd, this.#buffer.address, length, 0);
-      if (sent === -11) await this.#until(EPOLLOUT);
+      const sent = this.#context.sys.send(this.#out, this.#buffer.address, length, 0);
+      if (sent === -11) await this.#until(this.#out, EPOLLOUT);
       else if (sent < 0) return false;
       else at += sent;
     }
@@ -212,7 +215,7 @@ export class ByteClient {
       const want = Math.min(length - at, this.#buffer.length);
       const got = this.#context.sys.recv(this.#fd, this.#buffer.address, want, 0);
       if (got === -11) {
-        await this.#until(EPOLLIN);
+        await this.#until(this.#fd, EPOLLIN);
       } else if (got <= 0) {
         return out.subarray(0, at);
       } else {
@@ -242,6 +245,7 @@ export class ByteClient {
   close(): void {
     if (this.#fd < 0) return;
     this.#context.sys.close(this.#fd);
+    this.#context.sys.close(this.#out);
     this.#fd = -1;
     this.#buffer.unmap();
   }
