@@ -98,6 +98,11 @@ export class QmpClient {
     return this.events.splice(at, 1)[0]!;
   }
 
+  /** Ends our side of the stream; answers can still come. */
+  async end(): Promise<void> {
+    await this.writer.close();
+  }
+
   /** Waits until the server has closed the connection. */
   async closed(ms = 20_000): Promise<void> {
     await within(this.pump, ms, "the monitor to close the connection");
