@@ -43,6 +43,9 @@ export function createContext(options: ContextOptions): OwnedContext {
   const sys = new LinuxSys();
   const owned = options.poller === undefined ? new Poller(sys, archConstants(sys.arch)) : undefined;
   const poller = options.poller ?? owned!.handle;
+  if (!sys.pool.exactErrno) {
+    log.warn("executable memory is refused: failures on the thread pool are all shown as EIO");
+  }
   const buffers = new SizeClassPool((length) => sys.allocate(length), options.keepBuffers);
 
   let trimming = false;

@@ -16,6 +16,7 @@ export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
 export type { AsyncIo, EngineRefused, QueueContext } from "./kernel_queue.ts";
+export * from "./process.ts";
 export { ResolveError } from "./resolve.ts";
 export { Poller, type PollerHandle } from "./wakeup.ts";
 export * from "./program.ts";

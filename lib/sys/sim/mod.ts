@@ -1,0 +1,2 @@
+/** Machines for tests: as the real one, with faults. */
+export * from "./faults.ts";
