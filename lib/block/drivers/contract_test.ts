@@ -1,5 +1,6 @@
 /** Every driver keeps the contract (lib/block/contract.ts), in each of its shapes. */
 import type { BlockdevOptionsValue } from "../../qmp/schema/blockdev.ts";
+import { createContext } from "../../sys/mod.ts";
 import { type ContractSubject, driverContract } from "../contract.ts";
 import { drivers } from "./mod.ts";
 import { testContext } from "./testing.ts";
@@ -15,14 +16,15 @@ async function onFile(
   const filename = `${directory}/disk`;
   await Deno.writeFile(filename, new Uint8Array(0));
   await Deno.truncate(filename, length);
-  const context = testContext();
+  // With the real loop: kernel queues announce completions to it.
+  const context = createContext({ name: "test" });
   return {
     context,
     drivers,
     options: shape({ driver: "file", filename }) as BlockdevOptionsValue,
     size,
     async end() {
-      context.end();
+      await context.close();
       await Deno.remove(directory, { recursive: true });
     },
   };

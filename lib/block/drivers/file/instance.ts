@@ -21,7 +21,7 @@ import {
 } from "../../types.ts";
 import { refuseChanges, refuseResets } from "../reopen.ts";
 import { probeDirectAlignment } from "./alignment.ts";
-import type { TransferEngine } from "./engine.ts";
+import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
 import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
@@ -72,6 +72,7 @@ export class FileInstance implements IoInstance {
   readonly #space: Space;
   readonly #extents: Extents;
   readonly #locks: ImageLocks | undefined;
+  readonly #engine: TransferEngine;
   #options: FileOptions;
   #mode: Mode;
   #direct: boolean;
@@ -99,6 +100,7 @@ export class FileInstance implements IoInstance {
     this.#mode = modeOf(open);
     this.#writable = this.#mode === "read-write";
     this.#direct = open.cache.direct;
+    this.#engine = engine;
     this.#transfer = new Transfer(open.context.sys, file.fd, open.nodeName, engine);
     this.#transfer.size = file.size;
     this.#space = new Space(open.context, file.fd, open.nodeName, file.kind);
@@ -279,7 +281,7 @@ export class FileInstance implements IoInstance {
   }
 
   close(): void {
-    this.#transfer.engine.close();
+    this.#engine.close();
     this.#context.sys.close(this.#fd);
   }
 
@@ -301,6 +303,10 @@ export class FileInstance implements IoInstance {
     const alignment = direct
       ? probeDirectAlignment(this.#context, fd, this.#fileKind, this.#transfer.size)
       : { request: 1, memory: 1 };
+    // libaio is only asynchronous under O_DIRECT, which a reopen may take away.
+    this.#transfer.engine = this.#engine.name === "native" && !direct
+      ? new ThreadsEngine(this.#context.sys)
+      : this.#engine;
     this.#transfer.directAlignment = direct ? alignment.request : 0;
     this.#extents.alignment = alignment.request;
     this.limits = {

@@ -7,7 +7,7 @@
 import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
 import { defineDriver, type DriverDefinition, type OpenContext } from "../../types.ts";
-import { ThreadsEngine } from "./engine.ts";
+import { chooseEngine } from "./engines.ts";
 import { FileInstance, type FileOptions, modeOf, nativeNeedsDirect } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";
 
@@ -25,9 +25,11 @@ async function open(
   if (options.aio === "native" && !open.cache.direct) throw nativeNeedsDirect();
   const mode = { writable: modeOf(open) === "read-write", direct: open.cache.direct };
   const file = await openFile(open.context, driver, options.filename, mode);
+  const engine = chooseEngine(open.context, open.nodeName, options);
   try {
-    return new FileInstance(open, driver, options, file, new ThreadsEngine(open.context.sys));
+    return new FileInstance(open, driver, options, file, engine);
   } catch (error) {
+    engine.close();
     open.context.sys.close(file.fd);
     throw error;
   }

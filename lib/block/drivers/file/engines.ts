@@ -1,0 +1,38 @@
+/**
+ * Chooses who carries out requests that may block, as the aio option asks and the machine allows.
+ *
+ * Unlike in QEMU the engine does not see every request: what the page cache answers at once is done inline
+ * (transfer.ts), whichever engine was chosen. Under cache.direct it sees all of them.
+ */
+import { errnoName } from "../../../sys/mod.ts";
+import type { Context } from "../../../sys/types.ts";
+import { ThreadsEngine, type TransferEngine } from "./engine.ts";
+import { NativeQueue } from "./native.ts";
+import { UringQueue } from "./uring.ts";
+
+/** What the aio options say. */
+export interface EngineOptions {
+  readonly aio?: "threads" | "native" | "io_uring";
+  /** Most requests in one submission; 0: the engine's own choice. */
+  readonly "aio-max-batch"?: number;
+}
+
+/**
+ * The engine for a node. Where the machine refuses (containers commonly forbid io_uring) it is the thread pool,
+ * and the log says so.
+ */
+export function chooseEngine(
+  context: Context,
+  node: string,
+  options: EngineOptions,
+): TransferEngine {
+  const { aio = "threads", "aio-max-batch": batch = 0 } = options;
+  if (aio === "threads") return new ThreadsEngine(context.sys);
+  const create = aio === "native" ? NativeQueue.create : UringQueue.create;
+  const engine = create(context, batch);
+  if (typeof engine !== "number") return engine;
+  context.log.warn(
+    `aio=${aio} is refused by this system (${errnoName(-engine)}): node '${node}' uses threads`,
+  );
+  return new ThreadsEngine(context.sys);
+}
