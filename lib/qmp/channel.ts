@@ -6,6 +6,8 @@ export interface ChannelUser {
   opened(): void;
   /** Bytes arrived; `bytes` is only valid during the call. */
   received(bytes: Uint8Array): void;
+  /** The other side will send nothing more, but may still listen: `disconnect` when all was answered. */
+  ended(): void;
   /** The other side has gone; what was not yet sent is dropped. */
   closed(): void;
   /** Less than half of what made `congested` true is left to send. */
@@ -26,6 +28,8 @@ export interface Channel {
   send(bytes: Uint8Array): void;
   /** Stops (true) or resumes reading from the other side. */
   pause(paused: boolean): void;
+  /** Sends what is unsent, then ends the connection, if the device has such a thing. */
+  disconnect(): void;
   /** Lets go of the device, which may then be used by another. */
   detach(): void;
 }

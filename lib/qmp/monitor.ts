@@ -46,6 +46,8 @@ export class Monitor implements ChannelUser {
   private queue: Queued[] = [];
   private running = false;
   private frozen = false;
+  /** The client sends nothing more. */
+  private ending = false;
   private dropped = 0;
   /** Counts clients, so that a reply for one that has gone does not reach the next. */
   private generation = 0;
@@ -72,6 +74,11 @@ export class Monitor implements ChannelUser {
 
   received(bytes: Uint8Array): void {
     if (!this.frozen) this.reader.feed(bytes);
+    this.regulate();
+  }
+
+  ended(): void {
+    this.ending = true;
     this.regulate();
   }
 
@@ -136,6 +143,7 @@ export class Monitor implements ChannelUser {
     this.generation++;
     this.reader.reset();
     this.queue = [];
+    this.ending = false;
     this.dropped = 0;
     this.state.negotiated = this.state.oob = false;
     this.channel?.pause(false);
@@ -166,6 +174,7 @@ export class Monitor implements ChannelUser {
     if (this.channel === undefined) return;
     const room = this.state.oob ? QUEUE_WITH_OOB : 1;
     const waiting = this.queue.length + (this.running ? 1 : 0);
+    if (this.ending && waiting === 0) return this.channel.disconnect();
     this.channel.pause(waiting >= room || this.channel.congested);
   }
 

@@ -1,0 +1,274 @@
+/** Sockets as a character device: server or client, one connection at a time. */
+import { CommandError } from "../base/mod.ts";
+import { type Listening, listenOn } from "../nbd/listen.ts";
+import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
+import type { Context, SocketAddress, Timer, Watch } from "../sys/mod.ts";
+import { AF, EPOLL, Errno, errnoText, F, O, SO, SOCK, SOL, TCP } from "../sys/mod.ts";
+import { Chardev } from "./chardev.ts";
+
+/** What a socket device is made from. */
+export interface SocketOptions {
+  readonly address: SocketAddressValue;
+  readonly server: boolean;
+  readonly nodelay: boolean;
+  /** Client: seconds until the next try after a connection failed or ended; 0: never. */
+  readonly reconnect: number;
+}
+
+/** Connections waiting in the kernel while one is served. */
+const BACKLOG = 1;
+
+/** `unix:PATH`, `tcp:HOST:PORT`: an address as QEMU shows it, with the options that matter. */
+export function addressText(address: SocketAddressValue, server: boolean): string {
+  const suffix = server ? ",server=on" : "";
+  switch (address.type) {
+    case "unix": {
+      const abstract = address.abstract === true
+        ? `,abstract=on${address.tight === false ? "" : ",tight=on"}`
+        : "";
+      return `unix:${address.path}${abstract}${suffix}`;
+    }
+    case "inet":
+      return `tcp:${hostPort(address.host, address.port)}${suffix}`;
+    case "vsock":
+      return `vsock:${address.cid}:${address.port}`;
+    case "fd":
+      return `fd:${address.str}${suffix}`;
+  }
+}
+
+const hostPort = (host: string, port: string | number) =>
+  host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+
+/** The device. Made by `SocketChardev.open`. */
+export class SocketChardev extends Chardev {
+  private listening: Listening | undefined;
+  private listeners: Watch[] = [];
+  private connection = -1;
+  private timer: Timer | undefined;
+  private closing = false;
+  private address: SocketAddressValue;
+  private told = false;
+  private onConnected: (() => void) | undefined;
+
+  private constructor(context: Context, id: string, private readonly options: SocketOptions) {
+    super(context, id);
+    this.address = options.address;
+  }
+
+  /** Listens, or connects. Throws CommandError; a client that reconnects only warns. */
+  static async open(
+    context: Context,
+    id: string,
+    options: SocketOptions,
+  ): Promise<SocketChardev> {
+    const device = new SocketChardev(context, id, options);
+    if (options.server) await device.listen();
+    else if (options.reconnect > 0) await device.tryConnect();
+    else await device.connect();
+    return device;
+  }
+
+  get filename(): string {
+    const text = addressText(this.address, this.options.server);
+    if (this.connection < 0) return `disconnected:${text}`;
+    const peer = this.context.sys.getpeername(this.connection);
+    const own = this.context.sys.getsockname(this.connection);
+    if (typeof peer === "number" || typeof own === "number") return text;
+    if (!("host" in peer) || !("host" in own)) return text;
+    const suffix = this.options.server ? ",server=on" : "";
+    const [here, there] = [hostPort(own.host, own.port), hostPort(peer.host, peer.port)];
+    return `tcp:${here}${suffix} <-> ${there}`;
+  }
+
+  /** Resolves when a client is there, or when `stopped` does. `report` gets the line for people. */
+  async waitForClient(stopped: Promise<unknown>, report: (line: string) => void): Promise<void> {
+    if (this.isOpen) return;
+    report(`QEMU waiting for connection on: ${this.filename}`);
+    const connected = new Promise<void>((resolve) => this.onConnected = resolve);
+    await Promise.race([connected, stopped]);
+    this.onConnected = undefined;
+  }
+
+  protected dropConnection(): void {
+    if (this.connection >= 0) this.context.sys.close(this.connection);
+    this.connection = -1;
+    if (this.closing) return;
+    this.setListening(true);
+    if (!this.options.server && this.options.reconnect > 0) this.later();
+  }
+
+  protected release(): void {
+    this.closing = true;
+    this.timer?.cancel();
+    for (const watch of this.listeners) watch.close();
+    this.listeners = [];
+    const { sys } = this.context;
+    if (this.connection >= 0) sys.close(this.connection);
+    this.connection = -1;
+    for (const fd of this.listening?.fds ?? []) sys.close(fd);
+    if (this.listening?.path !== undefined) sys.unlink(this.listening.path);
+    this.listening = undefined;
+  }
+
+  private async listen(): Promise<void> {
+    this.listening = await listenOn(this.context, this.address, BACKLOG);
+    const [first] = this.listening.fds;
+    const bound = this.context.sys.getsockname(first!);
+    if (this.address.type === "inet" && typeof bound === "object" && "host" in bound) {
+      this.address = { ...this.address, port: String(bound.port) };
+    }
+    this.listeners = this.listening.fds.map((fd) =>
+      this.context.loop.watch(fd, EPOLL.IN, () => this.accept(fd))
+    );
+  }
+
+  /** While a client is served the others wait in the listen queue. */
+  private setListening(on: boolean): void {
+    for (const watch of this.listeners) watch.set(on ? EPOLL.IN : 0);
+  }
+
+  private accept(fd: number): void {
+    if (this.connection >= 0) return;
+    const connection = this.context.sys.accept(fd);
+    if (connection < 0) return; // it left again, or there is nothing to serve it with
+    this.setListening(false);
+    this.adopt(connection);
+  }
+
+  private adopt(fd: number): void {
+    const { sys } = this.context;
+    this.connection = fd;
+    this.told = false;
+    if (this.address.type === "inet") {
+      if (this.options.nodelay) sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1);
+      if (this.address["keep-alive"]) sys.setsockopt(fd, SOL.SOCKET, SO.KEEPALIVE, 1);
+    }
+    this.openStream(fd, fd);
+    this.onConnected?.();
+  }
+
+  private later(): void {
+    this.timer = this.context.loop.timer(this.options.reconnect * 1e9, () => {
+      this.tryConnect();
+    });
+  }
+
+  private async tryConnect(): Promise<void> {
+    try {
+      await this.connect();
+    } catch (error) {
+      if (this.closing) return;
+      if (!this.told) {
+        const text = error instanceof Error ? error.message : String(error);
+        this.context.log.error(`Unable to connect character device ${this.id}: ${text}`);
+      }
+      this.told = true;
+      this.later();
+    }
+  }
+
+  private async connect(): Promise<void> {
+    const fd = await connectTo(this.context, this.address);
+    if (this.closing) this.context.sys.close(fd);
+    else this.adopt(fd);
+  }
+}
+
+/** A connected descriptor. Throws CommandError. */
+async function connectTo(context: Context, address: SocketAddressValue): Promise<number> {
+  switch (address.type) {
+    case "unix": {
+      const path = address.abstract === true ? `\0${abstractName(address)}` : address.path;
+      return await connectAt(context, { family: "unix", path }, `'${address.path}'`);
+    }
+    case "inet":
+      return await connectInet(context, address);
+    case "vsock": {
+      const [cid, port] = [Number(address.cid), Number(address.port)];
+      if (!(cid <= 0xffffffff)) throw new CommandError(`Failed to parse cid '${address.cid}'`);
+      if (!(port <= 0xffffffff)) throw new CommandError(`Failed to parse port '${address.port}'`);
+      return await connectAt(context, { family: "vsock", cid, port }, `'${cid}:${port}'`);
+    }
+    case "fd":
+      return adoptConnected(context, address.str);
+  }
+}
+
+/** Bytes of sun_path after the leading NUL. */
+const abstractName = (address: Extract<SocketAddressValue, { type: "unix" }>) =>
+  address.tight === false ? address.path.padEnd(107, "\0") : address.path;
+
+async function connectInet(
+  context: Context,
+  address: Extract<SocketAddressValue, { type: "inet" }>,
+): Promise<number> {
+  const { host, port, ipv4, ipv6 } = address;
+  const unresolved = (text: string) =>
+    new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
+  if (!/^\d+$/.test(port) || Number(port) > 65535) {
+    throw unresolved("Servname not supported for ai_socktype");
+  }
+  let found: SocketAddress[];
+  try {
+    found = await context.sys.resolve(host, Number(port));
+  } catch (error) {
+    throw unresolved(error instanceof Error ? error.message : String(error));
+  }
+  const wanted = found.filter(({ family }) =>
+    family === "inet" ? ipv4 ?? ipv6 !== true : ipv6 ?? ipv4 !== true
+  );
+  let problem: unknown = unresolved("Address family for hostname not supported");
+  for (const candidate of wanted) {
+    try {
+      return await connectAt(context, candidate, `'${host}:${port}'`);
+    } catch (error) {
+      problem = error;
+    }
+  }
+  throw problem;
+}
+
+const familyNumber = { unix: AF.UNIX, inet: AF.INET, inet6: AF.INET6, vsock: AF.VSOCK } as const;
+
+async function connectAt(
+  context: Context,
+  address: SocketAddress,
+  shown: string,
+): Promise<number> {
+  const { sys } = context;
+  const fd = sys.socket(familyNumber[address.family], SOCK.STREAM);
+  if (fd < 0) throw new CommandError(`Failed to create socket: ${errnoText(-fd)}`);
+  let rc = sys.connect(fd, address);
+  if (rc === -Errno.EINPROGRESS) {
+    await writable(context, fd);
+    rc = -sys.getsockopt(fd, SOL.SOCKET, SO.ERROR);
+  }
+  if (rc >= 0) return fd;
+  sys.close(fd);
+  throw new CommandError(`Failed to connect to ${shown}: ${errnoText(-rc)}`);
+}
+
+function writable(context: Context, fd: number): Promise<void> {
+  return new Promise((resolve) => {
+    const watch = context.loop.watch(fd, EPOLL.OUT, () => {
+      watch.close();
+      resolve();
+    });
+  });
+}
+
+/** A connected socket that came with the process. */
+function adoptConnected(context: Context, text: string): number {
+  const { sys } = context;
+  const fd = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(fd <= 0x7fffffff)) throw new CommandError(`Unable to parse FD number ${text}`);
+  const stat = sys.fstat(fd);
+  if (typeof stat === "number" || stat.kind !== "socket") {
+    throw new CommandError(`File descriptor '${text}' is not a socket`);
+  }
+  const flags = sys.fcntl(fd, F.GETFL, 0);
+  sys.fcntl(fd, F.SETFL, flags | O.NONBLOCK);
+  sys.fcntl(fd, F.SETFD, F.FD_CLOEXEC);
+  return fd;
+}
