@@ -1,6 +1,6 @@
 /** What O_DIRECT asks of offsets, lengths and addresses on an open file. */
 import { BLK, Errno } from "../../../sys/mod.ts";
-import { CommandError, MAX_OFFSET } from "../../../base/mod.ts";
+import { CommandError } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/types.ts";
 
 /** Bytes. */
@@ -68,14 +68,14 @@ function askStatx(
   if ((view.getUint32(STX_MASK, true) & STATX_DIOALIGN) === 0) return undefined;
   const memory = view.getUint32(STX_DIO_MEM_ALIGN, true);
   const request = view.getUint32(STX_DIO_OFFSET_ALIGN, true);
-  return memory > 0 && request > 0 ? { request, memory: Math.max(memory, 1) } : undefined;
+  return memory > 0 && request > 0 ? { request, memory } : undefined;
 }
 
 function tryReads(context: Context, fd: number, address: number, size: number): DirectAlignment {
   // A read at the end of a file succeeds whatever its alignment: that proves nothing.
   if (size < CANDIDATES[CANDIDATES.length - 1]! * 2) return { request: 4096, memory: 4096 };
   for (const request of CANDIDATES) {
-    const rc = context.sys.pread(fd, address, request, Math.min(request, MAX_OFFSET));
+    const rc = context.sys.pread(fd, address, request, request);
     if (rc === -Errno.EINVAL) continue;
     return { request, memory: request };
   }

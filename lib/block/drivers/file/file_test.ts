@@ -338,6 +338,42 @@ test("reopen changes mode and cache, and refuses what cannot change", async (con
   node.close();
 });
 
+test(
+  "locks follow force-share, and the mode of the descriptor does not lose them",
+  async (context, dir) => {
+    Deno.writeFileSync(`${dir}/x`, new Uint8Array(4096));
+    const { sys } = context;
+    const probe = sys.open(`${dir}/x`, 2);
+    const held = () =>
+      [100, 101, 102, 103, 200, 201, 202, 203].filter((byte) =>
+        sys.ofdTestLock(probe, 1, byte, 1) !== 2
+      );
+    const node = await open(context, `${dir}/x`, { autoReadOnly: true });
+    const permit = async (needed: number, shared: number) =>
+      (await node.preparePermissions(needed, shared)).commit();
+    const all = { filename: `${dir}/x` };
+    const reopen = async (how: TestOpen) =>
+      (await node.prepareReopen(openContext(context, all, how), all)).commit();
+    await permit(Perm.consistentRead, Perm.all & ~Perm.resize);
+    assert.deepEqual(held(), [100, 203]);
+    await permit(Perm.consistentRead | Perm.write, Perm.all & ~Perm.resize);
+    assert.deepEqual(held(), [100, 101, 203], "reopened for writing");
+    (await node.preparePermissions(Perm.consistentRead, Perm.none)).abort();
+    assert.deepEqual(held(), [100, 101, 203], "an aborted change");
+    await permit(Perm.consistentRead, Perm.all & ~Perm.resize);
+    assert.deepEqual(held(), [100, 203], "reopened for reading");
+    await reopen({ readOnly: true, forceShare: true });
+    assert.deepEqual(held(), []);
+    await permit(Perm.consistentRead, Perm.none);
+    assert.deepEqual(held(), []);
+    await reopen({ direct: true });
+    assert.deepEqual(held(), [100, 200, 201, 202, 203]);
+    node.close();
+    assert.deepEqual(held(), []);
+    sys.close(probe);
+  },
+);
+
 /** Fails the k-th data call (inline or pooled) with `rc`; counts them. */
 class Faults {
   calls = 0;

@@ -3,13 +3,18 @@
  * us; but when the kernel makes a caller wait (dirty throttling, a slow disk) the whole loop waits with it.
  *
  * So calls are timed, and after a slow one all go to the pool until a run of them was quick there. Under load
- * one clock reading a call is enough: if little time has passed since the last reading, the call was quick.
+ * one clock reading for several calls is enough: if little time has passed since the last reading, all of them
+ * were quick. If more has passed, that may have been a pause between calls, so the next ones are timed singly.
  */
 
 /** Slower than this plus NS_PER_BYTE for each byte is slow, in nanoseconds. */
 const SLOW_NS = 2_000_000;
 /** What copying may cost: 1 GB/s. */
 const NS_PER_BYTE = 1;
+/** Calls for one clock reading. */
+const WINDOW = 8;
+/** Calls timed singly after a suspicious window: the kernel holds up one writer's call in 32 or so. */
+const EXACT_RUN = 128;
 /** So many quick calls in a row, on the pool, bring back inline calls. */
 const QUICK_RUN = 256;
 
@@ -20,30 +25,36 @@ export class SlowGuard {
   /** How often calls were moved to the pool, for tests and status. */
   switches = 0;
   #lastNs = 0;
-  #exact = true;
+  /** Calls still to be timed singly. */
+  #exact = EXACT_RUN;
+  /** Calls and bytes since the last reading. */
+  #calls = 0;
+  #bytes = 0;
   #quick = 0;
 
   constructor(readonly clock: { monotonicNs(): number }) {}
 
   /** Before an inline call. */
   begin(): void {
-    if (this.#exact) this.#lastNs = this.clock.monotonicNs();
+    if (this.#exact > 0) this.#lastNs = this.clock.monotonicNs();
   }
 
   /** After an inline call that moved `length` bytes. */
   end(length: number): void {
+    this.#bytes += length;
+    if (this.#exact === 0 && ++this.#calls < WINDOW) return;
     const now = this.clock.monotonicNs();
-    const took = now - this.#lastNs;
+    const quick = now - this.#lastNs < SLOW_NS + this.#bytes * NS_PER_BYTE;
     this.#lastNs = now;
-    if (took < SLOW_NS + length * NS_PER_BYTE) {
-      this.#exact = false;
-    } else if (this.#exact) {
+    this.#calls = this.#bytes = 0;
+    if (this.#exact === 0) {
+      if (!quick) this.#exact = EXACT_RUN;
+    } else if (quick) {
+      this.#exact--;
+    } else {
       this.slow = true;
       this.switches++;
       this.#quick = 0;
-    } else {
-      // Slow, or there was a pause before the call: look closely at the next one.
-      this.#exact = true;
     }
   }
 
@@ -54,7 +65,7 @@ export class SlowGuard {
       this.#quick = 0;
     } else if (++this.#quick >= QUICK_RUN) {
       this.slow = false;
-      this.#exact = true;
+      this.#exact = EXACT_RUN;
     }
   }
 }

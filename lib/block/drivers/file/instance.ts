@@ -54,6 +54,12 @@ export interface FileOptions {
 /** How the node may be written: never, always, or opened for writing only while someone writes. */
 type Mode = "read-only" | "read-write" | "dynamic";
 
+/** Perm bits. */
+interface Permissions {
+  readonly needed: number;
+  readonly shared: number;
+}
+
 /** The mode that the common options ask for. */
 export function modeOf(open: Pick<OpenContext, "readOnly" | "autoReadOnly">): Mode {
   return open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
@@ -76,6 +82,8 @@ export class FileInstance implements IoInstance {
   #options: FileOptions;
   #mode: Mode;
   #direct: boolean;
+  /** No locks are taken. */
+  #forceShare: boolean;
   /** The descriptor is open for writing. */
   #writable: boolean;
   /** Permissions as last settled. */
@@ -105,8 +113,10 @@ export class FileInstance implements IoInstance {
     this.#transfer.size = file.size;
     this.#space = new Space(open.context, file.fd, open.nodeName, file.kind);
     this.#extents = new Extents(open.context.sys, file.fd);
-    const locked = options.locking !== "off" && !open.forceShare;
-    if (locked) this.#locks = new ImageLocks(open.context.sys, options.filename);
+    this.#forceShare = open.forceShare;
+    if (options.locking !== "off") {
+      this.#locks = new ImageLocks(open.context.sys, options.filename);
+    }
     this.#findLimits(file.fd, this.#direct);
   }
 
@@ -200,19 +210,24 @@ export class FileInstance implements IoInstance {
 
   /** Locks follow permissions; so does the descriptor's mode with auto-read-only. */
   async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
-    const before = { needed: this.#needed, shared: this.#shared };
-    this.#locks?.prepare(this.#fd, needed, shared);
+    const before = this.#lockable(this.#needed, this.#shared);
+    const wanted = this.#lockable(needed, shared);
+    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
     const writable = this.#mode === "dynamic" ? (needed & WRITING) !== 0 : this.#writable;
     let again: number | undefined;
     try {
       if (writable !== this.#writable) {
         const mode = { writable, direct: this.#direct };
         again = await this.#openAgain(mode);
-        this.#locks?.placeOn(again, needed | before.needed, shared & before.shared);
+        const both = {
+          needed: wanted.needed | before.needed,
+          shared: wanted.shared & before.shared,
+        };
+        this.#locks?.placeOn(again, both.needed, both.shared);
       }
     } catch (error) {
       if (again !== undefined) this.#context.sys.close(again);
-      this.#locks?.abort(this.#fd, needed, shared);
+      this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
       throw error;
     }
     return {
@@ -221,11 +236,11 @@ export class FileInstance implements IoInstance {
         this.#writable = writable;
         this.#needed = needed;
         this.#shared = shared;
-        this.#locks?.settle(this.#fd, needed, shared);
+        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
       },
       abort: () => {
         if (again !== undefined) this.#context.sys.close(again);
-        this.#locks?.abort(this.#fd, needed, shared);
+        this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
       },
     };
   }
@@ -238,15 +253,19 @@ export class FileInstance implements IoInstance {
     const writable = mode === "read-write" ||
       mode === "dynamic" && (this.#needed & WRITING) !== 0;
     const direct = next.cache.direct;
+    const wanted = this.#lockable(this.#needed, this.#shared, next.forceShare);
+    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
+    const unlock = () => this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
     let again: number | undefined;
-    if (writable !== this.#writable || direct !== this.#direct) {
-      again = await this.#openAgain({ writable, direct });
-      try {
-        this.#locks?.placeOn(again, this.#needed, this.#shared);
-      } catch (error) {
-        this.#context.sys.close(again);
-        throw error;
+    try {
+      if (writable !== this.#writable || direct !== this.#direct) {
+        again = await this.#openAgain({ writable, direct });
+        this.#locks?.placeOn(again, wanted.needed, wanted.shared);
       }
+    } catch (error) {
+      if (again !== undefined) this.#context.sys.close(again);
+      unlock();
+      throw error;
     }
     return {
       commit: () => {
@@ -255,10 +274,14 @@ export class FileInstance implements IoInstance {
         this.#mode = mode;
         this.#writable = writable;
         this.#direct = direct;
+        this.#forceShare = next.forceShare;
+        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
+        this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
         this.#findLimits(this.#fd, direct);
       },
       abort: () => {
         if (again !== undefined) this.#context.sys.close(again);
+        unlock();
       },
     };
   }
@@ -283,6 +306,11 @@ export class FileInstance implements IoInstance {
   close(): void {
     this.#engine.close();
     this.#context.sys.close(this.#fd);
+  }
+
+  /** What is to be locked for these permissions. */
+  #lockable(needed: number, shared: number, forceShare = this.#forceShare): Permissions {
+    return forceShare ? { needed: Perm.none, shared: Perm.all } : { needed, shared };
   }
 
   #openAgain(mode: OpenMode): Promise<number> {

@@ -15,8 +15,11 @@ import type { TransferEngine } from "./engine.ts";
 import { blockError } from "./failures.ts";
 import { SlowGuard } from "./guard.ts";
 
-/** Larger transfers leave this thread at once: the pool copies them while the loop serves others. */
-const INLINE_MAX = 1024 * 1024;
+/**
+ * Larger transfers leave this thread at once: the pool copies them while the loop serves others. Measured on two
+ * busy cores, a read inline / through the pool, four at once: 256 KiB 43 / 94 us, 512 KiB 102 / 91, 1 MiB 184 / 126.
+ */
+const INLINE_MAX = 512 * 1024;
 
 /** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
