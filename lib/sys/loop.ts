@@ -89,8 +89,9 @@ export class EpollLoop implements Loop {
   /** Events [#cursor, #count) of the last batch have not been handled. */
   #cursor = 0;
   #count = 0;
-  #lastWork = 0;
+  /** Whether the last turn found nothing to do, and when that began. */
   #idle = false;
+  #idleSince = 0;
 
   constructor(options: LoopOptions) {
     this.#options = options;
@@ -205,14 +206,12 @@ export class EpollLoop implements Loop {
   /** First use. */
   #start(): void {
     if (this.#state !== "new") return;
-    this.#lastWork = now();
     this.#schedule();
   }
 
   /** There is something to do that no event will tell: a turn must come. */
   #kick(): void {
     if (this.#state === "running" || this.#state === "stopped") return;
-    this.#lastWork = now();
     this.#idle = false;
     this.#schedule();
   }
@@ -233,15 +232,17 @@ export class EpollLoop implements Loop {
     worked = this.#runDeferred() || worked;
     if (this.#isStopped()) return;
     if (worked) {
-      if (this.#idle) this.#polling.learn(began - this.#lastWork);
+      if (this.#idle) this.#polling.learn(began - this.#idleSince);
       this.#idle = false;
-      this.#lastWork = now();
       this.#immediate = setImmediate(this.#turn);
       return;
     }
-    this.#idle = true;
+    if (!this.#idle) {
+      this.#idle = true;
+      this.#idleSince = began;
+    }
     if (
-      this.#deferred.length > 0 || began - this.#lastWork < this.#polling.ns ||
+      this.#deferred.length > 0 || began - this.#idleSince < this.#polling.ns ||
       this.#timers.next() - began < NEAR_NS
     ) {
       this.#immediate = setImmediate(this.#turn);
