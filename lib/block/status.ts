@@ -2,7 +2,7 @@
  * Block status: what a range is made of. `layerStatus` is one layer's view, `chainStatus` what a user sees
  * through all backing files, `chainDepth` which layer provides it.
  */
-import { assert, type MaybePromise } from "../base/mod.ts";
+import { assert, chain, type MaybePromise } from "../base/mod.ts";
 import type { BlockNode, Edge } from "./node.ts";
 import { Placed, PlacementRecord } from "./placement.ts";
 import type { Seam } from "./seam.ts";
@@ -79,7 +79,7 @@ function wholeBlocks(out: BlockStatus, offset: number, length: number, block: nu
   out.allocated = true;
 }
 
-async function formatStatus(
+function formatStatus(
   seam: Seam,
   node: BlockNode,
   instance: FormatInstance,
@@ -87,48 +87,54 @@ async function formatStatus(
   length: number,
   precise: boolean,
   out: BlockStatus,
-): Promise<void> {
+): MaybePromise<void> {
   const place = new PlacementRecord().begin(length);
-  const pending = instance.locate(offset, length, place);
-  if (pending !== undefined) await pending;
-  switch (place.kind) {
-    case Placed.child:
-      return await childStatus(seam, node, place, precise, out);
-    case Placed.zero:
-      return fill(out, place.length, place.allocated, false, true);
-    case Placed.unallocated:
-      // Where there is no layer below, what nobody has written reads as zeroes.
-      return fill(out, place.length, false, false, place.child === undefined);
-    case Placed.encoded:
-      return fill(out, place.length, true, true, false);
-    default:
-      throw new Error("unreachable: locate gave no answer");
-  }
+  return chain(
+    instance.locate(offset, length, place),
+    () => placedStatus(seam, node, place, precise, out),
+  );
 }
 
-/** Data in a child: a transparent node shows the child's status, others their own, zeroes excepted. */
-async function childStatus(
+function placedStatus(
   seam: Seam,
   node: BlockNode,
   place: PlacementRecord,
   precise: boolean,
   out: BlockStatus,
-): Promise<void> {
+): MaybePromise<void> {
+  switch (place.kind) {
+    case Placed.child:
+      return childStatus(seam, node, place, precise, out);
+    case Placed.zero:
+      return fill(out, place.length, place.allocated, false, true);
+    case Placed.unallocated:
+      // Where there is no layer below, what nobody has written reads as zeroes.
+      return fill(out, place.length, false, false, place.child === undefined);
+    default:
+      assert(place.kind === Placed.encoded, "locate gave no answer");
+      return fill(out, place.length, true, true, false);
+  }
+}
+
+/** Data in a child: a transparent node shows the child's status, others their own, zeroes excepted. */
+function childStatus(
+  seam: Seam,
+  node: BlockNode,
+  place: PlacementRecord,
+  precise: boolean,
+  out: BlockStatus,
+): MaybePromise<void> {
   const { at, length } = place;
   const edge = place.child!;
   const transparent = isTransparent(node, edge);
-  if (!transparent && !precise) {
-    fill(out, length, true, true, false);
+  const own = (size: number, zero: boolean) => {
+    fill(out, size, true, true, zero);
     out.offset = at;
     out.file = edge.node;
-    return;
-  }
-  await layerStatus(seam, edge.node, at, length, precise, out);
-  if (transparent) return;
-  const { zero } = out;
-  fill(out, Math.min(out.length, length), true, true, zero);
-  out.offset = at;
-  out.file = edge.node;
+  };
+  if (!transparent && !precise) return own(length, false);
+  const asked = layerStatus(seam, edge.node, at, length, precise, out);
+  return transparent ? asked : chain(asked, () => own(out.length, out.zero));
 }
 
 /** Whether the status of `edge` shows through: filters, and raw, which is but a window on its child. */
@@ -162,10 +168,13 @@ export function chainStatus(
   precise: boolean,
   out: BlockStatus,
 ): MaybePromise<void> {
-  return joined(seam, node, offset, length, precise, out);
+  return chain(
+    throughLayers(seam, node, offset, length, precise, out),
+    () => out.length < length ? joinMore(seam, node, offset, length, precise, out) : undefined,
+  );
 }
 
-async function joined(
+async function joinMore(
   seam: Seam,
   node: BlockNode,
   offset: number,
@@ -173,7 +182,6 @@ async function joined(
   precise: boolean,
   out: BlockStatus,
 ): Promise<void> {
-  await throughLayers(seam, node, offset, length, precise, out);
   const next = emptyStatus();
   for (let i = 0; i < MAX_JOINED && out.length < length; i++) {
     await throughLayers(seam, node, offset + out.length, length - out.length, precise, next);
@@ -186,28 +194,27 @@ async function joined(
   }
 }
 
-async function throughLayers(
+/** Asks the layers from `node` down until one provides the front part. Its depth: 1 is `node`, 0 none. */
+function throughLayers(
   seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
   precise: boolean,
   out: BlockStatus,
-): Promise<number> {
-  let layer = skipFilters(node);
-  let left = length;
-  for (let depth = 1;; depth++) {
-    await layerStatus(seam, layer, offset, left, precise, out);
-    assert(out.length > 0 && out.length <= left, "status outside the question");
+  depth = 1,
+): MaybePromise<number> {
+  const layer = skipFilters(node);
+  return chain(layerStatus(seam, layer, offset, length, precise, out), () => {
+    assert(out.length > 0 && out.length <= length, "status outside the question");
     const below = out.allocated ? undefined : backing(layer);
     // Beyond the end of a short layer everything is zero, whatever lies below it.
-    if (below === undefined || offset >= layer.size) {
-      if (!out.allocated && !out.data) out.zero = true;
-      return out.allocated ? depth : 0;
+    if (below !== undefined && offset < layer.size) {
+      return throughLayers(seam, below.node, offset, out.length, precise, out, depth + 1);
     }
-    left = out.length;
-    layer = skipFilters(below.node);
-  }
+    if (!out.allocated && !out.data) out.zero = true;
+    return out.allocated ? depth : 0;
+  });
 }
 
 /** Which layer provides the front part: 1 is the node itself; 0 none. */
