@@ -54,15 +54,38 @@ export interface FileOptions {
 /** How the node may be written: never, always, or opened for writing only while someone writes. */
 type Mode = "read-only" | "read-write" | "dynamic";
 
+/** What a reopen can change. */
+interface State {
+  readonly mode: Mode;
+  /** The descriptor is open for writing. */
+  readonly writable: boolean;
+  readonly direct: boolean;
+  /** No locks are taken. */
+  readonly forceShare: boolean;
+  /** The descriptor that will take the place of the present one. */
+  again: number | undefined;
+}
+
 /** Perm bits. */
 interface Permissions {
   readonly needed: number;
   readonly shared: number;
 }
 
-/** The mode that the common options ask for. */
-export function modeOf(open: Pick<OpenContext, "readOnly" | "autoReadOnly">): Mode {
-  return open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
+/** The state that the common options ask for, while `needed` are the permissions in use. */
+export function stateOf(open: OpenContext, needed: number): State {
+  const mode = open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
+  const { cache: { direct }, forceShare } = open;
+  return { mode, writable: isWritable(mode, needed), direct, forceShare, again: undefined };
+}
+
+function isWritable(mode: Mode, needed: number): boolean {
+  return mode === "read-write" || mode === "dynamic" && (needed & WRITING) !== 0;
+}
+
+/** What is to be locked for these permissions. */
+function lockable(needed: number, shared: number, forceShare: boolean): Permissions {
+  return forceShare ? { needed: Perm.none, shared: Perm.all } : { needed, shared };
 }
 
 /** An opened `file`, `host_device` or `host_cdrom` node. */
@@ -80,12 +103,9 @@ export class FileInstance implements IoInstance {
   readonly #locks: ImageLocks | undefined;
   readonly #engine: TransferEngine;
   #options: FileOptions;
-  #mode: Mode;
-  #direct: boolean;
-  /** No locks are taken. */
-  #forceShare: boolean;
-  /** The descriptor is open for writing. */
-  #writable: boolean;
+  #state: State;
+  /** As it will be if the reopen that is prepared is committed. */
+  #next: State | undefined;
   /** Permissions as last settled. */
   #needed: number = Perm.none;
   #shared: number = Perm.all;
@@ -105,19 +125,16 @@ export class FileInstance implements IoInstance {
     this.#fd = file.fd;
     this.#fileKind = file.kind;
     this.#options = options;
-    this.#mode = modeOf(open);
-    this.#writable = this.#mode === "read-write";
-    this.#direct = open.cache.direct;
+    this.#state = stateOf(open, Perm.none);
     this.#engine = engine;
     this.#transfer = new Transfer(open.context.sys, file.fd, open.nodeName, engine);
     this.#transfer.size = file.size;
     this.#space = new Space(open.context, file.fd, open.nodeName, file.kind);
     this.#extents = new Extents(open.context.sys, file.fd);
-    this.#forceShare = open.forceShare;
     if (options.locking !== "off") {
       this.#locks = new ImageLocks(open.context.sys, options.filename);
     }
-    this.#findLimits(file.fd, this.#direct);
+    this.#findLimits(file.fd, this.#state.direct);
   }
 
   /** Bytes. Drives are asked each time, since media come and go. */
@@ -172,14 +189,14 @@ export class FileInstance implements IoInstance {
   }
 
   async prefetch(offset: number, length: number): Promise<void> {
-    if (this.#direct) return;
+    if (this.#state.direct) return;
     const { sys } = this.#context;
     // Advice: what it returns changes nothing.
     await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, POSIX_FADV_WILLNEED);
   }
 
   async flush(): Promise<void> {
-    if (!this.#writable) return;
+    if (!this.#state.writable) return;
     if (this.#flushFailed !== undefined) {
       throw new BlockError(this.#flushFailed, "An earlier flush failed; written data may be lost", {
         node: this.#node,
@@ -192,7 +209,7 @@ export class FileInstance implements IoInstance {
       if (rc === -Errno.EINTR) continue;
       // The kernel reports a failed write-back once and may then call the lost pages clean: no later fdatasync can
       // be believed. With O_DIRECT the data is not in the page cache, and trying again is sound.
-      if (!this.#direct) this.#flushFailed = errnoName(-rc);
+      if (!this.#state.direct) this.#flushFailed = errnoName(-rc);
       throw blockError(rc, this.#node, "flush");
     }
   }
@@ -210,57 +227,20 @@ export class FileInstance implements IoInstance {
 
   /** Locks follow permissions; so does the descriptor's mode with auto-read-only. */
   async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
-    const before = this.#lockable(this.#needed, this.#shared);
-    const wanted = this.#lockable(needed, shared);
-    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
-    const writable = this.#mode === "dynamic" ? (needed & WRITING) !== 0 : this.#writable;
-    let again: number | undefined;
-    try {
-      if (writable !== this.#writable) {
-        const mode = { writable, direct: this.#direct };
-        again = await this.#openAgain(mode);
-        const both = {
-          needed: wanted.needed | before.needed,
-          shared: wanted.shared & before.shared,
-        };
-        this.#locks?.placeOn(again, both.needed, both.shared);
-      }
-    } catch (error) {
-      if (again !== undefined) this.#context.sys.close(again);
-      this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
-      throw error;
-    }
-    return {
-      commit: () => {
-        if (again !== undefined) this.#replace(again);
-        this.#writable = writable;
-        this.#needed = needed;
-        this.#shared = shared;
-        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
-      },
-      abort: () => {
-        if (again !== undefined) this.#context.sys.close(again);
-        this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
-      },
-    };
-  }
-
-  async prepareReopen(next: OpenContext, options: unknown): Promise<ReopenChange> {
-    const given = options as FileOptions;
-    refuseChanges(this.#options, given, FIXED);
-    refuseResets(this.#options, given, STICKY);
-    const mode = modeOf(next);
-    const writable = mode === "read-write" ||
-      mode === "dynamic" && (this.#needed & WRITING) !== 0;
-    const direct = next.cache.direct;
-    const wanted = this.#lockable(this.#needed, this.#shared, next.forceShare);
+    // A reopen that is prepared will be committed first: these permissions are for what comes after it.
+    const base = this.#next ?? this.#state;
+    const before = lockable(this.#needed, this.#shared, base.forceShare);
+    const wanted = lockable(needed, shared, base.forceShare);
     this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
     const unlock = () => this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
+    const writable = isWritable(base.mode, needed);
     let again: number | undefined;
     try {
-      if (writable !== this.#writable || direct !== this.#direct) {
-        again = await this.#openAgain({ writable, direct });
-        this.#locks?.placeOn(again, wanted.needed, wanted.shared);
+      if (writable !== base.writable) again = await this.#openAgain({ ...base, writable });
+      const replacing = again ?? this.#next?.again;
+      if (replacing !== undefined) {
+        const both = before.needed | wanted.needed;
+        this.#locks?.placeOn(replacing, both, before.shared & wanted.shared);
       }
     } catch (error) {
       if (again !== undefined) this.#context.sys.close(again);
@@ -270,19 +250,51 @@ export class FileInstance implements IoInstance {
     return {
       commit: () => {
         if (again !== undefined) this.#replace(again);
-        this.#options = given;
-        this.#mode = mode;
-        this.#writable = writable;
-        this.#direct = direct;
-        this.#forceShare = next.forceShare;
+        this.#state = { ...this.#state, writable };
+        this.#needed = needed;
+        this.#shared = shared;
         this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
-        this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
-        this.#findLimits(this.#fd, direct);
       },
       abort: () => {
         if (again !== undefined) this.#context.sys.close(again);
         unlock();
       },
+    };
+  }
+
+  async prepareReopen(open: OpenContext, options: unknown): Promise<ReopenChange> {
+    const given = options as FileOptions;
+    refuseChanges(this.#options, given, FIXED);
+    refuseResets(this.#options, given, STICKY);
+    const next = stateOf(open, this.#needed);
+    const wanted = lockable(this.#needed, this.#shared, next.forceShare);
+    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
+    const undo = () => {
+      if (next.again !== undefined) this.#context.sys.close(next.again);
+      this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
+      this.#next = undefined;
+    };
+    try {
+      if (next.writable !== this.#state.writable || next.direct !== this.#state.direct) {
+        next.again = await this.#openAgain(next);
+        this.#locks?.placeOn(next.again, wanted.needed, wanted.shared);
+      }
+    } catch (error) {
+      undo();
+      throw error;
+    }
+    this.#next = next;
+    return {
+      commit: () => {
+        if (next.again !== undefined) this.#replace(next.again);
+        this.#options = given;
+        this.#state = { ...next, again: undefined };
+        this.#next = undefined;
+        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
+        this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
+        this.#findLimits(this.#fd, next.direct);
+      },
+      abort: undo,
     };
   }
 
@@ -306,11 +318,6 @@ export class FileInstance implements IoInstance {
   close(): void {
     this.#engine.close();
     this.#context.sys.close(this.#fd);
-  }
-
-  /** What is to be locked for these permissions. */
-  #lockable(needed: number, shared: number, forceShare = this.#forceShare): Permissions {
-    return forceShare ? { needed: Perm.none, shared: Perm.all } : { needed, shared };
   }
 
   #openAgain(mode: OpenMode): Promise<number> {

@@ -6,9 +6,9 @@
  */
 import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
-import { defineDriver, type DriverDefinition, type OpenContext } from "../../types.ts";
+import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../types.ts";
 import { chooseEngine } from "./engines.ts";
-import { FileInstance, type FileOptions, modeOf, nativeNeedsDirect } from "./instance.ts";
+import { FileInstance, type FileOptions, nativeNeedsDirect, stateOf } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";
 
 export { FileInstance } from "./instance.ts";
@@ -23,7 +23,7 @@ async function open(
     throw new CommandError(`No persistent reservation manager with id '${manager}'`);
   }
   if (options.aio === "native" && !open.cache.direct) throw nativeNeedsDirect();
-  const mode = { writable: modeOf(open) === "read-write", direct: open.cache.direct };
+  const mode = stateOf(open, Perm.none);
   const file = await openFile(open.context, driver, options.filename, mode);
   const engine = chooseEngine(open.context, open.nodeName, options);
   try {
