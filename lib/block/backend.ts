@@ -10,7 +10,7 @@ import type { RequestInFlight } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
 import type { Seam } from "./seam.ts";
 import { chainDepth, chainStatus } from "./status.ts";
-import { type BlockStatus, type Limits, RequestFlag } from "./types.ts";
+import { type BlockStatus, type Limits, Perm, RequestFlag } from "./types.ts";
 
 /** What a backend asks of its graph. */
 export interface BackendOwner {
@@ -92,7 +92,7 @@ export class Backend implements BlockBackend {
     if (this.#drained > 0) return this.#later(() => this.write(offset, iov, flags));
     let result: MaybePromise<void>;
     try {
-      this.#check("write", offset, length);
+      this.#checkWrite("write", offset, length);
       result = this.seam.write(this.node, offset, iov, flags | this.#writeFlags);
     } catch (error) {
       write.failed++;
@@ -107,7 +107,7 @@ export class Backend implements BlockBackend {
   writeZeroes(offset: number, length: number, flags = 0): MaybePromise<void> {
     if (this.#drained > 0) return this.#later(() => this.writeZeroes(offset, length, flags));
     return this.#run("write-zeroes", this.statistics.write, offset, length, () => {
-      this.#check("write-zeroes", offset, length);
+      this.#checkWrite("write-zeroes", offset, length);
       return this.seam.writeZeroes(this.node, offset, length, flags | this.#writeFlags);
     });
   }
@@ -115,7 +115,7 @@ export class Backend implements BlockBackend {
   discard(offset: number, length: number): MaybePromise<void> {
     if (this.#drained > 0) return this.#later(() => this.discard(offset, length));
     return this.#run("discard", this.statistics.discard, offset, length, () => {
-      this.#check("discard", offset, length);
+      this.#checkWrite("discard", offset, length);
       return this.seam.discard(this.node, offset, length);
     });
   }
@@ -195,6 +195,17 @@ export class Backend implements BlockBackend {
   }
 
   // --- common parts ---
+
+  /** As #check, for requests that change something. */
+  #checkWrite(op: string, offset: number, length: number): void {
+    this.#check(op, offset, length);
+    if ((this.needed & (Perm.write | Perm.writeUnchanged)) !== 0) return;
+    throw new BlockError("EPERM", `${this.describe} has no permission to write`, {
+      node: this.node.name,
+      op,
+      offset,
+    });
+  }
 
   #check(op: string, offset: number, length: number): void {
     if (offset >= 0 && length >= 0 && this.node.holds(offset + length)) return;

@@ -37,7 +37,7 @@ export class Section implements DrainedSection {
   async settle(all: Iterable<BlockNode>): Promise<void> {
     await Promise.all(this.#backends.map((backend) => backend.quiet()));
     for (const node of this.nodes ?? [...all]) {
-      if (!node.opened) continue;
+      if (!node.opened || node.closed) continue;
       this.#quiesced.push(node);
       if (node.drained++ === 0) await node.instance.quiesce?.();
     }
@@ -54,7 +54,7 @@ export class Section implements DrainedSection {
     this.#ended = true;
     this.onEnd(this);
     for (const node of this.#quiesced) {
-      if (--node.drained === 0) node.instance.resume?.();
+      if (--node.drained === 0 && !node.closed) node.instance.resume?.();
     }
     this.#quiesced = [];
     for (const backend of this.#backends) backend.release();

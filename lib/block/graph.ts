@@ -135,6 +135,7 @@ export class BlockGraph {
     };
     await guard("flushing", () => this.seam.flush(node));
     await guard("closing", () => node.instance.close());
+    node.closed = true;
     const below = [...node.children];
     for (const edge of below) unlink(edge);
     this.all.delete(node);
@@ -251,7 +252,7 @@ export class BlockGraph {
   /** Length or limits of `node` may have changed: everyone above learns of it. */
   changed(node: BlockNode): void {
     for (const above of withAncestors(node)) {
-      if (!above.opened) continue;
+      if (!above.opened || above.closed) continue;
       above.refreshLimits();
       for (const parent of above.parents) {
         if (!(parent instanceof Backend)) continue;

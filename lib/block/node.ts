@@ -65,6 +65,8 @@ export class BlockNode implements NodeView {
   writeHighest = 0;
   /** Takes any offset, length and address: the short way through the seam. */
   plain = false;
+  /** Set when the driver has closed: nothing of it is called again. */
+  closed = false;
 
   constructor(
     readonly name: string,
@@ -139,7 +141,8 @@ export class Edge implements Child {
     private readonly seam: Seam,
     readonly parent: BlockNode,
     readonly name: string,
-    readonly role: readonly ChildRole[],
+    /** What the child is to its parent; a reopen may change it. */
+    public role: readonly ChildRole[],
     /** The node at the other end. */
     public node: BlockNode,
     /** Whether the child was described inline: it is closed with its parent. */

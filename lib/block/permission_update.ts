@@ -1,7 +1,7 @@
 /** Applying permissions to a graph: resolve, let drivers prepare, then commit or abort. */
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
-import type { BlockNode, Parent } from "./node.ts";
+import type { BlockNode, Edge, Parent } from "./node.ts";
 import { driverOptions } from "./options.ts";
 import {
   defaultChildPermissions,
@@ -23,6 +23,8 @@ export interface PermissionPlan {
   /** What a backend will say. */
   readonly backends?: ReadonlyMap<Backend, Permissions>;
   readonly nodes?: ReadonlyMap<BlockNode, NextNode>;
+  /** What children will be to their parents. */
+  readonly roles?: ReadonlyMap<Edge, readonly ChildRole[]>;
   /** Where an edge or backend will point. */
   readonly targets?: ReadonlyMap<Parent, BlockNode>;
 }
@@ -95,7 +97,7 @@ function edges(
           childPermissions(
             node,
             edge.name,
-            edge.role,
+            plan.roles?.get(edge) ?? edge.role,
             { ...parents, readOnly: parent.readOnly },
             parent.options,
           ),

@@ -22,6 +22,8 @@ interface Item {
   readonly common: CommonOptions;
   /** Children that point elsewhere afterwards. */
   readonly moved: Map<Edge, BlockNode>;
+  /** What children will be to the node, as its driver said. */
+  readonly roles: Map<Edge, readonly ChildRole[]>;
   /** Children that are given up. */
   readonly dropped: Edge[];
 }
@@ -70,7 +72,7 @@ function collect(
         : "Cannot change the option 'force-share'",
     );
   }
-  const item: Item = { node, options, common, moved: new Map(), dropped: [] };
+  const item: Item = { node, options, common, moved: new Map(), roles: new Map(), dropped: [] };
   items.set(node, item);
   for (const edge of node.children) collectChild(graph, items, item, edge);
 }
@@ -124,6 +126,7 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
         node,
         { readOnly: common.readOnly, forceShare: common.forceShare, options },
       ])),
+      roles: new Map(items.flatMap(({ roles }) => [...roles])),
       targets: new Map(items.flatMap(({ moved }) => [...moved])),
     });
   } catch (error) {
@@ -154,10 +157,11 @@ async function prepare(graph: BlockGraph, item: Item): Promise<ReopenChange> {
 }
 
 /** Gives a node its new options and children. Returns the nodes that lost a parent. */
-function applyItem({ node, options, common, moved, dropped }: Item): BlockNode[] {
+function applyItem({ node, options, common, moved, roles, dropped }: Item): BlockNode[] {
   const released: BlockNode[] = [];
   node.options = { ...options, "node-name": node.name };
   node.common = common;
+  for (const [edge, role] of roles) edge.role = role;
   for (const [edge, next] of moved) {
     const { parents } = edge.node;
     parents.splice(parents.indexOf(edge), 1);
@@ -219,7 +223,7 @@ class ReopenContext implements OpenContext {
     name: string,
     { role }: { role: readonly ChildRole[] },
   ): Promise<Child | undefined> {
-    const { node, moved, dropped } = this.item;
+    const { node, moved, roles, dropped } = this.item;
     const edge = node.edge(name);
     if (edge === undefined) {
       const given = this.options[name];
@@ -227,6 +231,7 @@ class ReopenContext implements OpenContext {
       return Promise.reject(new CommandError(`Cannot change the option '${name}'`));
     }
     if (dropped.includes(edge)) return Promise.resolve(undefined);
+    roles.set(edge, role);
     const end = moved.get(edge) ?? edge.node;
     return Promise.resolve(new Edge(this.graph.seam, node, name, role, end, edge.owned));
   }
