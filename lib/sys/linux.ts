@@ -1,10 +1,11 @@
 /** LinuxSys: the Sys contract on the running kernel. One instance per context (thread). */
 import { type Arch, archConstants, CLOCK } from "./constants.ts";
-import { SysError } from "./errno.ts";
+import { Errno, SysError } from "./errno.ts";
 import { openLibc } from "./ffi.ts";
 import { isNumericAddress, parseIPv4 } from "./inet.ts";
 import { cstring, hasNul } from "./memory.ts";
 import { ThreadPool } from "./pool.ts";
+import { environment } from "./program.ts";
 import { resolveHost } from "./resolve.ts";
 import { SocketSys } from "./sockets.ts";
 import type { SocketAddress, Sys } from "./types.ts";
@@ -49,7 +50,7 @@ export class LinuxSys extends SocketSys implements Sys {
   }
 
   chdir(path: string): number {
-    if (hasNul(path)) return -22;
+    if (hasNul(path)) return -Errno.EINVAL;
     return this.libc.symbols.chdir(cstring(path)) < 0 ? this.fail() : 0;
   }
 
@@ -63,7 +64,7 @@ export class LinuxSys extends SocketSys implements Sys {
   }
 
   getenv(name: string): string | undefined {
-    return Deno.env.get(name);
+    return environment(name);
   }
 
   monotonicNs(): number {

@@ -250,3 +250,39 @@ Deno.test("a loop stopped with a watch open says so and is stopped all the same"
   context.sys.close(a);
   await context.close().catch(() => {});
 });
+
+Deno.test("a loop that sleeps uses no processor time", async () => {
+  await withContext(async ({ loop }) => {
+    loop.defer(() => {});
+    await until(() => loop.counters.parks > 0);
+    const { turns, wakes } = loop.counters;
+    const fired = loop.sleep(100e6);
+    await fired;
+    // The timer's own turns only; nothing woke it in between.
+    assert(loop.counters.turns - turns < 20, `${loop.counters.turns - turns} turns`);
+    assert.equal(loop.counters.wakes, wakes);
+  });
+});
+
+Deno.test("idle buffers go back to the kernel", async () => {
+  await withContext(async ({ loop, buffers }) => {
+    buffers.release(buffers.acquire(1 << 20));
+    assert.equal(buffers.kept, 1 << 20);
+    loop.defer(() => {});
+    await until(() => buffers.kept === 0);
+  });
+});
+
+Deno.test("contexts come and go without leaving descriptors", async () => {
+  const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+  const round = () =>
+    withContext(async ({ loop, sys }) => {
+      await loop.sleep(1e6);
+      assert.equal(await sys.pool.fsync(-1), -9);
+    });
+  await round();
+  const before = descriptors();
+  // The runtime lets go of an ended Worker's own descriptors a little later: a leak of ours would be 20 at least.
+  for (let i = 0; i < 20; i++) await round();
+  await until(() => descriptors() < before + 10);
+});
