@@ -491,3 +491,46 @@ test(
   },
   flushes.wrap,
 );
+
+/** Answers reads and writes that must not wait with what `answer` says, until it says undefined. */
+class Impatient {
+  answer: (length: number) => number | undefined = () => undefined;
+  wrap = (sys: Sys): Sys =>
+    new Proxy(sys, {
+      get: (of, key) => {
+        const value: unknown = Reflect.get(of, key, of);
+        if (typeof value !== "function") return value;
+        if (key !== "preadv" && key !== "pwritev") return value.bind(of);
+        return (fd: number, iov: IoVec, offset: number, flags: number) => {
+          const rc = flags === 0 ? undefined : this.answer(iov.total);
+          if (rc === undefined || rc < 0) return rc ?? value.call(of, fd, iov, offset, 0);
+          return value.call(of, fd, iov.slice(0, rc), offset, 0);
+        };
+      },
+    });
+}
+
+const impatient = new Impatient();
+test(
+  "what the page cache has not got is fetched by the engine, from where the cache ended",
+  async (context, dir) => {
+    const bytes = Uint8Array.from({ length: 16384 }, (_, i) => i % 251);
+    Deno.writeFileSync(`${dir}/x`, bytes);
+    const node = await open(context, `${dir}/x`);
+    const answers = [-11, -4, (length: number) => length / 2, (length: number) => length - 1];
+    for (const [i, answer] of answers.entries()) {
+      impatient.answer = typeof answer === "number" ? () => answer : answer;
+      assert.deepEqual(await read(context, node, 100, 5000), bytes.subarray(100, 5100));
+      assert.equal(node.transfers.queued, 2 * i + 1, "the engine did the rest");
+      await write(context, node, 200, bytes.subarray(200, 9000));
+      assert.equal(node.transfers.queued, 2 * i + 2);
+    }
+    assert.deepEqual(Deno.readFileSync(`${dir}/x`), bytes);
+    impatient.answer = () => -95; // this file system does not know the flag
+    await read(context, node, 0, 4096);
+    await write(context, node, 0, bytes.subarray(0, 4096));
+    assert.deepEqual(node.transfers, { engine: "threads", inline: 2, queued: 8 });
+    node.close();
+  },
+  impatient.wrap,
+);
