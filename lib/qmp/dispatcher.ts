@@ -145,6 +145,12 @@ export class Dispatcher {
       const entry = this.lookUp(envelope, session);
       const args = visitJson(entry.definition.arguments, envelope.arguments ?? {});
       if (name === "qmp_capabilities") {
+        if (session.negotiated) {
+          throw refuse(
+            "Capabilities negotiation is already complete, command ignored",
+            "CommandNotFound",
+          );
+        }
         negotiate((args as { enable?: string[] }).enable ?? []);
         return { return: {} };
       }
@@ -168,12 +174,6 @@ export class Dispatcher {
     }
     if (envelope.oob && entry.definition.notes.allowOob !== true) {
       throw refuse(`The command ${name} does not support OOB`);
-    }
-    if (session.negotiated && name === "qmp_capabilities") {
-      throw refuse(
-        "Capabilities negotiation is already complete, command ignored",
-        "CommandNotFound",
-      );
     }
     return entry;
   }

@@ -116,5 +116,5 @@ function double(value: number): string {
 }
 
 function trim(text: string): string {
-  return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+  return text.includes(".") ? text.replace(/\.?0*$/, "") : text;
 }
