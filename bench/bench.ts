@@ -21,6 +21,8 @@ const USAGE = `Usage: deno task bench [options]
   --quick          the light rows only, 3 short slices each: below a minute
   --rows A,B       rows whose name holds A or B; single figures: start, memory, idle, qmp, generator
   --servers A,B    ${KINDS.map((kind) => kind.name).join(", ")}
+  --qsd PROGRAM    what to run as qsd (default: the launcher of this tree)
+  --other PROGRAM  a second qsd to run beside it, column "other": an A/B test of two builds
   --slices N       slices a server in each row (default: 5)
   --seconds S      seconds a slice (default: 1; fio: whole seconds)
   --dir DIR        where the image is made (default: the directory for temporary files)
@@ -35,6 +37,8 @@ export interface Options {
   /** Names of the single figures wanted. */
   readonly singles: readonly string[];
   readonly servers: readonly string[];
+  readonly qsd: string;
+  readonly other: string | undefined;
   readonly slices: number;
   readonly seconds: number;
   readonly dir: string | undefined;
@@ -43,6 +47,8 @@ export interface Options {
   readonly output: string | undefined;
 }
 
+/** The column of `--other`. */
+const OTHER = "other";
 const SINGLES = ["start", "memory", "idle", "qmp", "generator"];
 
 /** The options; null after printing the help or the list. Throws with what is wrong. */
@@ -53,6 +59,8 @@ export function parseOptions(args: string[]): Options | "help" | "list" {
       quick: { type: "boolean" },
       rows: { type: "string" },
       servers: { type: "string" },
+      qsd: { type: "string" },
+      other: { type: "string" },
       slices: { type: "string" },
       seconds: { type: "string" },
       dir: { type: "string" },
@@ -84,6 +92,8 @@ export function parseOptions(args: string[]): Options | "help" | "list" {
     rows,
     singles,
     servers,
+    qsd: values.qsd ?? QSD.program,
+    other: values.other,
     slices: Math.ceil(number("slices", quick ? 3 : 5)),
     seconds: number("seconds", quick ? 0.3 : 1),
     dir: values.dir,
@@ -108,6 +118,8 @@ export interface Report {
   readonly generator: string[];
   /** What was left out, and why. */
   readonly skipped: string[];
+  /** What failed, and how. */
+  readonly failures: string[];
   readonly elapsedSeconds: number;
 }
 
@@ -116,6 +128,7 @@ class Bench {
   readonly rows: RowResult[] = [];
   readonly singles: Single[] = [];
   readonly skipped: string[] = [];
+  readonly failures: string[] = [];
   generator: string[] = [];
   readonly kinds: Kind[] = [];
   readonly versions: Record<string, string> = {};
@@ -125,8 +138,12 @@ class Bench {
   /** Runs everything asked for. The servers are stopped whatever happens. */
   async run(): Promise<void> {
     const { options, directory } = this;
-    for (const kind of KINDS) {
-      if (!options.servers.includes(kind.name)) continue;
+    const candidates = KINDS.filter((kind) => options.servers.includes(kind.name))
+      .map((kind) => kind === QSD ? { ...QSD, program: options.qsd } : kind);
+    if (options.other !== undefined) {
+      candidates.splice(1, 0, { ...QSD, name: OTHER, program: options.other });
+    }
+    for (const kind of candidates) {
       const found = await version(kind);
       if (found === null) this.skipped.push(`${kind.name}: it does not run here`);
       else this.kinds.push(kind);
@@ -141,7 +158,8 @@ class Bench {
     if (options.singles.includes("start")) {
       const starting = this.kinds.filter((kind) => kind.speaksQmp);
       note("start to QMP greeting");
-      this.singles.push(await measureStart(starting, options.slices * 2));
+      const failed = (what: string) => this.failed(what);
+      this.singles.push(await measureStart(starting, options.slices * 2, failed));
     }
     const generator = new Generator();
     try {
@@ -149,9 +167,14 @@ class Bench {
         note("the generator against a server that only answers");
         this.generator = await qualifyGenerator(generator, directory, options.seconds);
       }
+      const qmp = options.singles.includes("qmp");
       for (const kind of this.kinds) {
-        if (kind !== QSD_COMPILED || options.servers.length < KINDS.length) {
-          this.servers.push(await start(kind, { image, directory }));
+        if (kind.name !== QSD_COMPILED.name || options.servers.length < KINDS.length) {
+          try {
+            this.servers.push(await start(kind, { image, directory, qmp }));
+          } catch (error) {
+            this.failed(message(error));
+          }
         }
       }
       await this.#measure(generator);
@@ -170,7 +193,8 @@ class Bench {
     for (const row of options.rows) await this.#runRow(row, generator);
     if (options.singles.includes("qmp")) {
       note("QMP under load");
-      this.singles.push(...await measureQmp(servers, generator, 2));
+      const failed = (what: string) => this.failed(what);
+      this.singles.push(...await measureQmp(servers, generator, 2, failed));
     }
     if (options.singles.includes("memory")) this.singles.push(measurePeakMemory(servers));
     if (options.singles.includes("idle")) {
@@ -179,15 +203,22 @@ class Bench {
     }
   }
 
+  /** Something that was to be measured failed: the run goes on, and ends with status 1. */
+  failed(what: string): void {
+    note(what);
+    this.failures.push(what);
+  }
+
   async #runRow(row: Row, generator: Generator): Promise<void> {
     if (row.needs !== null && !await installed(row.needs)) {
       this.skipped.push(`${row.id}: ${row.needs} is not installed`);
       return;
     }
     note(row.id);
+    readOnce(`${this.directory}/image.raw`); // whatever happened meanwhile: it is in the page cache
     const kinds = row.kinds.map((kind) => kind.name);
     const running = this.servers.filter((server) =>
-      kinds.includes(server.name) || server.name === QSD_COMPILED.name
+      kinds.includes(server.name) || server.name === QSD_COMPILED.name || server.name === OTHER
     );
     const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
     for (let slice = 0; slice < this.options.slices; slice++) {
@@ -199,7 +230,13 @@ class Bench {
         scratch: `${this.directory}/copy.raw`,
       };
       for (const server of running) {
-        samples.get(server.name)!.push(await row.slice(server, tools));
+        if (!samples.has(server.name)) continue; // it has failed before
+        try {
+          samples.get(server.name)!.push(await row.slice(server, tools));
+        } catch (error) {
+          samples.delete(server.name);
+          this.failed(`${row.id}: ${server.name}: ${message(error)}`);
+        }
       }
     }
     const cells = Object.fromEntries([...samples].map(([name, all]) => [name, cell(all)]));
@@ -218,6 +255,16 @@ function makeImage(path: string, mib: number): void {
     for (let at = 0; at < block.length;) at += file.writeSync(block.subarray(at));
   }
   file.syncSync();
+}
+
+function readOnce(path: string): void {
+  using file = Deno.openSync(path);
+  const buffer = new Uint8Array(2 ** 20);
+  while (file.readSync(buffer) !== null);
+}
+
+function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 function note(text: string): void {
@@ -251,9 +298,10 @@ export function fileSystemOf(path: string, mountinfo: string): string {
 
 /** The report as Markdown. */
 export function markdown(report: Report): string {
-  const names = KINDS.map((kind) => kind.name)
+  const all = [QSD.name, OTHER, ...KINDS.map((kind) => kind.name).slice(1)];
+  const names = all
     .filter((name) => name === QSD.name || report.rows.some((row) => row.cells[name]));
-  const present = KINDS.map((kind) => kind.name)
+  const present = all
     .filter((name) => report.singles.some((single) => single.values[name] !== undefined));
   const missed = [...report.rows, ...report.singles].flatMap((one) => one.checks).filter((c) =>
     !c.met
@@ -266,6 +314,9 @@ export function markdown(report: Report): string {
   ];
   if (report.skipped.length > 0) {
     parts.push(`\nLeft out:\n${report.skipped.map((text) => `- ${text}`).join("\n")}`);
+  }
+  if (report.failures.length > 0) {
+    parts.push(`\n**Failed**:\n${report.failures.map((text) => `- ${text}`).join("\n")}`);
   }
   if (report.rows.length > 0) parts.push("\n" + tables(report.rows, names));
   if (report.singles.length > 0) {
@@ -308,10 +359,12 @@ export async function main(args: string[]): Promise<number> {
     singles: bench.singles,
     generator: bench.generator,
     skipped: bench.skipped,
+    failures: bench.failures,
     elapsedSeconds: (performance.now() - begin) / 1000,
   };
   if (options.output !== undefined) await writeReport(options.output, markdown(report));
-  return print(options.json ? JSON.stringify(report, null, 2) : markdown(report));
+  print(options.json ? JSON.stringify(report, null, 2) : markdown(report));
+  return report.failures.length > 0 ? 1 : 0;
 }
 
 const MARK = "<!-- last run -->\n";

@@ -4,6 +4,8 @@
 export interface Site {
   readonly image: string;
   readonly directory: string;
+  /** Whether servers that can shall also open a QMP socket. */
+  readonly qmp: boolean;
 }
 
 /** A server that runs. */
@@ -46,10 +48,9 @@ function daemonArguments(site: Site, socket: string, qmp: string): string[] {
     `addr.type=unix,addr.path=${socket}`,
     "--export",
     `type=nbd,id=e,node-name=r,name=${EXPORT_NAME},writable=on`,
-    "--chardev",
-    `socket,id=q,path=${qmp},server=on,wait=off`,
-    "--monitor",
-    "chardev=q",
+    ...(site.qmp
+      ? ["--chardev", `socket,id=q,path=${qmp},server=on,wait=off`, "--monitor", "chardev=q"]
+      : []),
   ];
 }
 
@@ -141,7 +142,7 @@ export async function start(kind: Kind, site: Site): Promise<Server> {
     name: kind.name,
     pid: child.pid,
     socket,
-    qmp: kind.speaksQmp ? qmp : null,
+    qmp: kind.speaksQmp && site.qmp ? qmp : null,
     async stop() {
       if (!ended) child.kill("SIGTERM");
       const killer = setTimeout(() => ended || child.kill("SIGKILL"), 5000);

@@ -13,10 +13,22 @@ import { negotiate } from "./load/negotiate.ts";
 const MIB = 2 ** 20;
 
 /** Start to QMP greeting, the kinds in turn. */
-export async function measureStart(kinds: readonly Kind[], slices: number): Promise<Single> {
+export async function measureStart(
+  kinds: readonly Kind[],
+  slices: number,
+  failed: (what: string) => void,
+): Promise<Single> {
   const times = new Map<string, number[]>(kinds.map((kind) => [kind.name, []]));
   for (let i = 0; i < slices; i++) {
-    for (const kind of kinds) times.get(kind.name)!.push(await startToGreeting(kind));
+    for (const kind of kinds) {
+      if (!times.has(kind.name)) continue;
+      try {
+        times.get(kind.name)!.push(await startToGreeting(kind));
+      } catch (error) {
+        times.delete(kind.name);
+        failed(`start: ${String(error)}`);
+      }
+    }
   }
   const values: Record<string, string> = {};
   for (const [name, ms] of times) values[name] = digits(median(ms));
@@ -86,6 +98,7 @@ export async function measureQmp(
   servers: readonly Server[],
   generator: Generator,
   seconds: number,
+  failed: (what: string) => void,
 ): Promise<Single[]> {
   const loads: [string, Pattern][] = [
     ["4k reads, 32 in flight", { pattern: "randread", blockSize: 4096, depth: 32 }],
@@ -98,10 +111,14 @@ export async function measureQmp(
     const checks = [];
     for (const server of servers) {
       if (server.qmp === null) continue;
-      const times = await qmpUnderLoad(server, server.qmp, generator, pattern, seconds);
-      const p99 = percentile(times, 0.99);
-      values[server.name] = [median(times), p99, Math.max(...times)].map(digits).join(" / ");
-      if (server.name === QSD.name) checks.push(check("qsd p99", p99, "<=", 10, " ms"));
+      try {
+        const times = await qmpUnderLoad(server, server.qmp, generator, pattern, seconds);
+        const p99 = percentile(times, 0.99);
+        values[server.name] = [median(times), p99, Math.max(...times)].map(digits).join(" / ");
+        if (server.name === QSD.name) checks.push(check("qsd p99", p99, "<=", 10, " ms"));
+      } catch (error) {
+        failed(`qmp: ${server.name} under ${title}: ${String(error)}`);
+      }
     }
     singles.push({ title: `QMP reply under ${title}: ms, p50 / p99 / max`, values, checks });
   }
