@@ -7,6 +7,7 @@ import {
   passing,
   QUEUE_DEPTH,
   type QueueContext,
+  type QueueOptions,
   type QueueRequest,
   refused,
 } from "./kernel_queue.ts";
@@ -46,8 +47,8 @@ export class AioIo extends KernelQueue {
   readonly #queued: number[] = [];
 
   /** Use `openAio`. `ctx`: the kernel's aio_context_t. */
-  constructor(context: QueueContext, eventFd: number, ctx: number) {
-    super(context, eventFd);
+  constructor(context: QueueContext, eventFd: number, ctx: number, options?: QueueOptions) {
+    super(context, eventFd, options);
     this.#numbers = syscallNumbers(context.sys.arch);
     this.#ctx = ctx;
     this.#memory = this.sys.allocate(SIZE);
@@ -139,7 +140,10 @@ export class AioIo extends KernelQueue {
 }
 
 /** Kernel AIO for `context`, or why not. */
-export function openAio(context: QueueContext): AioIo | EngineRefused {
+export function openAio(
+  context: QueueContext,
+  options?: QueueOptions,
+): AioIo | EngineRefused {
   const { sys } = context;
   const ctx = setup(sys);
   if (ctx < 0) return refused("io_setup", -ctx, HINTS);
@@ -148,7 +152,7 @@ export function openAio(context: QueueContext): AioIo | EngineRefused {
     sys.raw(syscallNumbers(sys.arch).io_destroy, ctx);
     return refused("eventfd", -eventFd, HINTS);
   }
-  return new AioIo(context, eventFd, ctx);
+  return new AioIo(context, eventFd, ctx, options);
 }
 
 /** io_setup: the context's address, or -errno. */

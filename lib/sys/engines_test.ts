@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../base/mod.ts";
 import { openAio, probeAio } from "./aio.ts";
-import { archConstants, O } from "./constants.ts";
+import { archConstants, O, syscallNumbers } from "./constants.ts";
 import { createContext } from "./context.ts";
 import { check, Errno } from "./errno.ts";
 import {
@@ -9,15 +9,16 @@ import {
   type EngineRefused,
   QUEUE_DEPTH,
   type QueueContext,
+  type QueueOptions,
 } from "./kernel_queue.ts";
 import { LinuxSys } from "./linux.ts";
 import { isRefused, openUring, probeUring, UringIo } from "./uring.ts";
-import type { FileStat } from "./types.ts";
+import type { FileStat, Sys } from "./types.ts";
 
 const probing = new LinuxSys();
 const engines: {
   name: string;
-  open(context: QueueContext): AsyncIo | EngineRefused;
+  open(context: QueueContext, options?: QueueOptions): AsyncIo | EngineRefused;
   refused: EngineRefused | undefined;
 }[] = [
   { name: "aio=native", open: openAio, refused: probeAio(probing) },
@@ -121,6 +122,44 @@ for (const { name, open, refused } of engines) {
         memory.bytes.fill(0);
         assert.equal(await io.readv(fd, iov, 0), 600 * 512);
         for (let i = 0; i < 600; i++) assert.equal(memory.bytes[i * 512], i & 255);
+        memory.unmap();
+      }),
+  );
+
+  Deno.test(
+    `a batch that is full is submitted at once (${title})`,
+    { ignore },
+    () =>
+      withEngine((context) => {
+        // A submission is one system call: count them.
+        let submissions = 0;
+        const sys = new Proxy(context.sys, {
+          get(target, key) {
+            if (key === "raw") {
+              return (number: number, ...args: number[]) => {
+                const numbers = syscallNumbers(target.arch);
+                if (number === numbers.io_uring_enter || number === numbers.io_submit) {
+                  submissions++;
+                }
+                return (target as Sys).raw(number, ...args);
+              };
+            }
+            const value: unknown = Reflect.get(target, key, target);
+            return typeof value === "function" ? value.bind(target) : value;
+          },
+        });
+        const io = open({ sys, loop: context.loop }, { maxBatch: 4 });
+        return Object.assign(io, { submissions: () => submissions });
+      }, async (io, fd, { sys }) => {
+        const { submissions } = io as AsyncIo & { submissions(): number };
+        const memory = sys.allocate(4096);
+        const all = [];
+        for (let i = 0; i < 10; i++) {
+          all.push(io.writev(fd, IoVec.of(memory.address, 4096), i * 4096));
+          assert.equal(submissions(), Math.floor((i + 1) / 4));
+        }
+        assert((await Promise.all(all)).every((rc) => rc === 4096));
+        assert.equal(submissions(), 3);
         memory.unmap();
       }),
   );

@@ -67,10 +67,6 @@ export const symbols = {
   chdir: { parameters: ["buffer"], result: "i32" },
   setsid: { parameters: [], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
-  isatty: { parameters: ["i32"], result: "i32" },
-  tcgetattr: { parameters: ["i32", "usize"], result: "i32" },
-  tcsetattr: { parameters: ["i32", "i32", "usize"], result: "i32" },
-  cfmakeraw: { parameters: ["usize"], result: "void" },
   clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
   syscall: { parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"], result: "i32" },
   posix_spawn: {

@@ -37,6 +37,12 @@ export interface QueueContext {
   readonly loop: Loop;
 }
 
+/** How an engine submits. */
+export interface QueueOptions {
+  /** Most requests in one submission; 0 [default]: all of a turn (the aio-max-batch option). */
+  readonly maxBatch?: number;
+}
+
 /** Requests in the kernel at once; more wait here. */
 export const QUEUE_DEPTH = 128;
 
@@ -85,11 +91,15 @@ export abstract class KernelQueue implements AsyncIo {
   #watch: Watch | undefined;
   #poller: { remove(): void } | undefined;
   #busy = 0;
+  readonly #maxBatch: number;
+  /** Requests since the last submission. */
+  #batch = 0;
   #scheduled = false;
   #closing = false;
   #idle: (() => void) | undefined;
 
-  constructor(context: QueueContext, eventFd: number) {
+  constructor(context: QueueContext, eventFd: number, options: QueueOptions = {}) {
+    this.#maxBatch = options.maxBatch || Infinity;
     this.sys = context.sys;
     this.#loop = context.loop;
     this.eventFd = eventFd;
@@ -169,6 +179,7 @@ export abstract class KernelQueue implements AsyncIo {
     this.#busy++;
     this.enqueue(slot, request);
     this.#schedule();
+    if (++this.#batch >= this.#maxBatch) this.#submit();
   }
 
   /** One submission for all requests of this turn. */
@@ -180,8 +191,13 @@ export abstract class KernelQueue implements AsyncIo {
 
   readonly #flush = (): void => {
     this.#scheduled = false;
-    if (!this.submit()) this.#schedule();
+    this.#submit();
   };
+
+  #submit(): void {
+    this.#batch = 0;
+    if (!this.submit()) this.#schedule();
+  }
 
   /** A request has completed with `result`. */
   protected complete(slot: number, result: number): void {

@@ -15,7 +15,7 @@ export {
 export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
-export type { AsyncIo, EngineRefused, QueueContext } from "./kernel_queue.ts";
+export type { AsyncIo, EngineRefused, QueueContext, QueueOptions } from "./kernel_queue.ts";
 export * from "./process.ts";
 export { ResolveError } from "./resolve.ts";
 export { Poller, type PollerHandle } from "./wakeup.ts";

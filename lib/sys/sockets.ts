@@ -1,7 +1,7 @@
 /** Sockets and epoll: the part of LinuxSys about descriptors of the data plane. */
 import type { IoVec } from "../base/mod.ts";
 import type { ArchConstants } from "./constants.ts";
-import { EPOLL, F, MSG, O, SOCK, SOL } from "./constants.ts";
+import { EPOLL, MSG, SOCK } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import type { Libc } from "./ffi.ts";
 import { FileSys } from "./files.ts";
@@ -182,16 +182,6 @@ export class SocketSys extends FileSys {
     if (call(fd, this.scratch.address + SOCKADDR_AT, this.structAt) < 0) return this.fail();
     const length = this.struct.getUint32(0, true);
     return getSockaddr(this.#sockaddr, length) ?? -Errno.EAFNOSUPPORT;
-  }
-
-  /** Makes an inherited or passed descriptor like those made here: non-blocking and close-on-exec. */
-  adopt(fd: number): number {
-    const type = this.getsockopt(fd, SOL.SOCKET, 3 /* SO_TYPE */);
-    if (type < 0) return type;
-    const flags = this.fcntl(fd, F.GETFL, 0);
-    if (flags < 0) return flags;
-    const rc = this.fcntl(fd, F.SETFL, flags | O.NONBLOCK);
-    return rc < 0 ? rc : this.fcntl(fd, F.SETFD, F.FD_CLOEXEC);
   }
 
   eventfd(initial: number): number {

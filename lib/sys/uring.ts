@@ -9,6 +9,7 @@ import {
   passing,
   QUEUE_DEPTH,
   type QueueContext,
+  type QueueOptions,
   type QueueRequest,
   refused,
 } from "./kernel_queue.ts";
@@ -61,8 +62,8 @@ export class UringIo extends KernelQueue {
   #tail: number;
 
   /** Use `openUring`. */
-  constructor(context: QueueContext, eventFd: number, rings: Rings) {
-    super(context, eventFd);
+  constructor(context: QueueContext, eventFd: number, rings: Rings, options?: QueueOptions) {
+    super(context, eventFd, options);
     this.#rings = rings;
     this.#numbers = syscallNumbers(context.sys.arch);
     this.#tail = rings.sq[rings.sqTail]!;
@@ -150,7 +151,10 @@ export class UringIo extends KernelQueue {
 }
 
 /** io_uring for `context`, or why not. */
-export function openUring(context: QueueContext): UringIo | EngineRefused {
+export function openUring(
+  context: QueueContext,
+  options?: QueueOptions,
+): UringIo | EngineRefused {
   const { sys } = context;
   const numbers = syscallNumbers(sys.arch);
   const params = sys.allocate(PARAMS_SIZE);
@@ -169,7 +173,7 @@ export function openUring(context: QueueContext): UringIo | EngineRefused {
       const { io_uring_register } = numbers;
       rc = sys.raw(io_uring_register, fd, REGISTER_EVENTFD, params.address, 1);
     }
-    if (rc >= 0) return new UringIo(context, eventFd, rings);
+    if (rc >= 0) return new UringIo(context, eventFd, rings, options);
     if (eventFd >= 0) sys.close(eventFd);
     for (const mapping of rings.mappings) mapping.unmap();
     sys.close(fd);
