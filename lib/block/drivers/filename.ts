@@ -1,7 +1,6 @@
 /** File names that QEMU makes up for nodes whose options a plain name cannot express: `json:{...}`. */
 import { CommandError, type MaybePromise } from "../../base/mod.ts";
-import type { NodeView } from "../graph_types.ts";
-import type { Child, ImageFacts } from "../types.ts";
+import type { Child, ImageFacts, NodeView } from "../mod.ts";
 
 /** Options as text, with QEMU's blanks; undefined members are left out. */
 function text(value: unknown): string {

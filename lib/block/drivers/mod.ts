@@ -1,5 +1,5 @@
 /** All block drivers. A new one is a line here, its own file or folder, and a branch in the schema. */
-import type { DriverDefinition } from "../types.ts";
+import type { DriverDefinition } from "../mod.ts";
 import { file, hostCdrom, hostDevice } from "./file/mod.ts";
 import { nullAio, nullCo } from "./null.ts";
 import { raw } from "./raw.ts";

@@ -5,7 +5,7 @@
 import { CommandError, GiB, type IoVec, type MaybePromise } from "../../base/mod.ts";
 import { BlockdevOptionsNull } from "../../qmp/schema/blockdev.ts";
 import type { Infer } from "../../qmp/schema/core.ts";
-import type { Context } from "../../sys/types.ts";
+import type { Context } from "../../sys/mod.ts";
 import {
   type BlockStatus,
   defineDriver,
@@ -15,7 +15,7 @@ import {
   type OpenContext,
   type ReopenChange,
   RequestFlag,
-} from "../types.ts";
+} from "../mod.ts";
 import { jsonFilename, refuseNegative } from "./filename.ts";
 import { refuseChanges } from "./reopen.ts";
 

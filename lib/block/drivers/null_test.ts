@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { CommandError, GiB } from "../../base/mod.ts";
-import type { IoInstance } from "../types.ts";
+import type { IoInstance } from "../mod.ts";
 import { nullAio, nullCo, type NullOptions } from "./null.ts";
 import {
   emptyStatus,

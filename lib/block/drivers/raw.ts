@@ -17,7 +17,7 @@ import {
   type ReopenChange,
   type TruncateOptions,
   type WritePlan,
-} from "../types.ts";
+} from "../mod.ts";
 import { childFacts, jsonFilename, optionsOfName, refuseNegative } from "./filename.ts";
 
 /** Options of raw. */

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { BlockError, CommandError } from "../../base/mod.ts";
-import type { Child, FormatInstance, Placement, TruncateOptions, WritePlan } from "../types.ts";
-import { Perm } from "../types.ts";
+import {
+  type Child,
+  type FormatInstance,
+  Perm,
+  type Placement,
+  type TruncateOptions,
+  type WritePlan,
+} from "../mod.ts";
 import { raw, type RawOptions } from "./raw.ts";
 import { openContext, openDriver, type TestContext, testContext } from "./testing.ts";
 

@@ -1,8 +1,14 @@
 /** For the tests of drivers: a context on the running kernel, and an OpenContext without a graph around it. */
 import { CommandError, IoVec, type MaybePromise } from "../../base/mod.ts";
-import { LinuxSys } from "../../sys/mod.ts";
-import type { BufferPool, Context, Loop, Memory, Sys } from "../../sys/types.ts";
-import type { BlockStatus, DriverDefinition, DriverInstance, OpenContext } from "../types.ts";
+import {
+  type BufferPool,
+  type Context,
+  LinuxSys,
+  type Loop,
+  type Memory,
+  type Sys,
+} from "../../sys/mod.ts";
+import type { BlockStatus, DriverDefinition, DriverInstance, OpenContext } from "../mod.ts";
 
 /** Buffers straight from the kernel. */
 class PlainBuffers implements BufferPool {

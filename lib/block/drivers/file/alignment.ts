@@ -1,7 +1,6 @@
 /** What O_DIRECT asks of offsets, lengths and addresses on an open file. */
-import { BLK, Errno } from "../../../sys/mod.ts";
+import { BLK, type Context, Errno } from "../../../sys/mod.ts";
 import { CommandError } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/types.ts";
 
 /** Bytes. */
 export interface DirectAlignment {

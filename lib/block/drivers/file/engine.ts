@@ -1,6 +1,6 @@
 /** Who carries out the requests that may block: the thread pool, libaio or io_uring. */
 import type { IoVec } from "../../../base/mod.ts";
-import type { Sys } from "../../../sys/types.ts";
+import type { Sys } from "../../../sys/mod.ts";
 
 /** Moves bytes without blocking the caller's thread. Results: bytes moved, or -errno. */
 export interface TransferEngine {

@@ -4,8 +4,7 @@
  * Unlike in QEMU the engine does not see every request: what the page cache answers at once is done inline
  * (transfer.ts), whichever engine was chosen. Under cache.direct it sees all of them.
  */
-import { errnoName } from "../../../sys/mod.ts";
-import type { Context } from "../../../sys/types.ts";
+import { type Context, errnoName } from "../../../sys/mod.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { NativeQueue } from "./native.ts";
 import { UringQueue } from "./uring.ts";

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../../../base/mod.ts";
-import { createContext, syscallNumbers } from "../../../sys/mod.ts";
-import type { Context, Sys } from "../../../sys/types.ts";
+import { type Context, createContext, type Sys, syscallNumbers } from "../../../sys/mod.ts";
 import { openContext, testContext } from "../testing.ts";
 import { chooseEngine } from "./engines.ts";
 import { KernelQueue } from "./queue.ts";

@@ -3,10 +3,9 @@
  * should another process punch a hole meanwhile, it is reported as data, which costs speed and nothing else. A
  * hole is never remembered, so what is called zero was zero when it was asked.
  */
-import { Errno, SEEK } from "../../../sys/mod.ts";
+import { Errno, SEEK, type Sys } from "../../../sys/mod.ts";
 import { alignUp } from "../../../base/mod.ts";
-import type { Sys } from "../../../sys/types.ts";
-import type { BlockStatus } from "../../types.ts";
+import type { BlockStatus } from "../../mod.ts";
 
 /** Remembered regions; clients walk an image front to back, so a few suffice. */
 const REGIONS = 8;

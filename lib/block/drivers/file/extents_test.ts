@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Errno, SEEK } from "../../../sys/mod.ts";
-import type { BlockStatus } from "../../types.ts";
+import type { BlockStatus } from "../../mod.ts";
 import { Extents } from "./extents.ts";
 
 /** A file made of data regions, with its end. */

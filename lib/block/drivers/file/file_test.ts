@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { BlockError, CommandError, IoVec } from "../../../base/mod.ts";
-import type { Sys } from "../../../sys/types.ts";
-import { Perm, RequestFlag } from "../../types.ts";
+import type { Sys } from "../../../sys/mod.ts";
+import { Perm, RequestFlag } from "../../mod.ts";
 import {
   emptyStatus,
   openContext,

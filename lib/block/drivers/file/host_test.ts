@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { BlockError } from "../../../base/mod.ts";
 import type { BlockdevOptionsValue } from "../../../qmp/schema/blockdev.ts";
 import { type ContractSubject, driverContract } from "../../contract.ts";
-import { Perm, RequestFlag } from "../../types.ts";
+import { Perm, RequestFlag } from "../../mod.ts";
 import { drivers } from "../mod.ts";
 import { openContext, Piece, readBytes, type TestContext, testContext } from "../testing.ts";
 import { file as fileDriver, type FileInstance, hostCdrom, hostDevice } from "./mod.ts";

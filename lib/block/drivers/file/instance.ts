@@ -5,9 +5,8 @@
  * The descriptor keeps its number for as long as the node lives: when the mode must change the file is opened
  * once more and dup2'ed over it, so that requests under way see either of two descriptions of one file.
  */
-import { BLK, Errno, errnoName, F } from "../../../sys/mod.ts";
+import { BLK, type Context, Errno, errnoName, F } from "../../../sys/mod.ts";
 import { BlockError, CommandError, type IoVec, type MaybePromise } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/types.ts";
 import {
   type BlockStatus,
   type ImageFacts,
@@ -18,9 +17,9 @@ import {
   type PermissionChange,
   type ReopenChange,
   type TruncateOptions,
-} from "../../types.ts";
+} from "../../mod.ts";
 import { refuseChanges, refuseResets } from "../reopen.ts";
-import { probeDirectAlignment } from "./alignment.ts";
+import { probeDirectAlignment, sectorSize } from "./alignment.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
@@ -34,7 +33,6 @@ import {
   type OpenMode,
   sizeOf,
 } from "./open.ts";
-import { sectorSize } from "./alignment.ts";
 import { resizeFile } from "./resize.ts";
 import { Space } from "./space.ts";
 import { Transfer } from "./transfer.ts";

@@ -4,10 +4,9 @@
  * After placing its own, a process asks whether another's lock is in the way: 200+i for each permission that
  * it uses, 100+i for each that it does not share. Byte 0 belongs to management software.
  */
-import { errnoText, F } from "../../../sys/mod.ts";
+import { errnoText, F, type Sys } from "../../../sys/mod.ts";
 import { CommandError } from "../../../base/mod.ts";
-import type { Sys } from "../../../sys/types.ts";
-import { Perm } from "../../types.ts";
+import { Perm } from "../../mod.ts";
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;

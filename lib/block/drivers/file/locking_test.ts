@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { CommandError } from "../../../base/mod.ts";
 import { F } from "../../../sys/mod.ts";
-import { Perm } from "../../types.ts";
+import { Perm } from "../../mod.ts";
 import { ImageLocks } from "./locking.ts";
 
 /** The kernel's lock table for one file: descriptions by descriptor, read locks by byte. */

@@ -6,7 +6,7 @@
  */
 import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
-import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../types.ts";
+import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../mod.ts";
 import { chooseEngine } from "./engines.ts";
 import { FileInstance, type FileOptions, nativeNeedsDirect, stateOf } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";

@@ -1,6 +1,10 @@
 /** aio=native: the kernel's own asynchronous I/O (io_submit(2), linux/aio_abi.h). Wants O_DIRECT to be asynchronous. */
-import { type SyscallNumbers, syscallNumbers } from "../../../sys/mod.ts";
-import type { Context, Memory } from "../../../sys/types.ts";
+import {
+  type Context,
+  type Memory,
+  type SyscallNumbers,
+  syscallNumbers,
+} from "../../../sys/mod.ts";
 import { DEPTH, KernelQueue, type QueuedRequest } from "./queue.ts";
 
 // struct iocb

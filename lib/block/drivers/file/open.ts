@@ -1,7 +1,15 @@
 /** Opening a file or device by name: flags, kinds, and QEMU's words for what can go wrong. */
-import { archConstants, BLK, Errno, errnoText, F, O, SEEK } from "../../../sys/mod.ts";
+import {
+  archConstants,
+  BLK,
+  type Context,
+  Errno,
+  errnoText,
+  F,
+  O,
+  SEEK,
+} from "../../../sys/mod.ts";
 import { CommandError } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/types.ts";
 
 /** The drivers of this folder. */
 export type DriverName = "file" | "host_device" | "host_cdrom";

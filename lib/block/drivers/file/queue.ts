@@ -4,8 +4,7 @@
  * when the queue's descriptor becomes readable.
  */
 import type { IoVec } from "../../../base/mod.ts";
-import { EPOLL, Errno } from "../../../sys/mod.ts";
-import type { Context, Memory, Watch } from "../../../sys/types.ts";
+import { type Context, EPOLL, Errno, type Memory, type Watch } from "../../../sys/mod.ts";
 import type { TransferEngine } from "./engine.ts";
 
 /** Requests that the kernel holds at once. */

@@ -1,8 +1,7 @@
 /** Changes the length of a file; devices keep theirs. */
-import { Errno, errnoName, errnoText } from "../../../sys/mod.ts";
+import { type Context, Errno, errnoName, errnoText } from "../../../sys/mod.ts";
 import { BlockError } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/types.ts";
-import type { TruncateOptions } from "../../types.ts";
+import type { TruncateOptions } from "../../mod.ts";
 import type { OpenedFile } from "./open.ts";
 
 /** Zeroes are written in pieces of this many bytes. */

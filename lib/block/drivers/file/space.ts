@@ -6,10 +6,9 @@
  * zeroes, device:  mayUnmap: punch (unmaps, never slow) | BLK.BLKZEROOUT (may write: not with noFallback)
  * discard:         punch a hole (file) | BLK.BLKDISCARD (device)
  */
-import { BLK, Errno, FALLOC } from "../../../sys/mod.ts";
+import { BLK, type Context, Errno, FALLOC } from "../../../sys/mod.ts";
 import { BlockError } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/types.ts";
-import { RequestFlag } from "../../types.ts";
+import { RequestFlag } from "../../mod.ts";
 import { blockError } from "./failures.ts";
 
 /** "Not here": refusals by kind of file system or device. Errno.EINVAL too: some refuse odd ranges so. */

@@ -8,9 +8,8 @@
  *   SlowGuard: dirty throttling can hold a writer for 200 ms.
  * - short transfers are continued; a read past the end of the file gives zeroes; Errno.EINTR is retried.
  */
-import { Errno, RWF } from "../../../sys/mod.ts";
+import { Errno, RWF, type Sys } from "../../../sys/mod.ts";
 import type { IoVec, MaybePromise } from "../../../base/mod.ts";
-import type { Sys } from "../../../sys/types.ts";
 import type { TransferEngine } from "./engine.ts";
 import { blockError } from "./failures.ts";
 import { SlowGuard } from "./guard.ts";

@@ -1,7 +1,12 @@
 /** aio=io_uring: submission and completion rings shared with the kernel (io_uring_setup(2), linux/io_uring.h). */
 import { assert } from "../../../base/mod.ts";
-import { Errno, type SyscallNumbers, syscallNumbers } from "../../../sys/mod.ts";
-import type { Context, Memory } from "../../../sys/types.ts";
+import {
+  type Context,
+  Errno,
+  type Memory,
+  type SyscallNumbers,
+  syscallNumbers,
+} from "../../../sys/mod.ts";
 import { DEPTH, KernelQueue, type QueuedRequest } from "./queue.ts";
 
 // struct io_uring_params, and the offsets that the kernel fills into it
