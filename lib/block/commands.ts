@@ -1,5 +1,5 @@
 /** QMP commands on nodes. */
-import { CommandError } from "../base/mod.ts";
+import { BlockError, CommandError } from "../base/mod.ts";
 import type {
   blockCommandTable,
   BlockDeviceInfo,
@@ -15,26 +15,29 @@ import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
 import { type ImageFacts, Perm } from "./types.ts";
 
+/** Runs `act`; what the outside world refused (a BlockError) becomes the command's error. */
+async function refusing(act: () => Promise<unknown>): Promise<Record<never, never>> {
+  try {
+    await act();
+    return {};
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new CommandError(error.message, "GenericError", [], { cause: error });
+  }
+}
+
 /** The handlers of blockCommandTable for one graph. */
 export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTable> {
   return {
-    async "blockdev-add"(options) {
-      await graph.add(options as BlockdevOptionsValue, { monitorOwned: true });
-      return {};
-    },
-    async "blockdev-del"(args) {
-      await graph.del(args["node-name"]);
-      return {};
-    },
-    async "blockdev-reopen"({ options }) {
-      await graph.reopen(options as BlockdevOptionsValue[]);
-      return {};
-    },
-    async block_resize({ device, "node-name": name, size }) {
+    "blockdev-add": (options) =>
+      refusing(() => graph.add(options as BlockdevOptionsValue, { monitorOwned: true })),
+    "blockdev-del": (args) => refusing(() => graph.del(args["node-name"])),
+    "blockdev-reopen": ({ options }) =>
+      refusing(() => graph.reopen(options as BlockdevOptionsValue[])),
+    block_resize({ device, "node-name": name, size }) {
       const node = graph.lookup(device, name);
       if (size < 0) throw new CommandError("Parameter 'size' expects a >0 size");
-      await graph.resize(node, size);
-      return {};
+      return refusing(() => graph.resize(node, size));
     },
     "query-named-block-nodes": ({ flat }) =>
       Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true))),
@@ -211,13 +214,16 @@ function debugGraph(graph: BlockGraph): Infer<typeof XDbgBlockGraph> {
       perm: permissionList(needed),
       "shared-perm": permissionList(shared),
     });
-  for (const node of graph.nodes()) {
-    result.nodes.push({ id: id(node), type: "block-driver", name: node.name });
-    for (const child of node.children) edge(node, child);
-  }
+  // Users, then nodes, oldest first; the lists are shown the other way round, as QEMU does.
   for (const backend of graph.backends) {
     result.nodes.push({ id: id(backend), type: "block-backend", name: "" });
     edge(backend, backend);
   }
+  for (const node of [...graph.nodes()].reverse()) {
+    result.nodes.push({ id: id(node), type: "block-driver", name: node.name });
+    for (const child of node.children) edge(node, child);
+  }
+  result.nodes.reverse();
+  result.edges.reverse();
   return result;
 }

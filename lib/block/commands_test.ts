@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { IoVec } from "../base/mod.ts";
+import { BlockError, IoVec } from "../base/mod.ts";
 import { blockCommands } from "./commands.ts";
 import { MemoryDisk, testGraph } from "./testing.ts";
 import { Perm } from "./types.ts";
@@ -106,5 +106,24 @@ Deno.test("x-debug-query-block-graph shows nodes, users and permissions", async 
     { parent: id(""), child: id("r"), name: "root", perm, "shared-perm": shared },
   ]);
   await backend.detach();
+  await graph.closeAll();
+});
+
+Deno.test("what the outside world refuses is a GenericError of the command", async () => {
+  const { graph, context } = testGraph({ d: new MemoryDisk(4096) });
+  const commands = blockCommands(graph);
+  await commands["blockdev-add"](
+    { driver: "memory", disk: "d", "node-name": "n" } as unknown as Parameters<
+      (typeof commands)["blockdev-add"]
+    >[0],
+  );
+  graph.find("n")!.instance.truncate = () => {
+    throw new BlockError("ENOSPC", "No space left on device");
+  };
+  await assert.rejects(
+    async () => await commands.block_resize({ "node-name": "n", size: 8192 }),
+    { name: "CommandError", errorClass: "GenericError", message: "No space left on device" },
+  );
+  assert.deepEqual(context.lines, []);
   await graph.closeAll();
 });

@@ -277,3 +277,33 @@ Deno.test("a node that fails to flush at the end is closed and logged", async ()
   assert.equal(disks.d.closed, 1);
   assert.match(context.lines.join("\n"), /warning: flushing node 'n': .*injected EIO/);
 });
+
+Deno.test("a user without the write permission writes nothing", async () => {
+  const disks = { d: new MemoryDisk(4096) };
+  const { graph, add, memory } = testGraph(disks);
+  await add({ driver: "memory", disk: "d", "node-name": "n", discard: "unmap" });
+  const backend = await graph.backend("n", { ...writer, needed: R });
+  const iov = IoVec.of(memory(512).address, 512);
+  const calls = [
+    () => backend.write(0, iov),
+    () => backend.writeZeroes(0, 512),
+    () => backend.discard(0, 512),
+  ];
+  for (const call of calls) {
+    await assert.rejects(async () => await call(), { errno: "EPERM" });
+  }
+  assert.deepEqual(disks.d.calls, []);
+  await backend.detach();
+  await graph.closeAll();
+});
+
+Deno.test("a node may be deleted while everything is drained", async () => {
+  const disks = { d: new MemoryDisk(4096) };
+  const { graph, add } = testGraph(disks);
+  await add({ driver: "memory", disk: "d", "node-name": "n" });
+  const section = await graph.drain();
+  await graph.del("n");
+  section.end();
+  assert.equal(disks.d.quiesced, 1, "a closed driver is not called");
+  await graph.closeAll();
+});
