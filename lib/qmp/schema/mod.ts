@@ -1,0 +1,18 @@
+/** The QAPI schema as data: all commands and events that the daemon does. */
+import { blockCommandTable, blockEventTable } from "./block.ts";
+import { chardevCommands } from "./chardev.ts";
+import { controlCommands } from "./control.ts";
+import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
+import type { CommandTable, EventTable } from "./registry.ts";
+
+/** Every command, by feature. */
+export const allCommands: CommandTable = {
+  ...controlCommands,
+  ...blockCommandTable,
+  ...exportCommandTable,
+  ...nbdCommandTable,
+  ...chardevCommands,
+};
+
+/** Every event. */
+export const allEvents: EventTable = { ...blockEventTable, ...exportEventTable };
