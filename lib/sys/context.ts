@@ -41,7 +41,9 @@ export function createContext(options: ContextOptions): OwnedContext {
   const log = options.log ?? createLog(name, writeStderr);
   const onError = options.onError ?? ((error: unknown) => log.error(describe(error)));
   const sys = new LinuxSys();
-  const owned = options.poller === undefined ? new Poller(sys, archConstants(sys.arch)) : undefined;
+  const owned = options.poller === undefined
+    ? new Poller(sys, archConstants(sys.arch), onError)
+    : undefined;
   const poller = options.poller ?? owned!.handle;
   if (!sys.pool.exactErrno) {
     log.warn("executable memory is refused: failures on the thread pool are all shown as EIO");

@@ -13,7 +13,7 @@ import { EPOLL } from "./constants.ts";
 import { check } from "./errno.ts";
 import { TimerHeap } from "./timers.ts";
 import type { EpollEvents, Loop, Sys, Timer, Watch } from "./types.ts";
-import { type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
+import { pollerFailed, type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
 
 /** Events taken from the kernel at once. */
 const BATCH = 64;
@@ -21,6 +21,8 @@ const BATCH = 64;
 const BUDGET_NS = 500_000;
 /** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
 const NEAR_NS = 100_000;
+/** How often a loop looks for work that nobody would wake it for. */
+const BLIND_NS = 1e6;
 const SLOT_BITS = 20;
 
 /** What a loop needs. */
@@ -199,8 +201,12 @@ export class EpollLoop implements Loop {
 
   /** Resolves the outstanding waitAsync ourselves: it cannot be cancelled, and would keep the process. */
   async #drainWait(): Promise<void> {
+    if (this.#waiting === undefined) return;
     Atomics.notify(this.#words, this.#slot);
+    // A waitAsync alone does not keep the process where no Worker lives.
+    const keep = setInterval(() => {}, 1000);
     await this.#waiting;
+    clearInterval(keep);
   }
 
   /** First use. */
@@ -358,7 +364,9 @@ export class EpollLoop implements Loop {
   };
 
   #armTimeout(): void {
-    const next = this.#timers.next();
+    // Without a poller thread (it was reported) the loop looks for work by itself.
+    const own = pollerFailed(this.#options.poller) ? now() + BLIND_NS : Infinity;
+    const next = Math.min(this.#timers.next(), own);
     if (next === this.#timeoutAt) return;
     this.#disarmTimeout();
     if (next === Infinity) return;

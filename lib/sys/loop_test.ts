@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { EPOLL } from "./constants.ts";
 import { createContext, type OwnedContext } from "./context.ts";
 import { check } from "./errno.ts";
+import { failPoller } from "./wakeup.ts";
 
 /** Runs `body` with a context; whatever it throws, the context is closed. */
 async function withContext(
@@ -285,4 +286,31 @@ Deno.test("contexts come and go without leaving descriptors", async () => {
   // The runtime lets go of an ended Worker's own descriptors a little later: a leak of ours would be 20 at least.
   for (let i = 0; i < 20; i++) await round();
   await until(() => descriptors() < before + 10);
+});
+
+Deno.test("a poller thread that cannot run slows the loop down, and does not stop it", async () => {
+  const owner = createContext({ name: "owner" }); // never parks: its thread is not started
+  const context = createContext({ name: "test", poller: owner.poller });
+  const { sys, loop } = context;
+  const [a, b] = pair(context);
+  const memory = context.buffers.acquire(8);
+  let calls = 0;
+  const watch = loop.watch(b, EPOLL.IN, () => {
+    calls++;
+    sys.recv(b, memory.address, 8, 0);
+  });
+  await until(() => loop.counters.parks > 0);
+  sys.send(a, memory.address, 1, 0);
+  failPoller(owner.poller); // wakes those that sleep
+  await until(() => calls === 1);
+  const { parks } = loop.counters;
+  await until(() => loop.counters.parks > parks);
+  sys.send(a, memory.address, 1, 0);
+  await until(() => calls === 2);
+  watch.close();
+  sys.close(a);
+  sys.close(b);
+  context.buffers.release(memory);
+  await context.close();
+  await owner.close();
 });

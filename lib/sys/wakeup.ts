@@ -15,7 +15,7 @@ const CONTEXTS = 255;
 export interface PollerHandle {
   /** The epoll set that the poller sleeps on. */
   readonly master: number;
-  /** words[n]: how often context n was woken; n+256: whether slot n is taken. */
+  /** words[0]: 1 if the thread has failed; words[n]: how often context n was woken; n+256: whether it is taken. */
   readonly words: Int32Array<SharedArrayBuffer>;
 }
 
@@ -25,6 +25,20 @@ export function takeSlot(handle: PollerHandle): number {
     if (Atomics.compareExchange(handle.words, n + CONTEXTS + 1, 0, 1) === 0) return n;
   }
   throw new Error(`more than ${CONTEXTS} contexts`);
+}
+
+/** Whether nobody will wake a parked context: the thread could not run. */
+export function pollerFailed(handle: PollerHandle): boolean {
+  return Atomics.load(handle.words, 0) !== 0;
+}
+
+/** Says that the thread cannot run, and wakes everybody, to go on without it. */
+export function failPoller(handle: PollerHandle): void {
+  Atomics.store(handle.words, 0, 1);
+  for (let n = 1; n <= CONTEXTS; n++) {
+    Atomics.add(handle.words, n, 1);
+    Atomics.notify(handle.words, n);
+  }
 }
 
 /** Gives a slot back. */
@@ -37,12 +51,15 @@ export class Poller {
   readonly handle: PollerHandle;
   readonly #sys: Sys;
   readonly #constants: ArchConstants;
+  readonly #onError: (error: unknown) => void;
   readonly #stopFd: number;
   #worker: Worker | undefined;
-  #done: Promise<void> | undefined;
+  #done: Promise<boolean> | undefined;
   #stopped = false;
 
-  constructor(sys: Sys, constants: ArchConstants) {
+  /** `onError`: the thread could not run; contexts go on, looking for work once a millisecond. */
+  constructor(sys: Sys, constants: ArchConstants, onError: (error: unknown) => void) {
+    this.#onError = onError;
     this.#sys = sys;
     this.#constants = constants;
     const master = check(sys.epollCreate(), "epoll_create1");
@@ -60,14 +77,15 @@ export class Poller {
       name: "poller",
     });
     this.#worker = worker;
-    this.#done = new Promise((resolve, reject) => {
-      worker.onmessage = () => resolve();
+    this.#done = new Promise((resolve) => {
+      worker.onmessage = () => resolve(true);
       worker.onerror = (event) => {
         event.preventDefault();
-        reject(new Error(`the poller thread failed: ${event.message}`));
+        failPoller(this.handle);
+        this.#onError(new Error(`the poller thread failed: ${event.message}`));
+        resolve(false);
       };
     });
-    this.#done.catch(() => {}); // reported by stop()
     const start: PollerStart = {
       ...this.handle,
       epollEventSize: this.#constants.epollEventSize,
@@ -85,11 +103,8 @@ export class Poller {
       one.view.setBigUint64(0, 1n, true);
       check(this.#sys.write(this.#stopFd, one.address, 8), "write to eventfd");
       one.unmap();
-      try {
-        await this.#done;
-      } finally {
-        this.#worker.terminate();
-      }
+      await this.#done;
+      this.#worker.terminate();
     }
     this.#sys.close(this.#stopFd);
     this.#sys.close(this.handle.master);
