@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { CommandError, IoVec } from "../base/mod.ts";
+import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { int, struct } from "../qmp/schema/core.ts";
+import { MAX_DEPTH } from "./depth.ts";
 import { ioError, MemoryDisk, testGraph } from "./testing.ts";
 import { defineDriver, type DriverDefinition, type IoInstance, Perm } from "./types.ts";
 
@@ -306,4 +308,30 @@ Deno.test("a node may be deleted while everything is drained", async () => {
   section.end();
   assert.equal(disks.d.quiesced, 1, "a closed driver is not called");
   await graph.closeAll();
+});
+
+Deno.test("a chain of 500 nodes opens, reads, tells status and closes; a longer one is refused", async () => {
+  const disks = { d: new MemoryDisk(4096) };
+  const { graph, add, memory } = testGraph(disks);
+  let options: BlockdevOptionsValue = { driver: "memory", disk: "d" };
+  for (let i = 0; i < MAX_DEPTH - 1; i++) options = { driver: "raw", file: options };
+  await add({ ...options, "node-name": "top" });
+  const backend = await graph.backend("top", writer);
+  const iov = IoVec.of(memory(512).address, 512);
+  await backend.write(0, iov);
+  await backend.read(0, iov);
+  await backend.flush();
+  const out = { length: 0, allocated: false, data: false, zero: false };
+  await backend.status(0, 4096, true, out);
+  assert.deepEqual([out.length, out.data], [512, true]);
+  assert.equal(graph.nodes().length, MAX_DEPTH);
+  const deeper = { driver: "raw", "node-name": "over", file: { ...options, "node-name": "x" } };
+  await assert.rejects(add(deeper), { message: /^Node 'x' cannot be a child of 'over': more/ });
+  await assert.rejects(add({ driver: "raw", "node-name": "over", file: "top" }), {
+    message: "Node 'top' cannot be a child of 'over': more than 500 nodes deep",
+  });
+  assert.equal(graph.nodes().length, MAX_DEPTH);
+  await backend.detach();
+  await graph.closeAll();
+  assert.equal(disks.d.closed, 2);
 });

@@ -5,6 +5,7 @@
 import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/types.ts";
+import { checkDepth } from "./depth.ts";
 import type { DriverRegistry } from "./graph_types.ts";
 import type { NameGenerator } from "./names.ts";
 import { checkNodeName } from "./names.ts";
@@ -187,6 +188,7 @@ export class NodeOpenContext implements OpenContext {
     const target = inline
       ? await this.opening.open(value, inheritFrom(node, role))
       : this.#reference(value);
+    checkDepth(node, target);
     const edge = new Edge(graph.seam, node, name, role, target, inline);
     attach(edge);
     try {

@@ -9,6 +9,7 @@
 import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/types.ts";
+import { checkDepth } from "./depth.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
@@ -111,6 +112,7 @@ function target(graph: BlockGraph, node: BlockNode, edge: Edge, name: string): B
       `Making '${name}' a ${edge.name} child of '${node.name}' would create a cycle`,
     );
   }
+  checkDepth(node, found);
   return found;
 }
 

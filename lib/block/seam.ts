@@ -148,12 +148,23 @@ export class Seam {
     const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
     const passed = emulateFua ? flags & ~RequestFlag.fua : flags;
     let result: MaybePromise<void>;
-    if (length > node.limits.maxTransfer) {
-      result = this.#inPieces(node, offset, iov, (at, part) => this.write(node, at, part, passed));
-    } else if (node.plain) {
-      result = this.submitWrite(node, offset, iov, passed);
-    } else {
-      result = writeAligned(this, node, offset, iov, passed);
+    try {
+      if (length > node.limits.maxTransfer) {
+        result = this.#inPieces(
+          node,
+          offset,
+          iov,
+          (at, part) => this.write(node, at, part, passed),
+        );
+      } else if (node.plain) {
+        result = this.submitWrite(node, offset, iov, passed);
+      } else {
+        result = writeAligned(this, node, offset, iov, passed);
+      }
+    } catch (error) {
+      // It may have been written in part: the next flush is not to be left out.
+      node.writeGeneration++;
+      throw error;
     }
     return this.afterWrite(node, offset + length, result, emulateFua);
   }
