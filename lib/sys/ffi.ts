@@ -18,34 +18,20 @@ export const symbols = {
   pwrite: { parameters: ["i32", "usize", "usize", "i64"], result: "i32" },
   preadv2: { parameters: ["i32", "usize", "i32", "i64", "i32"], result: "i32" },
   pwritev2: { parameters: ["i32", "usize", "i32", "i64", "i32"], result: "i32" },
-  fsync: { parameters: ["i32"], result: "i32" },
-  fdatasync: { parameters: ["i32"], result: "i32" },
-  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
-  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   ioctl: { parameters: ["i32", "u64", "i64"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
-  rename: { parameters: ["buffer", "buffer"], result: "i32" },
-  chmod: { parameters: ["buffer", "u32"], result: "i32" },
-  readlink: { parameters: ["buffer", "usize", "usize"], result: "i32" },
-  realpath: { parameters: ["buffer", "usize"], result: "usize" },
-  dup2: { parameters: ["i32", "i32"], result: "i32" },
-  pipe2: { parameters: ["usize", "i32"], result: "i32" },
   // memory
   mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
   munmap: { parameters: ["usize", "usize"], result: "i32" },
   mprotect: { parameters: ["usize", "usize", "i32"], result: "i32" },
-  madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
-  memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   memcpy: { parameters: ["usize", "usize", "usize"], result: "void" },
   memset: { parameters: ["usize", "i32", "usize"], result: "void" },
   memcmp: { parameters: ["usize", "usize", "usize"], result: "i32" },
   // sockets
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  socketpair: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },
   bind: { parameters: ["i32", "usize", "u32"], result: "i32" },
   listen: { parameters: ["i32", "i32"], result: "i32" },
   accept4: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
-  connect: { parameters: ["i32", "usize", "u32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   recv: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
   send: { parameters: ["i32", "usize", "usize", "i32"], result: "i32" },
@@ -54,21 +40,35 @@ export const symbols = {
   getsockopt: { parameters: ["i32", "i32", "i32", "usize", "usize"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "usize", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "usize", "usize"], result: "i32" },
-  getpeername: { parameters: ["i32", "usize", "usize"], result: "i32" },
-  freeaddrinfo: { parameters: ["usize"], result: "void" },
-  gai_strerror: { parameters: ["i32"], result: "pointer" },
   // events
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   epoll_create1: { parameters: ["i32"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },
   epoll_wait: { parameters: ["i32", "usize", "i32", "i32"], result: "i32" },
   // process and clock
+  clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
+  syscall: { parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** Symbols that many runs never need: binding one costs about 0.2 ms, so these wait for their first use. */
+export const rareSymbols = {
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+  chmod: { parameters: ["buffer", "u32"], result: "i32" },
+  readlink: { parameters: ["buffer", "usize", "usize"], result: "i32" },
+  realpath: { parameters: ["buffer", "usize"], result: "usize" },
+  dup2: { parameters: ["i32", "i32"], result: "i32" },
+  pipe2: { parameters: ["usize", "i32"], result: "i32" },
+  madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
+  memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  socketpair: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },
+  connect: { parameters: ["i32", "usize", "u32"], result: "i32" },
+  getpeername: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  freeaddrinfo: { parameters: ["usize"], result: "void" },
+  gai_strerror: { parameters: ["i32"], result: "pointer" },
   umask: { parameters: ["u32"], result: "u32" },
   chdir: { parameters: ["buffer"], result: "i32" },
   setsid: { parameters: [], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
-  clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
-  syscall: { parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"], result: "i32" },
   posix_spawn: {
     parameters: ["usize", "buffer", "usize", "usize", "usize", "usize"],
     result: "i32",
@@ -80,6 +80,10 @@ export const symbols = {
   posix_spawn_file_actions_adddup2: { parameters: ["usize", "i32", "i32"], result: "i32" },
   posix_spawn_file_actions_destroy: { parameters: ["usize"], result: "i32" },
   waitpid: { parameters: ["i32", "usize", "i32"], result: "i32" },
+  fsync: { parameters: ["i32"], result: "i32" },
+  fdatasync: { parameters: ["i32"], result: "i32" },
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** Symbols that run on Deno's thread pool: they return promises. */
@@ -109,6 +113,9 @@ export type PlainNumbers<T> = {
 /** The two ways into libc, and the errno of this thread. One per context; `close` when it ends. */
 export interface Libc {
   readonly symbols: PlainNumbers<Deno.DynamicLibrary<typeof symbols>["symbols"]>;
+  /** Bound at first use. */
+  readonly rare: PlainNumbers<Deno.DynamicLibrary<typeof rareSymbols>["symbols"]>;
+  /** Bound at first use. */
   readonly pooled: PlainNumbers<Deno.DynamicLibrary<typeof pooledSymbols>["symbols"]>;
   /** errno[0] is valid right after a synchronous call returned -1. */
   readonly errno: Int32Array;
@@ -118,16 +125,25 @@ export interface Libc {
 /** Opens libc for the calling thread. Throws when the system has no glibc ("libc.so.6"). */
 export function openLibc(): Libc {
   const sync = Deno.dlopen("libc.so.6", symbols);
-  const pooled = Deno.dlopen("libc.so.6", pooledSymbols);
+  let rare: Deno.DynamicLibrary<typeof rareSymbols> | undefined;
+  let pooled: Deno.DynamicLibrary<typeof pooledSymbols> | undefined;
   const where = sync.symbols.__errno_location();
   const errno = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(where!, 4));
   return {
     symbols: sync.symbols as unknown as Libc["symbols"],
-    pooled: pooled.symbols as unknown as Libc["pooled"],
+    get rare() {
+      rare ??= Deno.dlopen("libc.so.6", rareSymbols);
+      return rare.symbols as unknown as Libc["rare"];
+    },
+    get pooled() {
+      pooled ??= Deno.dlopen("libc.so.6", pooledSymbols);
+      return pooled.symbols as unknown as Libc["pooled"];
+    },
     errno,
     close() {
       sync.close();
-      pooled.close();
+      rare?.close();
+      pooled?.close();
     },
   };
 }

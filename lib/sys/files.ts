@@ -79,19 +79,19 @@ export class FileSys extends MemorySys {
   }
 
   fsync(fd: number): number {
-    return this.libc.symbols.fsync(fd) < 0 ? this.fail() : 0;
+    return this.libc.rare.fsync(fd) < 0 ? this.fail() : 0;
   }
 
   fdatasync(fd: number): number {
-    return this.libc.symbols.fdatasync(fd) < 0 ? this.fail() : 0;
+    return this.libc.rare.fdatasync(fd) < 0 ? this.fail() : 0;
   }
 
   fallocate(fd: number, mode: number, offset: number, length: number): number {
-    return this.libc.symbols.fallocate(fd, mode, offset, length) < 0 ? this.fail() : 0;
+    return this.libc.rare.fallocate(fd, mode, offset, length) < 0 ? this.fail() : 0;
   }
 
   ftruncate(fd: number, length: number): number {
-    return this.libc.symbols.ftruncate(fd, length) < 0 ? this.fail() : 0;
+    return this.libc.rare.ftruncate(fd, length) < 0 ? this.fail() : 0;
   }
 
   ioctl(fd: number, request: number, argument: number): number {
@@ -169,25 +169,25 @@ export class FileSys extends MemorySys {
 
   rename(from: string, to: string): number {
     if (hasNul(from) || hasNul(to)) return -Errno.EINVAL;
-    return this.libc.symbols.rename(cstring(from), cstring(to)) < 0 ? this.fail() : 0;
+    return this.libc.rare.rename(cstring(from), cstring(to)) < 0 ? this.fail() : 0;
   }
 
   chmod(path: string, mode: number): number {
     if (hasNul(path)) return -Errno.EINVAL;
-    return this.libc.symbols.chmod(cstring(path), mode) < 0 ? this.fail() : 0;
+    return this.libc.rare.chmod(cstring(path), mode) < 0 ? this.fail() : 0;
   }
 
   readlink(path: string): string | number {
     if (hasNul(path)) return -Errno.EINVAL;
     const at = this.scratch.address + PATH_AT;
-    const rc = this.libc.symbols.readlink(cstring(path), at, PATH_MAX);
+    const rc = this.libc.rare.readlink(cstring(path), at, PATH_MAX);
     if (rc < 0) return this.fail();
     return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, PATH_AT + rc));
   }
 
   realpath(path: string): string | number {
     if (hasNul(path)) return -Errno.EINVAL;
-    const rc = this.libc.symbols.realpath(cstring(path), this.scratch.address + PATH_AT);
+    const rc = this.libc.rare.realpath(cstring(path), this.scratch.address + PATH_AT);
     if (rc === 0n) return this.fail();
     const end = this.scratch.bytes.indexOf(0, PATH_AT);
     return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, end));
@@ -198,12 +198,12 @@ export class FileSys extends MemorySys {
   }
 
   dup2(from: number, to: number): number {
-    const rc = this.libc.symbols.dup2(from, to);
+    const rc = this.libc.rare.dup2(from, to);
     return rc < 0 ? this.fail() : rc;
   }
 
   pipe2(flags: number): readonly [number, number] | number {
-    if (this.libc.symbols.pipe2(this.structAt, flags) < 0) return this.fail();
+    if (this.libc.rare.pipe2(this.structAt, flags) < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
   }
 }

@@ -46,21 +46,21 @@ export class LinuxSys extends SocketSys implements Sys {
   }
 
   umask(mask: number): number {
-    return this.libc.symbols.umask(mask);
+    return this.libc.rare.umask(mask);
   }
 
   chdir(path: string): number {
     if (hasNul(path)) return -Errno.EINVAL;
-    return this.libc.symbols.chdir(cstring(path)) < 0 ? this.fail() : 0;
+    return this.libc.rare.chdir(cstring(path)) < 0 ? this.fail() : 0;
   }
 
   setsid(): number {
-    const rc = this.libc.symbols.setsid();
+    const rc = this.libc.rare.setsid();
     return rc < 0 ? this.fail() : rc;
   }
 
   kill(pid: number, signal: number): number {
-    return this.libc.symbols.kill(pid, signal) < 0 ? this.fail() : 0;
+    return this.libc.rare.kill(pid, signal) < 0 ? this.fail() : 0;
   }
 
   getenv(name: string): string | undefined {

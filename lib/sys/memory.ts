@@ -88,12 +88,12 @@ export class MemorySys {
   }
 
   memfd(name: string): number {
-    const rc = this.libc.symbols.memfd_create(cstring(name), 1 /* MFD_CLOEXEC */);
+    const rc = this.libc.rare.memfd_create(cstring(name), 1 /* MFD_CLOEXEC */);
     return rc < 0 ? this.fail() : rc;
   }
 
   madvise(address: number, length: number, advice: number): number {
-    return this.libc.symbols.madvise(address, length, advice) < 0 ? this.fail() : 0;
+    return this.libc.rare.madvise(address, length, advice) < 0 ? this.fail() : 0;
   }
 
   copy(target: number, source: number, length: number): void {

@@ -53,7 +53,7 @@ export function spawn(sys: Sys, options: SpawnOptions): number {
 }
 
 function spawnWith(
-  { symbols }: Libc,
+  { rare: symbols }: Libc,
   memory: Memory,
   options: SpawnOptions,
   strings: readonly Uint8Array[],
@@ -105,7 +105,7 @@ export function reapChild(sys: Sys, pid: number): ChildEnd | undefined | number 
   const libc = openLibc();
   const memory = sys.allocate(4);
   try {
-    const rc = libc.symbols.waitpid(pid, memory.address, WNOHANG);
+    const rc = libc.rare.waitpid(pid, memory.address, WNOHANG);
     if (rc < 0) return -libc.errno[0]!;
     if (rc === 0) return undefined;
     const word = memory.view.getInt32(0, true);

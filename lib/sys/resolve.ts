@@ -40,7 +40,7 @@ export async function resolveHost(
     try {
       return readList(first, port);
     } finally {
-      libc.symbols.freeaddrinfo(first);
+      libc.rare.freeaddrinfo(first);
     }
   } finally {
     scratch.unmap();
@@ -63,7 +63,7 @@ function readList(first: number, port: number): SocketAddress[] {
 }
 
 function failure(libc: Libc, host: string, code: number): ResolveError {
-  const text = libc.symbols.gai_strerror(code);
+  const text = libc.rare.gai_strerror(code);
   const message = text === null ? `error ${code}` : Deno.UnsafePointerView.getCString(text);
   return new ResolveError(host, code, message);
 }

@@ -53,7 +53,7 @@ function cStrings(sys: Sys, text: Uint8Array): Memory {
  */
 export function respawn(sys: Sys, variable: string, fd: number): number {
   const libc = openLibc();
-  const { symbols } = libc;
+  const { rare: symbols } = libc;
   const exe = sys.readlink("/proc/self/exe");
   const path = typeof exe === "string" ? exe : "/proc/self/exe";
   const extra = new TextEncoder().encode(`${variable}=${fd}\0`);

@@ -67,7 +67,7 @@ export class SocketSys extends FileSys {
   }
 
   socketpair(): readonly [number, number] | number {
-    const rc = this.libc.symbols.socketpair(1, SOCK.STREAM | SOCKFLAGS, 0, this.structAt);
+    const rc = this.libc.rare.socketpair(1, SOCK.STREAM | SOCKFLAGS, 0, this.structAt);
     if (rc < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
   }
@@ -91,7 +91,7 @@ export class SocketSys extends FileSys {
   connect(fd: number, address: SocketAddress): number {
     const length = putSockaddr(this.#sockaddr, address);
     if (length === undefined) return badAddress(address);
-    const rc = this.libc.symbols.connect(fd, this.scratch.address + SOCKADDR_AT, length);
+    const rc = this.libc.rare.connect(fd, this.scratch.address + SOCKADDR_AT, length);
     return rc < 0 ? this.fail() : 0;
   }
 
@@ -171,7 +171,7 @@ export class SocketSys extends FileSys {
   }
 
   getpeername(fd: number): SocketAddress | number {
-    return this.#name(this.libc.symbols.getpeername, fd);
+    return this.#name(this.libc.rare.getpeername, fd);
   }
 
   #name(
