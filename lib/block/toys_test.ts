@@ -16,8 +16,10 @@ import {
   type DriverDefinition,
   type FormatInstance,
   type IoInstance,
+  type OpenContext,
   Perm,
   type Placement,
+  type ReopenChange,
   RequestFlag,
   type WriteIntent,
   type WritePlan,
@@ -91,7 +93,7 @@ class Layers implements FormatInstance {
 
   constructor(
     readonly file: Child,
-    readonly backing: Child | undefined,
+    public backing: Child | undefined,
     readonly size: number,
     private readonly memory: Memory,
   ) {
@@ -169,6 +171,17 @@ class Layers implements FormatInstance {
     this.#dirty = false;
     await this.file.flush();
     await this.file.write(0, IoVec.of(this.memory.address, CLUSTER), 0);
+  }
+  /** Of what can change, only `backing: null` means something. */
+  async prepareReopen(next: OpenContext): Promise<ReopenChange> {
+    await next.child("file", { role: ["metadata", "data", "primary"] });
+    const backing = await next.optionalChild("backing", { role: ["cow"] });
+    return {
+      commit: () => {
+        if (backing === undefined) this.backing = undefined;
+      },
+      abort: () => {},
+    };
   }
   async close(): Promise<void> {
     await this.flush();
@@ -367,6 +380,23 @@ Deno.test("status and depth see through the layers; neighbours that are alike ar
     "12288+8192 hole zero 1",
     "20480+45056 hole zero 0",
   ]);
+  await backend.detach();
+  await graph.closeAll();
+});
+
+Deno.test("reopen with backing: null lets the backing file go; leaving it out is refused", async () => {
+  const { graph, backend, memory, disks } = await layered();
+  const file = { driver: "memory", disk: "top" };
+  const options = { driver: "layers", "node-name": "l", file };
+  await assert.rejects(graph.reopen([options]), { message: "backing is missing for 'l'" });
+  assert.equal(disks.base.closed, 0);
+  await graph.reopen([{ ...options, backing: null }]);
+  assert.equal(disks.base.closed, 1);
+  assert.equal(graph.nodes().length, 2);
+  const buffer = memory(4096);
+  buffer.bytes.fill(0xee);
+  await backend.read(0, IoVec.of(buffer.address, 4096));
+  assert.ok(buffer.bytes.every((byte) => byte === 0));
   await backend.detach();
   await graph.closeAll();
 });
