@@ -2,11 +2,5 @@
 export { parseKeyval } from "./keyval.ts";
 export { type CommandLine, type Option, parseCommandLine, versionText } from "./options.ts";
 export { helpText } from "./help.ts";
-export {
-  badIdentifier,
-  type FlatOption,
-  type FlatOptions,
-  isIdentifier,
-  parseQemuOpts,
-} from "./qemuopts.ts";
+export { type FlatOption, type FlatOptions, parseQemuOpts } from "./qemuopts.ts";
 export { parseValue } from "./values.ts";

@@ -1,5 +1,5 @@
 /** The older option language (QemuOpts), which --chardev still speaks: flat keys, short-form booleans. */
-import { CommandError } from "../base/mod.ts";
+import { badIdentifier, isIdentifier } from "../base/mod.ts";
 
 /** One `key=value`, in order. */
 export interface FlatOption {
@@ -14,20 +14,6 @@ export interface FlatOptions {
   readonly help: boolean;
   /** Each with the line that follows it on stderr. */
   readonly warnings: readonly { readonly message: string; readonly hint: string }[];
-}
-
-const identifier = /^[A-Za-z][A-Za-z0-9._-]*$/;
-
-/** Whether `text` is a well-formed id. */
-export function isIdentifier(text: string): boolean {
-  return identifier.test(text);
-}
-
-/** The error of an id that is not well-formed. */
-export function badIdentifier(): CommandError {
-  return new CommandError("Parameter 'id' expects an identifier", "GenericError", [
-    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
-  ]);
 }
 
 /** Parses `text`; `impliedKey` is the key of a first element without one. Throws CommandError. */

@@ -3,6 +3,7 @@ import { blockCommandTable, blockEventTable } from "./block.ts";
 import { chardevCommands } from "./chardev.ts";
 import { controlCommands } from "./control.ts";
 import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
+import { objectCommands } from "./qom.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
 
 /** Every command, by feature. */
@@ -12,6 +13,7 @@ export const allCommands: CommandTable = {
   ...exportCommandTable,
   ...nbdCommandTable,
   ...chardevCommands,
+  ...objectCommands,
 };
 
 /** Every event. */

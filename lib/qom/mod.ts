@@ -1,0 +1,2 @@
+/** User-creatable objects. */
+export { objectHandlers, objectHelp, ObjectRegistry } from "./registry.ts";
