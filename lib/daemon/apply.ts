@@ -1,24 +1,92 @@
 /** What each option of pass 2 does. */
 import { CommandError } from "../base/mod.ts";
+import { chardevBackends } from "../chardev/mod.ts";
+import { type Option, parseQemuOpts, parseValue } from "../cli/mod.ts";
 import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
-import { type Option, parseValue } from "./options.ts";
+import { MonitorOptions } from "../qmp/schema/monitor.ts";
+import { ObjectOptions } from "../qmp/schema/qom.ts";
+import { objectHelp } from "../qom/mod.ts";
+import type { LocatedLog } from "./located_log.ts";
 import type { Services } from "./services.ts";
+import type { Tracing } from "./trace.ts";
 
-/** Does what the option says. Throws CommandError; the caller adds which option it was. */
-export async function applyOption(services: Services, option: Option): Promise<void> {
-  switch (option.name) {
+/** What options act on. */
+export interface Applying {
+  readonly services: Services;
+  readonly tracing: Tracing;
+  readonly log: LocatedLog;
+  readonly daemonize: boolean;
+}
+
+/**
+ * Does what the option says. Returns a text to print when that is all the daemon is to do (help). Throws
+ * CommandError.
+ */
+export async function applyOption(
+  { name, argument }: Option,
+  applying: Applying,
+): Promise<string | undefined> {
+  const { services } = applying;
+  switch (name) {
     case "blockdev": {
-      const value = parseValue(option.argument, "driver", BlockdevOptions);
+      const value = parseValue(argument, "driver", BlockdevOptions);
       await services.graph.add(value as BlockdevOptionsValue, { monitorOwned: true });
-      return;
+      return undefined;
     }
     case "nbd-server":
-      return await services.nbd.start(parseValue(option.argument, undefined, NbdServerOptions));
+      await services.nbd.start(parseValue(argument, undefined, NbdServerOptions));
+      return undefined;
     case "export":
-      await services.exports.add(parseValue(option.argument, "type", BlockExportOptions));
-      return;
+      await services.exports.add(parseValue(argument, "type", BlockExportOptions));
+      return undefined;
+    case "chardev":
+      return await makeChardev(argument, applying);
+    case "monitor":
+      makeMonitor(argument, services);
+      return undefined;
+    case "object": {
+      const help = objectHelp(argument);
+      if (help !== undefined) return help;
+      services.objects.add(parseValue(argument, "qom-type", ObjectOptions));
+      return undefined;
+    }
+    case "trace":
+      return applying.tracing.apply(argument, applying.log);
+    case "positional":
+      throw new CommandError("Unexpected argument");
     default:
-      throw new CommandError(`option ${option.typed} is not supported`);
+      throw new CommandError(`--${name} is not supported yet`);
   }
+}
+
+async function makeChardev(argument: string, applying: Applying): Promise<string | undefined> {
+  const { services, log, daemonize } = applying;
+  const parsed = parseQemuOpts(argument, "backend");
+  if (parsed.help && parsed.options[0]?.key === "backend" && isHelp(parsed.options[0].value)) {
+    const names = chardevBackends.map((name) => `  ${name}\n`).join("");
+    return `Available chardev backend types: \n${names}`;
+  }
+  for (const { message, hint } of parsed.warnings) {
+    log.warn(message);
+    log.hint(hint);
+  }
+  await services.chardevs.add(parsed, {
+    daemonized: daemonize,
+    stopped: services.stopRequested,
+    info: (line) => log.info(line),
+  });
+  return undefined;
+}
+
+const isHelp = (word: string) => word === "help" || word === "?";
+
+function makeMonitor(argument: string, services: Services): void {
+  const options = parseValue(argument, "chardev", MonitorOptions);
+  if (options.mode === "readline") throw new CommandError("Only QMP is supported");
+  const name = options.id ?? options.chardev;
+  services.qmp.addMonitor(
+    { name, pretty: options.pretty ?? false },
+    (user) => services.chardevs.attach(options.chardev, user),
+  );
 }

@@ -1,110 +1,137 @@
 /** From the command line to the exit status. */
 import { CommandError } from "../base/mod.ts";
+import { type CommandLine, parseCommandLine } from "../cli/mod.ts";
 import {
   createContext,
-  createLog,
   environment,
   exit,
   LinuxSys,
-  type Log,
   onSignals,
   programArguments,
-  writeStderr,
   writeStdout,
 } from "../sys/mod.ts";
-import { type Daemonized, daemonSide, startDaemon } from "./daemonize.ts";
 import { applyOption } from "./apply.ts";
-import { type CommandLine, parseCommandLine } from "./options.ts";
+import { type Daemonized, daemonSide, startDaemon } from "./daemonize.ts";
+import { LocatedLog } from "./located_log.ts";
 import { createPidFile, type PidFile } from "./pidfile.ts";
 import { Services } from "./services.ts";
+import { Tracing } from "./trace.ts";
+import { VERSION } from "./version.ts";
 
 /** Runs the daemon with this process's arguments, to its end. */
 export async function runDaemon(): Promise<never> {
   const program = environment("QSD_NAME") ?? "qsd";
-  const log = createLog(program, writeStderr);
-  exit(await start(program, programArguments(), log));
+  exit(await start(program, programArguments()));
 }
 
 /** Reports what the user did wrong; the hints stand on lines of their own. */
-function complain(log: Log, error: unknown, where = ""): void {
-  const text = error instanceof Error ? error.message : String(error);
-  log.error(where === "" ? text : `${where}: ${text}`);
+function complain(log: LocatedLog, error: unknown): void {
+  log.error(error instanceof Error ? error.message : String(error));
   if (error instanceof CommandError) {
-    for (const hint of error.hints) writeStderr(`${hint}\n`);
-    return;
+    error.hints.forEach((hint) => log.hint(hint));
+  } else if (error instanceof Error && !("errno" in error)) {
+    // A failed system call explains itself; this is a mistake of ours.
+    log.hint(error.stack ?? "");
   }
-  // A system call's failure explains itself; anything else is a mistake of ours.
-  if (error instanceof Error && !("errno" in error)) writeStderr(`${error.stack ?? ""}\n`);
 }
 
-async function start(program: string, args: readonly string[], log: Log): Promise<number> {
-  const parsed = parseCommandLine(program, args);
+async function start(program: string, args: readonly string[]): Promise<number> {
+  const log = new LocatedLog(program);
+  const parsed = parseCommandLine(program, args, VERSION);
   if ("text" in parsed) return writeStdout(parsed.text) ? 0 : 1;
   if ("problem" in parsed) {
     log.error(parsed.problem);
     return 1;
   }
-  let daemonized: Daemonized | undefined;
-  if (parsed.daemonize) {
-    const sys = new LinuxSys();
-    try {
+  const sys = new LinuxSys();
+  try {
+    let daemonized: Daemonized | undefined;
+    if (parsed.daemonize) {
       daemonized = daemonSide(sys);
       if (daemonized === undefined) return startDaemon(sys);
-      return await serve(parsed, log, daemonized);
-    } catch (error) {
-      complain(log, error);
-      return 1;
-    } finally {
-      sys.dispose();
     }
-  }
-  return await serve(parsed, log, undefined);
-}
-
-/** The daemon's life: options in their order, readiness, then until it is asked to stop. */
-async function serve(line: CommandLine, log: Log, daemonized?: Daemonized): Promise<number> {
-  const services = new Services(createContext({ name: "main", log }));
-  let pidFile: PidFile | undefined;
-  let signals = 0;
-  const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => {
-    if (++signals === 1) return services.requestStop(signal);
-    log.error(`${signal} again while stopping: gave up waiting for ${services.waitingFor()}`);
-    pidFile?.remove();
-    exit(1);
-  });
-  let status = 0;
-  try {
-    const stopped = services.stopRequested.then(() => "stopped" as const);
-    if (await Promise.race([applyAll(services, line, log), stopped]) === "failed") {
-      status = 1;
-    } else {
-      if (line.pidfile !== undefined) pidFile = createPidFile(services.context.sys, line.pidfile);
-      daemonized?.ready(false);
-      await stopped;
-    }
+    return await new Life(parsed, log, new Tracing(sys), daemonized).run();
   } catch (error) {
     complain(log, error);
-    status = 1;
+    return 1;
+  } finally {
+    sys.dispose();
   }
-  await services.stop();
-  pidFile?.remove();
-  watch.close();
-  return status;
 }
 
-/** Pass 2: whatever makes something, strictly in the order of the command line. */
-async function applyAll(
-  services: Services,
-  line: CommandLine,
-  log: Log,
-): Promise<"ready" | "failed"> {
-  for (const option of line.options) {
-    try {
-      await applyOption(services, option);
-    } catch (error) {
-      complain(log, error, option.typed);
-      return "failed";
-    }
+/** The life of a daemon: options in their order, readiness, then until it is asked to stop. */
+class Life {
+  readonly #services: Services;
+  #pidFile: PidFile | undefined;
+  #signals = 0;
+
+  constructor(
+    private readonly line: CommandLine,
+    private readonly log: LocatedLog,
+    private readonly tracing: Tracing,
+    private readonly daemonized: Daemonized | undefined,
+  ) {
+    const trace = (name: string) => tracing.registry.point("main", name);
+    this.#services = new Services(createContext({ name: "main", log, trace }));
   }
-  return "ready";
+
+  async run(): Promise<number> {
+    const services = this.#services;
+    const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => this.#onSignal(signal));
+    let status = 0;
+    try {
+      // A signal ends a start that waits (for a chardev's client, for example), too.
+      const stopped = services.stopRequested.then(() => "stopped" as const);
+      const outcome = await Promise.race([this.#applyAll(), stopped]);
+      if (outcome === "ready") {
+        this.#becomeReady();
+        await stopped;
+      }
+    } catch (error) {
+      complain(this.log, error);
+      status = 1;
+    }
+    this.log.location = "";
+    await services.stop();
+    this.#pidFile?.remove();
+    this.tracing.close();
+    watch.close();
+    return status;
+  }
+
+  /** Pass 2: whatever makes something, strictly in the order of the command line. */
+  async #applyAll(): Promise<"ready" | "done"> {
+    for (const option of this.line.options) {
+      this.log.location = option.typed;
+      const text = await applyOption(option, {
+        services: this.#services,
+        tracing: this.tracing,
+        log: this.log,
+        daemonize: this.line.daemonize,
+      });
+      if (text !== undefined) {
+        writeStdout(text);
+        return "done";
+      }
+    }
+    this.log.location = "";
+    return "ready";
+  }
+
+  #becomeReady(): void {
+    const { pidfile } = this.line;
+    if (pidfile !== undefined) {
+      this.#pidFile = createPidFile(this.#services.context.sys, pidfile);
+    }
+    this.daemonized?.ready(this.tracing.toStderr);
+  }
+
+  /** The first one asks for a graceful stop; the second ends a stop that hangs. */
+  #onSignal(signal: string): void {
+    if (++this.#signals === 1) return this.#services.requestStop(signal);
+    const what = this.#services.waitingFor();
+    this.log.error(`${signal} again while stopping: gave up waiting for ${what}`);
+    this.#pidFile?.remove();
+    exit(1);
+  }
 }

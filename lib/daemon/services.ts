@@ -1,22 +1,22 @@
 /** What the daemon is made of, and how it comes to its end. Everything hangs off one Services. */
 import { drivers } from "../block/drivers/mod.ts";
 import { blockCommands, BlockGraph, driverRegistry } from "../block/mod.ts";
+import { chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
 import { exportHandlers, ExportRegistry } from "../export/mod.ts";
 import { NbdControl, nbdHandlers } from "../nbd/mod.ts";
 import { CommandRegistry, compatibleVersion, controlHandlers, QmpServer } from "../qmp/mod.ts";
-import { blockCommandTable, blockEventTable } from "../qmp/schema/block.ts";
+import { blockCommandTable } from "../qmp/schema/block.ts";
+import { chardevCommands } from "../qmp/schema/chardev.ts";
 import { controlCommands } from "../qmp/schema/control.ts";
-import { exportCommandTable, exportEventTable, nbdCommandTable } from "../qmp/schema/export.ts";
+import { exportCommandTable, nbdCommandTable } from "../qmp/schema/export.ts";
+import { allEvents } from "../qmp/schema/mod.ts";
+import { objectCommands } from "../qmp/schema/qom.ts";
+import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
 import type { OwnedContext } from "../sys/mod.ts";
 import { VERSION } from "./version.ts";
 
 /** How long a client has for taking the last replies and events. */
 const FAREWELL_NS = 1e9;
-
-/** Something that is closed at the end. */
-export interface Closable {
-  close(): void | Promise<void>;
-}
 
 /** The parts of a daemon, connected. */
 export class Services {
@@ -25,8 +25,8 @@ export class Services {
   readonly nbd: NbdControl;
   readonly commands: CommandRegistry = new CommandRegistry();
   readonly qmp: QmpServer;
-  /** Closed after the monitors, in this order: character devices, objects. */
-  readonly afterMonitors: Closable[] = [];
+  readonly chardevs: ChardevRegistry;
+  readonly objects: ObjectRegistry;
   /** Resolves with the reason once somebody wants the daemon to stop. */
   readonly stopRequested: Promise<string>;
   /** What `stop` is doing, for people who wait for it. */
@@ -36,9 +36,11 @@ export class Services {
   constructor(readonly context: OwnedContext) {
     this.stopRequested = new Promise((resolve) => this.#requestStop = resolve);
     const { commands } = this;
-    const events = { ...blockEventTable, ...exportEventTable };
+    const events = allEvents;
     const version = compatibleVersion(VERSION);
     this.qmp = new QmpServer({ context, commands, events, version });
+    this.objects = new ObjectRegistry(context);
+    this.chardevs = new ChardevRegistry(context);
     this.graph = new BlockGraph({
       context,
       drivers: driverRegistry(drivers),
@@ -49,6 +51,8 @@ export class Services {
     this.nbd = new NbdControl({ context, graph, exports });
     const quit = () => this.quit();
     commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
+    commands.register(objectCommands, objectHandlers(this.objects));
+    commands.register(chardevCommands, chardevHandlers(this.chardevs));
     commands.register(blockCommandTable, blockCommands(graph));
     commands.register(exportCommandTable, exportHandlers(exports));
     commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
@@ -75,7 +79,7 @@ export class Services {
 
   /**
    * The graceful stop, in the original's order: exports closed, requests drained, nodes flushed and closed,
-   * monitors, then what `afterMonitors` lists. Also right after a start that failed half-way.
+   * monitors, then character devices and objects. Also right after a start that failed half-way.
    */
   async stop(): Promise<void> {
     this.qmp.freeze();
@@ -87,8 +91,9 @@ export class Services {
     this.stage = "monitors to send what is left";
     await this.qmp.flushed(FAREWELL_NS);
     this.qmp.close();
-    this.stage = "character devices and objects to close";
-    for (const part of this.afterMonitors) await part.close();
+    this.stage = "character devices to close";
+    this.chardevs.close();
+    this.objects.close();
     this.stage = "the event loop to end";
     await this.context.close();
   }
