@@ -25,29 +25,20 @@ export interface Pattern {
 
 /** The light generator in a process of its own, which lives through all slices and so stays compiled. */
 export class Generator {
-  readonly #child: Deno.ChildProcess;
-  readonly #answers: AsyncIterator<string>;
-  readonly #requests: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
-
-  constructor() {
-    const main = new URL("load/generator.ts", import.meta.url).pathname;
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", main, "--serve"],
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "inherit",
-    }).spawn();
-    this.#requests = this.#child.stdin.getWriter();
-    this.#answers = new TextLineStream(this.#child.stdout)[Symbol.asyncIterator]();
-  }
+  #process = startGenerator();
 
   /** Runs one workload; one at a time. Throws when it fails or any request did. */
   async run(work: Workload): Promise<Result> {
-    const stuck = setTimeout(() => this.#child.kill("SIGKILL"), (work.seconds + 30) * 1000);
+    const { child, requests, answers } = this.#process;
+    const stuck = setTimeout(() => child.kill("SIGKILL"), (work.seconds + 10) * 1000);
     try {
-      await this.#requests.write(new TextEncoder().encode(JSON.stringify(work) + "\n"));
-      const line = await this.#answers.next();
-      if (line.done) throw new Error("the load generator died, or was stuck and killed");
+      await requests.write(new TextEncoder().encode(JSON.stringify(work) + "\n"));
+      const line = await answers.next();
+      if (line.done) {
+        await child.status;
+        this.#process = startGenerator();
+        throw new Error("a reply never came: the load generator had to be killed");
+      }
       const answer = JSON.parse(line.value) as { result: Result } | { error: string };
       if ("error" in answer) throw new Error(`load generator: ${answer.error}`);
       if (Object.keys(answer.result.errors).length > 0) {
@@ -80,10 +71,24 @@ export class Generator {
 
   /** Ends the process. */
   async close(): Promise<void> {
-    await this.#requests.close().catch(() => {});
-    await this.#answers.return?.();
-    await this.#child.status;
+    const { child, requests, answers } = this.#process;
+    await requests.close().catch(() => {});
+    await answers.return?.();
+    await child.status;
   }
+}
+
+function startGenerator() {
+  const main = new URL("load/generator.ts", import.meta.url).pathname;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", main, "--serve"],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const requests = child.stdin.getWriter();
+  const answers = new TextLineStream(child.stdout)[Symbol.asyncIterator]();
+  return { child, requests, answers };
 }
 
 /** The URI of a server's export. */
