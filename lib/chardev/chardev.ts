@@ -1,6 +1,6 @@
 /** What all character devices share: one frontend at a time, and a stream that comes and goes. */
 import { CommandError } from "../base/mod.ts";
-import type { Channel, ChannelUser } from "../qmp/mod.ts";
+import type { Channel, ChannelUser } from "./channel.ts";
 import type { Context } from "../sys/mod.ts";
 import { FdStream } from "./stream.ts";
 

@@ -1,4 +1,5 @@
 /** Character devices: what monitors speak through. */
+export type { Channel, ChannelUser } from "./channel.ts";
 export { chardevHandlers } from "./commands.ts";
 export { ChardevRegistry, type ChardevSurroundings } from "./registry.ts";
 export { chardevBackends } from "./options.ts";

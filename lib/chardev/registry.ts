@@ -1,6 +1,6 @@
 /** All character devices, by id. */
 import { CommandError } from "../base/mod.ts";
-import type { Channel, ChannelUser } from "../qmp/mod.ts";
+import type { Channel, ChannelUser } from "./channel.ts";
 import type { Context } from "../sys/mod.ts";
 import type { Chardev } from "./chardev.ts";
 import {

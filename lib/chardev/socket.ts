@@ -1,9 +1,21 @@
 /** Sockets as a character device: server or client, one connection at a time. */
 import { CommandError } from "../base/mod.ts";
-import { type Listening, listenOn } from "../nbd/listen.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import type { Context, SocketAddress, Timer, Watch } from "../sys/mod.ts";
-import { AF, EPOLL, Errno, errnoText, F, O, SO, SOCK, SOL, TCP } from "../sys/mod.ts";
+import {
+  AF,
+  EPOLL,
+  Errno,
+  errnoText,
+  F,
+  type Listening,
+  listenOn,
+  O,
+  SO,
+  SOCK,
+  SOL,
+  TCP,
+} from "../sys/mod.ts";
 import { Chardev } from "./chardev.ts";
 
 /** What a socket device is made from. */

@@ -8,7 +8,7 @@ import { Errno, errnoText } from "../sys/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
-import { type Listening, listenOn } from "./listen.ts";
+import { type Listening, listenOn } from "../sys/mod.ts";
 import { SocketTransport } from "./transport.ts";
 
 /** As qemu-storage-daemon 7.2.22. */

@@ -1,5 +1,4 @@
 /** QMP: the wire, the sessions, the dispatcher and the control plane's own commands. */
-export type { Channel, ChannelUser } from "./channel.ts";
 export { compatibleVersion, controlHandlers, type ControlParts } from "./commands.ts";
 export { type CommandEntry, CommandRegistry, Dispatcher, type Reply } from "./dispatcher.ts";
 export {

@@ -6,10 +6,10 @@
  * does not read its replies nothing more is executed for it and no input is taken; events that it does not
  * read are dropped above `MAX_UNSENT_EVENTS` bytes, and the log says so.
  */
-import type { Channel, ChannelUser } from "./channel.ts";
+import type { Channel, ChannelUser } from "../chardev/mod.ts";
 import { type Dispatcher, isOutOfBand, protocolError, type Reply } from "./dispatcher.ts";
 import { JsonReader, type JsonValue, writeJson } from "./json/mod.ts";
-import type { Log } from "../sys/types.ts";
+import type { Log } from "../sys/mod.ts";
 
 /** Requests that wait at once when oob is enabled (QEMU's QMP_REQ_QUEUE_LEN_MAX); without it, one. */
 const QUEUE_WITH_OOB = 8;

@@ -2,8 +2,8 @@
  * All monitors of the daemon: commands of all of them run one at a time, round robin; events go to every
  * negotiated one.
  */
-import type { Context, Timer } from "../sys/types.ts";
-import type { Channel, ChannelUser } from "./channel.ts";
+import type { Context, Timer } from "../sys/mod.ts";
+import type { Channel, ChannelUser } from "../chardev/mod.ts";
 import { type CommandRegistry, Dispatcher } from "./dispatcher.ts";
 import { writeJson } from "./json/mod.ts";
 import { Monitor, type Version } from "./monitor.ts";

@@ -1,11 +1,11 @@
 /** Helpers for this folder's tests: a channel with a scripted other side, and a server on it. */
-import type { Channel, ChannelUser } from "./channel.ts";
+import type { Channel, ChannelUser } from "../chardev/mod.ts";
 import { CommandRegistry } from "./dispatcher.ts";
 import { compatibleVersion, controlHandlers } from "./commands.ts";
 import { controlCommands } from "./schema/control.ts";
 import type { CommandTable, EventTable } from "./schema/registry.ts";
 import { QmpServer } from "./server.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 
 /** A channel in memory. */
 export class FakeChannel implements Channel {

@@ -13,6 +13,7 @@ export {
   UNIX_PATH_MAX,
 } from "./inet.ts";
 export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
+export { type Listening, listenOn, type StreamAddress } from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
 export type { AsyncIo, EngineRefused, QueueContext, QueueOptions } from "./kernel_queue.ts";

@@ -1,9 +1,23 @@
 /** Listening sockets from QAPI addresses, with QEMU's errors. */
 import { CommandError } from "../base/mod.ts";
-import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
-import type { Context, SocketAddress, Sys } from "../sys/mod.ts";
-import { AF, F, IPV6, O, SO, SOCK, SOL } from "../sys/mod.ts";
-import { Errno, errnoText } from "../sys/mod.ts";
+import { AF, F, IPV6, O, SO, SOCK, SOL } from "./constants.ts";
+import { Errno, errnoText } from "./errno.ts";
+import type { Context, SocketAddress, Sys } from "./types.ts";
+
+/** An address as QAPI's SocketAddress has it; `port` of inet is a decimal number. */
+export type StreamAddress =
+  | { type: "unix"; path: string; abstract?: boolean; tight?: boolean }
+  | {
+    type: "inet";
+    host: string;
+    port: string;
+    to?: number;
+    ipv4?: boolean;
+    ipv6?: boolean;
+    "keep-alive"?: boolean;
+  }
+  | { type: "vsock"; cid: string; port: string }
+  | { type: "fd"; str: string };
 
 /** Sockets that listen, and what to remove when they no longer do. */
 export interface Listening {
@@ -21,7 +35,7 @@ const VMADDR_CID_ANY = 0xffffffff;
 /** Listens on `address`. Throws CommandError; nothing is left behind then. */
 export async function listenOn(
   context: Context,
-  address: SocketAddressValue,
+  address: StreamAddress,
   backlog: number,
 ): Promise<Listening> {
   switch (address.type) {
@@ -41,13 +55,13 @@ function failure(sys: Sys, fd: number, rc: number, what: string): CommandError {
   return new CommandError(`${what}: ${errnoText(-rc)}`);
 }
 
-type Unix = Extract<SocketAddressValue, { type: "unix" }>;
+type Unix = Extract<StreamAddress, { type: "unix" }>;
 
 function listenUnix(sys: Sys, address: Unix, backlog: number): Listening {
   let { path } = address;
   const abstract = address.abstract ?? false;
   if (abstract && address.tight === false) path = path.padEnd(PATH_BYTES - 1, "\0");
-  else if (!abstract && path === "") path = `/tmp/qsd-nbd-${hex(sys.randomBytes(6))}.sock`;
+  else if (!abstract && path === "") path = `/tmp/qsd-${hex(sys.randomBytes(6))}.sock`;
   const bytes = new TextEncoder().encode(path).length;
   if (bytes > PATH_BYTES - (abstract ? 1 : 0)) {
     throw new CommandError(`UNIX socket path '${path}' is too long`, "GenericError", [
@@ -81,7 +95,7 @@ function hex(bytes: Uint8Array): string {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-type Inet = Extract<SocketAddressValue, { type: "inet" }>;
+type Inet = Extract<StreamAddress, { type: "inet" }>;
 
 async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Listening> {
   const { host, port, ipv4, ipv6 } = address;
@@ -164,7 +178,7 @@ function listenAt(
   return { error: failure(sys, fd, rc, what), busy };
 }
 
-type Vsock = Extract<SocketAddressValue, { type: "vsock" }>;
+type Vsock = Extract<StreamAddress, { type: "vsock" }>;
 
 function listenVsock(sys: Sys, address: Vsock, backlog: number): Listening {
   const cid = address.cid === "" ? VMADDR_CID_ANY : uint32(address.cid);
