@@ -69,6 +69,8 @@ export class Connection {
   #ending = false;
   #closed = false;
   #scheduled = false;
+  /** Requests in the buffer wait for the client to take replies. */
+  #stalled = false;
   /** The server wants the client gone: what it does not take at once is dropped. */
   #forced = false;
 
@@ -183,10 +185,14 @@ export class Connection {
 
   /** Serves what is in the buffer. True: more bytes are wanted now. */
   #consume(): boolean {
+    this.#stalled = false;
     while (!this.#ending) {
       if (this.#output.pending >= OUTPUT_LIMIT) {
         this.#output.flush();
-        if (this.#output.pending >= OUTPUT_LIMIT) return false;
+        if (this.#output.pending >= OUTPUT_LIMIT) {
+          this.#stalled = true;
+          return false;
+        }
       }
       const transmission = this.#transmission;
       if (transmission === undefined) {
@@ -273,7 +279,10 @@ export class Connection {
     if (output.broken !== 0) this.#gone(output.broken);
     const executor = this.#executor;
     if (this.#ending && !(executor?.busy ?? false)) return this.#close();
-    const full = output.pending >= OUTPUT_LIMIT || (executor?.saturated ?? false);
+    const room = output.pending < OUTPUT_LIMIT;
+    // The last send may have made the room that something waits for: nothing else would tell.
+    if (room && (this.#stalled || (executor?.stalled ?? false))) this.#schedule();
+    const full = !room || (executor?.saturated ?? false);
     this.#transport.interest(!this.#ending && !full, output.pending > 0);
     if (output.pending === 0) output.trim();
     this.#input.trim();

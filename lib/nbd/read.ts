@@ -74,6 +74,11 @@ export class Reader {
     return this.#waiting.length > 0;
   }
 
+  /** Whether a read waits though nothing in flight will resume it: only the client taking replies can. */
+  get stalled(): boolean {
+    return this.#waiting.length > 0 && this.#host.bytesInFlight < ASYNC_LIMIT;
+  }
+
   /** A valid READ. */
   read(header: RequestHeader): void {
     const { replies, counters } = this.#host;

@@ -87,6 +87,11 @@ export class Executor implements CheckContext {
       this.#reader.waiting;
   }
 
+  /** Whether a read waits for room in the output alone. */
+  get stalled(): boolean {
+    return this.#reader.stalled;
+  }
+
   /** Whether any request has not been answered. */
   get busy(): boolean {
     return this.counters.inFlight > 0 || this.#reader.waiting;

@@ -45,13 +45,15 @@ export class SocketTransport implements Transport {
     this.#context = context;
     this.#fd = fd;
     this.#watch = context.loop.watch(fd, EPOLLIN, (events) => {
+      const unwanted = this.#events === 0;
       this.ready(
         (events & EPOLLIN) !== 0,
         (events & EPOLLOUT) !== 0,
         (events & (EPOLLERR | EPOLLHUP)) !== 0,
       );
-      // A hang-up is reported again and again, wanted or not: once is enough.
-      if (this.#events === 0) this.#unwatch();
+      // A hang-up is reported again and again, wanted or not: once is enough. An event that was wanted
+      // may leave nothing to want for a moment (its requests are under way): that is no reason to go.
+      if (unwanted && this.#events === 0) this.#unwatch();
     });
   }
 
