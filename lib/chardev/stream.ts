@@ -10,7 +10,7 @@ export interface StreamUser {
   ended(): void;
   /** Nothing more can be sent or received. Once; the descriptors are still open. */
   failed(): void;
-  /** The queue has fallen below half of `CONGESTED`. */
+  /** The queue has fallen below half of `CONGESTED`, or is empty. */
   drained(): void;
 }
 
@@ -29,6 +29,7 @@ export class FdStream {
   private paused = true;
   private inputOver = false;
   private over = false;
+  private released = false;
   private inputWatch: Watch | undefined;
   private outputWatch: Watch | undefined;
 
@@ -74,15 +75,10 @@ export class FdStream {
 
   /** Stops watching; what is unsent is dropped. */
   close(): void {
-    if (this.over) {
-      this.release();
-      return;
-    }
     this.over = true;
     this.release();
   }
 
-  private released = false;
   private release(): void {
     if (this.released) return;
     this.released = true;
@@ -183,10 +179,9 @@ export class FdStream {
     } finally {
       this.context.buffers.release(scratch);
     }
-    if (this.wasCongested && this.unsentBytes <= CONGESTED / 2) {
-      this.wasCongested = false;
-      this.context.loop.defer(() => this.over || this.user.drained());
-    } else if (this.unsentBytes === 0) {
+    const relieved = this.wasCongested && this.unsentBytes <= CONGESTED / 2;
+    if (relieved) this.wasCongested = false;
+    if (relieved || this.unsentBytes === 0) {
       this.context.loop.defer(() => this.over || this.user.drained());
     }
   }
