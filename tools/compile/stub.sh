@@ -9,20 +9,25 @@ export QSD_NAME
 
 case $0 in */*) self=$0 ;; *) self=./$0 ;; esac
 
+# Runs a command without its messages. A bare root has no null device, which is why they are not sent there.
+quietly() {
+  said=$("$@" 2>&1)
+}
+
 # unpack NAME FIRST COUNT: blocks of this file become the file NAME, or nothing does.
 unpack() {
   part=$dir/$1.$$
-  dd if="$self" of="$part" bs=4096 skip="$2" count="$3" 2>/dev/null || return
+  quietly dd if="$self" of="$part" bs=4096 skip="$2" count="$3" || return
   if [ "$1" = deno ]; then
     # Fails where programs may not be run (a file system mounted noexec).
-    chmod 700 "$part" && "$part" --version >/dev/null 2>&1 || return
+    chmod 700 "$part" && quietly "$part" --version || return
   fi
   mv -f "$part" "$dir/$1"
 }
 
 # The runtime comes last: where it is, all is there. Concurrent first starts each put the same files in place.
 unpack_all() {
-  mkdir -p "$dir/lib" 2>/dev/null || return
+  quietly mkdir -p "$dir/lib" || return
 @UNPACK@
 }
 
@@ -33,7 +38,7 @@ prepare() {
   umask_was=$(umask)
   umask 077
   dir=$1/$key
-  [ -d "$1" ] || mkdir -p "$1" 2>/dev/null
+  [ -d "$1" ] || quietly mkdir -p "$1"
   # In a shared directory somebody else could have been first.
   if [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; then
     [ -x "$dir/deno" ] || unpack_all
@@ -51,7 +56,7 @@ find_cache() {
   trap 'rm -f "$dir"/*."$$" "$dir"/lib/*."$$"; exit 1' HUP INT TERM
   home=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
   if [ -n "$home" ] && prepare "$home/qsd"; then return; fi
-  user=$(id -u 2>/dev/null) || user=${USER:-user}
+  user=$(id -u 2>&1) || user=${USER:-user}
   for place in "${TMPDIR:-/tmp}" /var/tmp /dev/shm; do
     if prepare "$place/qsd-$user"; then return; fi
   done
@@ -60,6 +65,10 @@ find_cache() {
   exit 1
 }
 
+if [ ! -e /proc/self/exe ]; then
+  printf '%s: the runtime needs /proc: mount it\n' "$QSD_NAME" >&2
+  exit 1
+fi
 find_cache
 trap - HUP INT TERM
 DENO_DIR=$dir/cache
