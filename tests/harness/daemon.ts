@@ -199,6 +199,13 @@ export class Daemon {
     return [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length;
   }
 
+  /** Processor time used so far, in clock ticks (usually hundredths of a second). */
+  processorTicks(): number {
+    const stat = Deno.readTextFileSync(`/proc/${this.pid}/stat`);
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return Number(fields[11]) + Number(fields[12]);
+  }
+
   /** Resident memory in bytes. */
   resident(): number {
     const status = Deno.readTextFileSync(`/proc/${this.pid}/status`);
