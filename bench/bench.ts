@@ -215,7 +215,6 @@ class Bench {
       return;
     }
     note(row.id);
-    readOnce(`${this.directory}/image.raw`); // whatever happened meanwhile: it is in the page cache
     const kinds = row.kinds.map((kind) => kind.name);
     const running = this.servers.filter((server) =>
       kinds.includes(server.name) || server.name === QSD_COMPILED.name || server.name === OTHER
@@ -229,6 +228,7 @@ class Bench {
         imageBytes: this.options.sizeMib * 2 ** 20,
         scratch: `${this.directory}/copy.raw`,
       };
+      readOnce(`${this.directory}/image.raw`); // the machine may have taken its page cache back
       for (const server of running) {
         if (!samples.has(server.name)) continue; // it has failed before
         try {

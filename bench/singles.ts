@@ -72,7 +72,7 @@ export async function measureIdleCpu(servers: readonly Server[], seconds: number
       fds.push(fd);
       negotiate(sys, fd, scratch, EXPORT_NAME, false);
     }
-    await pause(1); // what the handshake has set going comes to rest
+    await pause(3); // what the load before has set going comes to rest: collectors, trimming
     const before = servers.map((server) => threadTimes(server.pid));
     await pause(seconds);
     const values: Record<string, string> = {};
