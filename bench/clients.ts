@@ -2,7 +2,7 @@
 import { cpuUs } from "./proc.ts";
 import { TextLineStream } from "./lines.ts";
 import { DEFAULTS, type Result, type Workload } from "./load/workload.ts";
-import { EXPORT_NAME, type Server } from "./servers.ts";
+import { EXPORT_NAME, type Server, signalChild } from "./servers.ts";
 
 /** What one slice measured. */
 export interface Sample {
@@ -30,7 +30,7 @@ export class Generator {
   /** Runs one workload; one at a time. Throws when it fails or any request did. */
   async run(work: Workload): Promise<Result> {
     const { child, requests, answers } = this.#process;
-    const stuck = setTimeout(() => child.kill("SIGKILL"), (work.seconds + 10) * 1000);
+    const stuck = setTimeout(() => signalChild(child, "SIGKILL"), (work.seconds + 10) * 1000);
     try {
       await requests.write(new TextEncoder().encode(JSON.stringify(work) + "\n"));
       const line = await answers.next();

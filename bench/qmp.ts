@@ -1,6 +1,6 @@
 /** What a QMP client sees of a daemon's speed: the time to its greeting, and to a reply. */
 import { TextLineStream } from "./lines.ts";
-import type { Kind } from "./servers.ts";
+import { type Kind, signalChild } from "./servers.ts";
 
 /** Milliseconds from spawning the program to its QMP greeting on standard output. */
 export async function startToGreeting(kind: Kind): Promise<number> {
@@ -11,7 +11,7 @@ export async function startToGreeting(kind: Kind): Promise<number> {
     stdout: "piped",
     stderr: "null",
   }).spawn();
-  const killer = setTimeout(() => child.kill("SIGKILL"), 10_000);
+  const killer = setTimeout(() => signalChild(child, "SIGKILL"), 10_000);
   const lines = new TextLineStream(child.stdout)[Symbol.asyncIterator]();
   try {
     const { value, done } = await lines.next();
@@ -19,7 +19,7 @@ export async function startToGreeting(kind: Kind): Promise<number> {
     if (done || !String(value).includes('"QMP"')) throw new Error(`${kind.name}: no QMP greeting`);
     return ms;
   } finally {
-    child.kill("SIGTERM");
+    signalChild(child, "SIGTERM");
     await child.stdin.close().catch(() => {});
     await lines.return?.();
     await child.status;

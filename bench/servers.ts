@@ -144,8 +144,8 @@ export async function start(kind: Kind, site: Site): Promise<Server> {
     socket,
     qmp: kind.speaksQmp && site.qmp ? qmp : null,
     async stop() {
-      if (!ended) child.kill("SIGTERM");
-      const killer = setTimeout(() => ended || child.kill("SIGKILL"), 5000);
+      signalChild(child, "SIGTERM");
+      const killer = setTimeout(() => signalChild(child, "SIGKILL"), 5000);
       await status;
       clearTimeout(killer);
       await drained;
@@ -160,6 +160,15 @@ export async function start(kind: Kind, site: Site): Promise<Server> {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   return server;
+}
+
+/** Sends a signal to a child that may have ended already. */
+export function signalChild(child: Deno.ChildProcess, signal: Deno.Signal): void {
+  try {
+    child.kill(signal);
+  } catch (error) {
+    if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
+  }
 }
 
 async function takesConnections(path: string): Promise<boolean> {

@@ -1,5 +1,5 @@
 /** What is measured once a server rather than in slices: start, memory, idling, QMP under load. */
-import { EXPORT_NAME, type Kind, QSD, QSD_COMPILED, type Server } from "./servers.ts";
+import { EXPORT_NAME, type Kind, QSD, QSD_COMPILED, type Server, signalChild } from "./servers.ts";
 import { memory, threadTimes } from "./proc.ts";
 import { check, digits, type Single } from "./report.ts";
 import { median, percentile } from "./stats.ts";
@@ -189,7 +189,7 @@ export async function qualifyGenerator(
           `${digits(callsPerRequest)} calls of send and recv a request`,
       );
     } catch (error) {
-      child.kill("SIGKILL");
+      signalChild(child, "SIGKILL");
       await child.status;
       throw error;
     }
