@@ -4,7 +4,6 @@ import { Errno } from "./errno.ts";
 import {
   type EngineRefused,
   KernelQueue,
-  passing,
   QUEUE_DEPTH,
   type QueueContext,
   type QueueOptions,
@@ -44,7 +43,6 @@ export class AioIo extends KernelQueue {
   readonly #ctx: number;
   readonly #memory: Memory;
   readonly #ring: Uint32Array | undefined;
-  readonly #queued: number[] = [];
 
   /** Use `openAio`. `ctx`: the kernel's aio_context_t. */
   constructor(context: QueueContext, eventFd: number, ctx: number, options?: QueueOptions) {
@@ -64,7 +62,7 @@ export class AioIo extends KernelQueue {
     return rc === -Errno.EINVAL ? await this.sys.pool.fdatasync(fd) : rc;
   }
 
-  protected override enqueue(slot: number, request: QueueRequest): void {
+  protected override fill(slot: number, request: QueueRequest): void {
     const { view } = this.#memory;
     const at = slot * IOCB_SIZE;
     for (let word = 0; word < IOCB_SIZE; word += 4) view.setUint32(at + word, 0, true);
@@ -83,23 +81,14 @@ export class AioIo extends KernelQueue {
       putU64(view, at + 32, single ? request.length : request.count);
       putU64(view, at + 40, request.offset);
     }
-    this.#queued.push(slot);
   }
 
-  protected override submit(): boolean {
+  protected override submit(slots: readonly number[], count: number): number {
     const { view, address } = this.#memory;
-    while (this.#queued.length > 0) {
-      for (let i = 0; i < this.#queued.length; i++) {
-        putU64(view, POINTERS_AT + 8 * i, address + this.#queued[i]! * IOCB_SIZE);
-      }
-      const { io_submit } = this.#numbers;
-      const rc = this.sys.raw(io_submit, this.#ctx, this.#queued.length, address + POINTERS_AT);
-      if (rc > 0) this.#queued.splice(0, rc);
-      else if (rc === 0 || passing(-rc)) return false;
-      // The first of the queue was refused; those behind it have not been looked at.
-      else this.complete(this.#queued.shift()!, rc);
+    for (let i = 0; i < count; i++) {
+      putU64(view, POINTERS_AT + 8 * i, address + slots[i]! * IOCB_SIZE);
     }
-    return true;
+    return this.sys.raw(this.#numbers.io_submit, this.#ctx, count, address + POINTERS_AT);
   }
 
   protected override reap(): boolean {

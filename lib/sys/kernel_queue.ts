@@ -1,7 +1,7 @@
 /**
  * What aio=native and aio=io_uring have in common: requests take slots, are submitted together at the end
- * of the loop's turn, and are completed from a ring in shared memory, which is looked at once in every turn
- * and whose eventfd wakes a loop that sleeps.
+ * of the loop's turn (or as soon as there are `maxBatch`), and are completed from a ring in shared memory, which
+ * is looked at once in every turn and whose eventfd wakes a loop that sleeps.
  */
 import { assert, IoVec } from "../base/mod.ts";
 import { EPOLL } from "./constants.ts";
@@ -39,12 +39,15 @@ export interface QueueContext {
 
 /** How an engine submits. */
 export interface QueueOptions {
-  /** Most requests in one submission; 0 [default]: all of a turn (the aio-max-batch option). */
+  /** Most requests in one submission (the aio-max-batch option); 0 [default]: 32. */
   readonly maxBatch?: number;
 }
 
 /** Requests in the kernel at once; more wait here. */
 export const QUEUE_DEPTH = 128;
+/** As in QEMU: enough to make a call cheap, few enough for the disk to begin early. */
+const DEFAULT_BATCH = 32;
+const SLOT_BYTES = IOV_MAX * IOVEC_SIZE;
 
 /** What one request does. */
 export type Operation = "readv" | "writev" | "fdatasync" | "fallocate" | "nop";
@@ -75,11 +78,15 @@ export abstract class KernelQueue implements AsyncIo {
   protected readonly sys: Sys;
   protected readonly eventFd: number;
   readonly #loop: Loop;
+  readonly #maxBatch: number;
+  /** SLOT_BYTES for each slot; pages that no list has touched cost nothing. */
   readonly #iovecs: Memory;
-  readonly #words: Uint32Array[] = [];
+  readonly #words: (Uint32Array | undefined)[] = [];
   readonly #free: number[] = [];
   readonly #resolvers: (((result: number) => void) | undefined)[] = [];
   readonly #waiting: Waiting[] = [];
+  /** Slots that are filled in but not with the kernel, oldest first. */
+  readonly #ready: number[] = [];
   readonly #request: QueueRequest = {
     op: "nop",
     fd: -1,
@@ -91,30 +98,25 @@ export abstract class KernelQueue implements AsyncIo {
   #watch: Watch | undefined;
   #poller: { remove(): void } | undefined;
   #busy = 0;
-  readonly #maxBatch: number;
-  /** Requests since the last submission. */
-  #batch = 0;
+  #submissions = 0;
   #scheduled = false;
+  #submitting = false;
   #closing = false;
   #idle: (() => void) | undefined;
 
   constructor(context: QueueContext, eventFd: number, options: QueueOptions = {}) {
-    this.#maxBatch = options.maxBatch || Infinity;
+    this.#maxBatch = options.maxBatch || DEFAULT_BATCH;
     this.sys = context.sys;
     this.#loop = context.loop;
     this.eventFd = eventFd;
-    const size = IOV_MAX * IOVEC_SIZE;
-    this.#iovecs = this.sys.allocate(QUEUE_DEPTH * size);
-    for (let slot = 0; slot < QUEUE_DEPTH; slot++) {
-      this.#free.push(QUEUE_DEPTH - 1 - slot);
-      this.#words.push(new Uint32Array(this.#iovecs.bytes.buffer, slot * size, IOV_MAX * 4));
-    }
+    this.#iovecs = this.sys.allocate(QUEUE_DEPTH * SLOT_BYTES);
+    for (let slot = QUEUE_DEPTH - 1; slot >= 0; slot--) this.#free.push(slot);
   }
 
-  /** Puts a request into the submission queue; there is room for QUEUE_DEPTH. */
-  protected abstract enqueue(slot: number, request: QueueRequest): void;
-  /** Hands the queue to the kernel. False: the kernel cannot take it now, ask again. */
-  protected abstract submit(): boolean;
+  /** Describes a request to the kernel, in the place that belongs to `slot`. */
+  protected abstract fill(slot: number, request: QueueRequest): void;
+  /** Hands the first `count` of `slots` to the kernel, in order. Result: how many it took, or -errno. */
+  protected abstract submit(slots: readonly number[], count: number): number;
   /** Calls `complete` for everything that has completed. Whether there was any. */
   protected abstract reap(): boolean;
   /** Gives back what the engine has mapped and opened. */
@@ -123,12 +125,17 @@ export abstract class KernelQueue implements AsyncIo {
   /** Begins to listen for completions; the engine is ready. */
   protected attach(): void {
     // Edge-triggered: the counter need not be read.
-    this.#watch = this.#loop.watch(this.eventFd, EPOLL.IN | EPOLL.ET, () => this.reap());
-    this.#poller = this.#loop.addPoller(() => this.#busy > 0 && this.reap());
+    this.#watch = this.#loop.watch(this.eventFd, EPOLL.IN | EPOLL.ET, () => this.#turn());
+    this.#poller = this.#loop.addPoller(() => this.#turn());
   }
 
   get inFlight(): number {
     return this.#busy + this.#waiting.length;
+  }
+
+  /** System calls that handed requests to the kernel, so far. */
+  get submissions(): number {
+    return this.#submissions;
   }
 
   readv(fd: number, iov: IoVec, offset: number): Promise<number> {
@@ -153,12 +160,19 @@ export abstract class KernelQueue implements AsyncIo {
   ): Promise<number> {
     assert(!this.#closing, "request on a closed engine");
     return new Promise((resolve) => {
-      if (this.#free.length > 0) this.#place({ op, fd, iov, offset, mode, resolve });
+      if (this.#free.length > 0) this.#place(op, fd, iov, offset, mode, resolve);
       else this.#waiting.push({ op, fd, iov: iov.slice(0, iov.total), offset, mode, resolve });
     });
   }
 
-  #place({ op, fd, iov, offset, mode, resolve }: Waiting): void {
+  #place(
+    op: Operation,
+    fd: number,
+    iov: IoVec,
+    offset: number,
+    mode: number,
+    resolve: (result: number) => void,
+  ): void {
     const slot = this.#free.pop()!;
     const request = this.#request;
     request.op = op;
@@ -169,17 +183,24 @@ export abstract class KernelQueue implements AsyncIo {
     if (iov.count === 1) {
       request.address = iov.addresses[0]!;
       request.length = iov.lengths[0]!;
+    } else if (op === "fallocate") {
+      request.address = iov.total; // its length travels where the address would
     } else {
-      putIovecs(this.#words[slot]!, iov.addresses, iov.lengths, 0, request.count);
-      request.address = this.#iovecs.address + slot * IOV_MAX * IOVEC_SIZE;
-      // fallocate: its length travels where the address would.
-      if (op === "fallocate") request.address = iov.total;
+      const at = slot * SLOT_BYTES;
+      const words = this.#words[slot] ??= new Uint32Array(
+        this.#iovecs.bytes.buffer,
+        at,
+        IOV_MAX * 4,
+      );
+      putIovecs(words, iov.addresses, iov.lengths, 0, request.count);
+      request.address = this.#iovecs.address + at;
     }
     this.#resolvers[slot] = resolve;
     this.#busy++;
-    this.enqueue(slot, request);
-    this.#schedule();
-    if (++this.#batch >= this.#maxBatch) this.#submit();
+    this.fill(slot, request);
+    this.#ready.push(slot);
+    if (this.#ready.length >= this.#maxBatch) this.#submit();
+    else this.#schedule();
   }
 
   /** One submission for all requests of this turn. */
@@ -195,11 +216,32 @@ export abstract class KernelQueue implements AsyncIo {
   };
 
   #submit(): void {
-    this.#batch = 0;
-    if (!this.submit()) this.#schedule();
+    if (this.#submitting) return; // a request that ended below has let another one start
+    this.#submitting = true;
+    while (this.#ready.length > 0) {
+      const rc = this.submit(this.#ready, Math.min(this.#ready.length, this.#maxBatch));
+      this.#submissions++;
+      if (rc > 0) {
+        this.#ready.splice(0, rc);
+      } else if (rc !== -Errno.EINTR) {
+        const short = rc === 0 || rc === -Errno.EAGAIN || rc === -Errno.EBUSY;
+        // Short of resources: goes on when one of those with the kernel completes.
+        if (short && this.#busy > this.#ready.length) break;
+        // Nothing will help the oldest one. Those behind it have not been looked at.
+        this.complete(this.#ready.shift()!, rc === 0 ? -Errno.EAGAIN : rc);
+      }
+    }
+    this.#submitting = false;
   }
 
-  /** A request has completed with `result`. */
+  /** Whether anything has completed. */
+  #turn(): boolean {
+    if (this.#busy === 0 || !this.reap()) return false;
+    this.#submit(); // what waited for room
+    return true;
+  }
+
+  /** The request in `slot` has completed with `result`. */
   protected complete(slot: number, result: number): void {
     const resolve = this.#resolvers[slot];
     assert(resolve !== undefined, "completion of a request that is not in flight");
@@ -208,8 +250,9 @@ export abstract class KernelQueue implements AsyncIo {
     this.#busy--;
     resolve(result);
     const next = this.#waiting.shift();
-    if (next !== undefined) this.#place(next);
-    else if (this.#busy === 0) this.#idle?.();
+    if (next !== undefined) {
+      this.#place(next.op, next.fd, next.iov, next.offset, next.mode, next.resolve);
+    } else if (this.#busy === 0) this.#idle?.();
   }
 
   async close(): Promise<void> {
@@ -228,9 +271,4 @@ export abstract class KernelQueue implements AsyncIo {
 export function refused(call: string, errno: number, hints: Record<number, string>): EngineRefused {
   const hint = hints[errno];
   return { errno, reason: `${call}: ${errnoName(errno)}${hint === undefined ? "" : ` (${hint})`}` };
-}
-
-/** Whether a submission that failed so will succeed later. */
-export function passing(errno: number): boolean {
-  return errno === Errno.EAGAIN || errno === Errno.EBUSY || errno === Errno.EINTR;
 }

@@ -16,7 +16,13 @@ export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
 export { type Listening, listenOn, type StreamAddress } from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
-export type { AsyncIo, EngineRefused, QueueContext, QueueOptions } from "./kernel_queue.ts";
+export {
+  type AsyncIo,
+  type EngineRefused,
+  KernelQueue,
+  type QueueContext,
+  type QueueOptions,
+} from "./kernel_queue.ts";
 export * from "./process.ts";
 export { ResolveError } from "./resolve.ts";
 export { Poller, type PollerHandle } from "./wakeup.ts";

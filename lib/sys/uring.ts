@@ -1,12 +1,11 @@
 /** aio=io_uring: the rings of io_uring(7), driven directly through shared memory. */
-import { IoVec } from "../base/mod.ts";
+import { assert, IoVec } from "../base/mod.ts";
 import { type SyscallNumbers, syscallNumbers } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import {
   type AsyncIo,
   type EngineRefused,
   KernelQueue,
-  passing,
   QUEUE_DEPTH,
   type QueueContext,
   type QueueOptions,
@@ -46,6 +45,7 @@ interface Rings {
   readonly sqes: DataView;
   readonly sqTail: number;
   readonly sqMask: number;
+  readonly sqArray: number;
   readonly cqHead: number;
   readonly cqTail: number;
   readonly cqMask: number;
@@ -57,8 +57,7 @@ export class UringIo extends KernelQueue {
   readonly engine = "io_uring";
   readonly #rings: Rings;
   readonly #numbers: SyscallNumbers;
-  readonly #slots: number[] = [];
-  /** Our end of the submission ring: up to where entries are filled in. */
+  /** Our end of the submission ring. */
   #tail: number;
 
   /** Use `openUring`. */
@@ -83,9 +82,10 @@ export class UringIo extends KernelQueue {
     return this.start("nop", -1, new IoVec(), 0, 0);
   }
 
-  protected override enqueue(slot: number, request: QueueRequest): void {
-    const { sqes, sqMask } = this.#rings;
-    const at = (this.#tail & sqMask) * SQE_SIZE;
+  protected override fill(slot: number, request: QueueRequest): void {
+    const { sqes } = this.#rings;
+    // There are as many entries as slots: entry `slot` is ours until its request has completed.
+    const at = slot * SQE_SIZE;
     const { op, count } = request;
     for (let word = 0; word < SQE_SIZE; word += 4) sqes.setUint32(at + word, 0, true);
     sqes.setInt32(at + 4, request.fd, true);
@@ -105,27 +105,17 @@ export class UringIo extends KernelQueue {
       putU64(sqes, at + 16, request.address);
       sqes.setUint32(at + 24, request.length, true);
     }
-    this.#tail = (this.#tail + 1) >>> 0;
-    this.#slots.push(slot);
   }
 
-  protected override submit(): boolean {
-    const { sq, sqTail, fd } = this.#rings;
-    while (this.#slots.length > 0) {
-      Atomics.store(sq, sqTail, this.#tail);
-      const rc = this.sys.raw(this.#numbers.io_uring_enter, fd, this.#slots.length, 0, 0, 0, 0);
-      if (rc > 0) {
-        this.#slots.splice(0, rc);
-      } else if (rc === 0 || passing(-rc)) {
-        return false;
-      } else {
-        // Nothing was taken. Without SQPOLL the kernel reads the ring only in enter: step back.
-        this.#tail = (this.#tail - this.#slots.length) >>> 0;
-        Atomics.store(sq, sqTail, this.#tail);
-        for (const slot of this.#slots.splice(0)) this.complete(slot, rc);
-      }
-    }
-    return true;
+  protected override submit(slots: readonly number[], count: number): number {
+    const { sq, sqArray, sqMask, sqTail, fd } = this.#rings;
+    for (let i = 0; i < count; i++) sq[sqArray + ((this.#tail + i) & sqMask)] = slots[i]!;
+    Atomics.store(sq, sqTail, (this.#tail + count) >>> 0);
+    const rc = this.sys.raw(this.#numbers.io_uring_enter, fd, count, 0, 0, 0, 0);
+    // What was not taken is taken back: without SQPOLL the kernel looks at the ring only during the call.
+    this.#tail = (this.#tail + Math.max(rc, 0)) >>> 0;
+    if (rc !== count) Atomics.store(sq, sqTail, this.#tail);
+    return rc;
   }
 
   protected override reap(): boolean {
@@ -186,6 +176,7 @@ export function openUring(
 function mapRings(sys: Sys, fd: number, params: DataView): Rings | number {
   const word = (at: number) => params.getUint32(at, true);
   const sqEntries = word(0);
+  assert(sqEntries >= QUEUE_DEPTH);
   const cqEntries = word(4);
   const sqSize = word(SQ_OFFSETS + 24) + sqEntries * 4;
   const cqSize = word(CQ_OFFSETS + 20) + cqEntries * CQE_SIZE;
@@ -207,9 +198,6 @@ function mapRings(sys: Sys, fd: number, params: DataView): Rings | number {
   const [sqRing, cqRing, sqes] = mappings as [Memory, Memory, Memory];
   const sq = new Uint32Array(sqRing.bytes.buffer, 0, sqSize >> 2);
   const cq = new Uint32Array(cqRing.bytes.buffer, 0, cqSize >> 2);
-  // Entry i of the ring is always SQE i: the indirection is filled in once.
-  const array = word(SQ_OFFSETS + 24) / 4;
-  for (let i = 0; i < sqEntries; i++) sq[array + i] = i;
   return {
     fd,
     mappings,
@@ -218,6 +206,7 @@ function mapRings(sys: Sys, fd: number, params: DataView): Rings | number {
     sqes: sqes.view,
     sqTail: word(SQ_OFFSETS + 4) / 4,
     sqMask: sq[word(SQ_OFFSETS + 8) / 4]!,
+    sqArray: word(SQ_OFFSETS + 24) / 4,
     cqHead: word(CQ_OFFSETS) / 4,
     cqTail: word(CQ_OFFSETS + 4) / 4,
     cqMask: cq[word(CQ_OFFSETS + 8) / 4]!,

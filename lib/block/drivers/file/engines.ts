@@ -4,10 +4,8 @@
  * Unlike in QEMU the engine does not see every request: what the page cache answers at once is done inline
  * (transfer.ts), whichever engine was chosen. Under cache.direct it sees all of them.
  */
-import { type Context, errnoName } from "../../../sys/mod.ts";
+import { type Context, isRefused, openAio, openUring } from "../../../sys/mod.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
-import { NativeQueue } from "./native.ts";
-import { UringQueue } from "./uring.ts";
 
 /** What the aio options say. */
 export interface EngineOptions {
@@ -27,11 +25,11 @@ export function chooseEngine(
 ): TransferEngine {
   const { aio = "threads", "aio-max-batch": batch = 0 } = options;
   if (aio === "threads") return new ThreadsEngine(context.sys);
-  const create = aio === "native" ? NativeQueue.create : UringQueue.create;
-  const engine = create(context, batch);
-  if (typeof engine !== "number") return engine;
+  const open = aio === "native" ? openAio : openUring;
+  const engine = open(context, { maxBatch: batch });
+  if (!isRefused(engine)) return engine;
   context.log.warn(
-    `aio=${aio} is refused by this system (${errnoName(-engine)}): node '${node}' uses threads`,
+    `node '${node}' uses threads: this system refuses aio=${aio}: ${engine.reason}`,
   );
   return new ThreadsEngine(context.sys);
 }

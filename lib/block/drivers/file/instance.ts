@@ -144,7 +144,7 @@ export class FileInstance implements IoInstance {
   /** Which engine carries requests that may block, and how many went either way; for status and tests. */
   get transfers(): { engine: string; inline: number; queued: number } {
     const { engine, counters } = this.#transfer;
-    return { engine: engine.name, inline: counters.inline, queued: counters.engine };
+    return { engine: engine.engine, inline: counters.inline, queued: counters.engine };
   }
 
   read(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
@@ -313,9 +313,10 @@ export class FileInstance implements IoInstance {
     };
   }
 
-  close(): void {
-    this.#engine.close();
+  close(): MaybePromise<void> {
+    // No request is in flight, so that the engine needs the descriptor no more.
     this.#context.sys.close(this.#fd);
+    return this.#engine.close();
   }
 
   #openAgain(mode: OpenMode): Promise<number> {
@@ -337,7 +338,7 @@ export class FileInstance implements IoInstance {
       ? probeDirectAlignment(this.#context, fd, this.#fileKind, this.#transfer.size)
       : { request: 1, memory: 1 };
     // libaio is only asynchronous under O_DIRECT, which a reopen may take away.
-    this.#transfer.engine = this.#engine.name === "native" && !direct
+    this.#transfer.engine = this.#engine.engine === "native" && !direct
       ? new ThreadsEngine(this.#context.sys)
       : this.#engine;
     this.#transfer.directAlignment = direct ? alignment.request : 0;

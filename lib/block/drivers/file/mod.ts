@@ -29,7 +29,7 @@ async function open(
   try {
     return new FileInstance(open, driver, options, file, engine);
   } catch (error) {
-    engine.close();
+    await engine.close();
     open.context.sys.close(file.fd);
     throw error;
   }

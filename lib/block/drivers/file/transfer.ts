@@ -81,7 +81,7 @@ export class Transfer {
     while (done < total) {
       const rest = done === 0 ? iov : iov.slice(done, total - done);
       const began = this.readGuard.slow ? this.#sys.monotonicNs() : 0;
-      const rc = await this.engine.read(this.fd, rest, offset + done);
+      const rc = await this.engine.readv(this.fd, rest, offset + done);
       if (began > 0) this.readGuard.pooled(rest.total, this.#sys.monotonicNs() - began);
       if (rc > 0) done += rc;
       else if (rc !== 0 && rc !== -Errno.EINTR) {
@@ -145,7 +145,7 @@ export class Transfer {
     while (done < total) {
       const rest = done === 0 ? iov : iov.slice(done, total - done);
       const began = this.writeGuard.slow ? this.#sys.monotonicNs() : 0;
-      const rc = await this.engine.write(this.fd, rest, offset + done);
+      const rc = await this.engine.writev(this.fd, rest, offset + done);
       if (began > 0) this.writeGuard.pooled(rest.total, this.#sys.monotonicNs() - began);
       // A write that moves nothing and names no error would be tried for ever.
       if (rc === 0) throw blockError(-Errno.EIO, this.node, "write", offset + done);
