@@ -66,6 +66,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     poller,
     onFirstPark: () => owned?.start(),
     onPark,
+    awaitsOthers: () => sys.pool.inFlight > 0,
     onError,
   });
 

@@ -216,9 +216,10 @@ Deno.test("pollers are asked once in every turn", async () => {
 
 Deno.test("stop leaves no thread, and contexts can share the poller", async () => {
   // The first Worker of a process also starts helpers of the runtime that stay.
-  await withContext(async ({ loop }) =>
-    await until(() => (loop.defer(() => {}), loop.counters.parks > 0))
-  );
+  await withContext(async ({ loop }) => {
+    loop.defer(() => {});
+    await until(() => loop.counters.parks > 0);
+  });
   const before = threads();
   await withContext(async (first) => {
     const second = createContext({ name: "second", poller: first.poller });
