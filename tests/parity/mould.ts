@@ -62,6 +62,12 @@ export interface Difference {
   readonly expect: (theirs: Transcript) => Transcript;
 }
 
+/** The same, but standard error is another text. */
+export const says = (reason: string, change: (stderr: string) => string): Difference => ({
+  reason,
+  expect: (theirs) => ({ ...theirs, stderr: change(theirs.stderr) }),
+});
+
 /** A parity case. Without steps the command line is expected to end by itself. */
 export interface Case {
   readonly name: string;

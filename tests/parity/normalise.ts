@@ -28,7 +28,8 @@ export function normalise(value: unknown, folder: string): unknown {
 
 /** The same for text. */
 export function normaliseText(text: string, folder: string): string {
-  return text.replaceAll(folder, "<folder>");
+  // getopt's own messages show the whole path that the original was called by; qsd shows its last part.
+  return text.replaceAll(folder, "<folder>").replaceAll("<folder>/.bin/", "");
 }
 
 /** A greeting without its version, which qsd is free to choose. */
