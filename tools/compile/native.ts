@@ -10,6 +10,9 @@ export async function compileNative(target: string): Promise<string | undefined>
     const stat = await Deno.stat(base).catch(() => undefined);
     if (!stat?.isFile) throw new Error(`DENORT_BIN is ${base}, which is no file`);
   }
+  // deno compile does not replace a file that it has not made.
+  const unfinished = `${target}.part`;
+  await Deno.remove(unfinished).catch(() => {});
   const workers = (await workerModules()).flatMap((path) => ["--include", path]);
   const output = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -21,7 +24,7 @@ export async function compileNative(target: string): Promise<string | undefined>
       ...await permissionFlags(root.replace(/\/$/, "")),
       ...workers,
       "--output",
-      target,
+      unfinished,
       `${root}main.ts`,
     ],
     cwd: root,
@@ -29,7 +32,10 @@ export async function compileNative(target: string): Promise<string | undefined>
     stdout: "null",
     stderr: "piped",
   }).output();
-  if (output.success) return undefined;
+  if (output.success) {
+    await Deno.rename(unfinished, target);
+    return undefined;
+  }
   const text = new TextDecoder().decode(output.stderr).replace(/\n\nStack backtrace:[\s\S]*/, "")
     .trim();
   const noBase = /denort|Setting up base binary/.test(text);
