@@ -12,6 +12,8 @@ export abstract class Chardev {
 
   constructor(protected readonly context: Context, readonly id: string) {}
 
+  /** Its class in the object tree. */
+  qomType = "chardev";
   /** As query-chardev shows it. */
   abstract get filename(): string;
   /** Whether a monitor on it may offer out-of-band execution. */

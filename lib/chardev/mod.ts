@@ -3,3 +3,4 @@ export type { Channel, ChannelUser } from "./channel.ts";
 export { chardevHandlers } from "./commands.ts";
 export { ChardevRegistry, type ChardevSurroundings } from "./registry.ts";
 export { chardevBackends } from "./options.ts";
+export { chardevClasses } from "./qom.ts";

@@ -44,6 +44,7 @@ export class ChardevRegistry {
       device.close();
       throw duplicate();
     }
+    device.qomType = `chardev-${description.kind}`;
     this.devices.set(id, device);
     if (device instanceof SocketChardev && description.kind === "socket" && description.wait) {
       await device.waitForClient(around.stopped, around.info);
@@ -64,6 +65,11 @@ export class ChardevRegistry {
       filename: device.filename,
       "frontend-open": device.inUse,
     }));
+  }
+
+  /** All devices with their classes, for the object tree. */
+  qomObjects(): { name: string; type: string }[] {
+    return [...this.devices.values()].map(({ id, qomType }) => ({ name: id, type: qomType }));
   }
 
   /** query-chardev-backends: those that can be made. */

@@ -1,12 +1,11 @@
 /** What each option of pass 2 does. */
 import { CommandError } from "../base/mod.ts";
 import { chardevBackends } from "../chardev/mod.ts";
-import { type Option, parseQemuOpts, parseValue } from "../cli/mod.ts";
+import { type Option, parseKeyval, parseQemuOpts, parseValue } from "../cli/mod.ts";
 import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
 import { MonitorOptions } from "../qmp/schema/monitor.ts";
 import { ObjectOptions } from "../qmp/schema/qom.ts";
-import { objectHelp } from "../qom/mod.ts";
 import type { LocatedLog } from "./located_log.ts";
 import type { Services } from "./services.ts";
 import type { Tracing } from "./trace.ts";
@@ -46,7 +45,7 @@ export async function applyOption(
       makeMonitor(argument, services);
       return undefined;
     case "object": {
-      const help = objectHelp(argument);
+      const help = objectHelp(argument, services);
       if (help !== undefined) return help;
       services.objects.add(parseValue(argument, "qom-type", ObjectOptions));
       return undefined;
@@ -58,6 +57,14 @@ export async function applyOption(
     default:
       throw new CommandError(`--${name} is not supported yet`);
   }
+}
+
+/** What `--object` prints when its argument asks for help; undefined when it does not. */
+function objectHelp(argument: string, { objects }: Services): string | undefined {
+  if (argument.startsWith("{")) return undefined;
+  const { value, help } = parseKeyval(argument, "qom-type");
+  const type = value["qom-type"];
+  return help ? objects.classes.help(typeof type === "string" ? type : undefined) : undefined;
 }
 
 async function makeChardev(argument: string, applying: Applying): Promise<string | undefined> {

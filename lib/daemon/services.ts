@@ -1,10 +1,18 @@
 /** What the daemon is made of, and how it comes to its end. Everything hangs off one Services. */
 import { drivers } from "../block/drivers/mod.ts";
 import { blockCommands, BlockGraph, driverRegistry } from "../block/mod.ts";
-import { chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
+import { chardevClasses, chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
 import { exportHandlers, ExportRegistry } from "../export/mod.ts";
 import { NbdControl, nbdHandlers } from "../nbd/mod.ts";
-import { CommandRegistry, compatibleVersion, controlHandlers, QmpServer } from "../qmp/mod.ts";
+import {
+  CommandRegistry,
+  compatibleVersion,
+  controlHandlers,
+  monitorClasses,
+  monitorKind,
+  type MonitorSurroundings,
+  QmpServer,
+} from "../qmp/mod.ts";
 import { blockCommandTable } from "../qmp/schema/block.ts";
 import { chardevCommands } from "../qmp/schema/chardev.ts";
 import { controlCommands } from "../qmp/schema/control.ts";
@@ -41,6 +49,7 @@ export class Services {
     this.qmp = new QmpServer({ context, commands, events, version });
     this.objects = new ObjectRegistry(context);
     this.chardevs = new ChardevRegistry(context);
+    this.#connectObjects();
     this.graph = new BlockGraph({
       context,
       drivers: driverRegistry(drivers),
@@ -56,6 +65,14 @@ export class Services {
     commands.register(blockCommandTable, blockCommands(graph));
     commands.register(exportCommandTable, exportHandlers(exports));
     commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
+  }
+
+  /** What the object tree shows, and what can be made in it, beyond its own. */
+  #connectObjects(): void {
+    const { objects, chardevs, qmp: server } = this;
+    objects.addBranch(chardevClasses, { name: "chardevs", list: () => chardevs.qomObjects() });
+    const attach: MonitorSurroundings["attach"] = (id, user) => chardevs.attach(id, user);
+    objects.register(monitorClasses, monitorKind({ server, attach }));
   }
 
   /** Asks for the stop; `stopRequested` resolves. Only the first reason counts. */

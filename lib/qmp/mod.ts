@@ -10,4 +10,5 @@ export {
   writeJson,
 } from "./json/mod.ts";
 export { Monitor, type Version } from "./monitor.ts";
+export { monitorClasses, monitorKind, type MonitorSurroundings } from "./monitor_object.ts";
 export { type MonitorOptions, QmpServer, type QmpServerParts } from "./server.ts";

@@ -48,6 +48,8 @@ export class Monitor implements ChannelUser {
   private frozen = false;
   /** The client sends nothing more. */
   private ending = false;
+  /** It is to end after the reply to the present request. */
+  private leaving = false;
   private dropped = 0;
   /** Counts clients, so that a reply for one that has gone does not reach the next. */
   private generation = 0;
@@ -110,7 +112,8 @@ export class Monitor implements ChannelUser {
     const reply = await this.execute(request);
     this.running = false;
     if (generation === this.generation) this.send(reply);
-    this.regulate();
+    if (this.leaving) this.close();
+    else this.regulate();
   }
 
   /** Sends an event, if the client has negotiated. `line` is the event as JSON (`prettyLine` for pretty=on). */
@@ -129,6 +132,13 @@ export class Monitor implements ChannelUser {
   /** Bytes that the client has not taken. */
   get unsent(): number {
     return this.channel?.unsent ?? 0;
+  }
+
+  /** Executes nothing more, and lets go of the device: at once, or when what is being executed was answered. */
+  leave(): void {
+    this.freeze();
+    this.leaving = true;
+    if (!this.running) this.close();
   }
 
   /** Lets go of the device. */

@@ -70,6 +70,15 @@ export class QmpServer implements EventSink {
     return monitor;
   }
 
+  /** Ends a monitor; a request of its own that asks for it is still answered. Idempotent. */
+  removeMonitor(monitor: Monitor): void {
+    const at = this.monitors.indexOf(monitor);
+    if (at < 0) return;
+    this.monitors.splice(at, 1);
+    if (this.turn > at) this.turn--;
+    monitor.leave();
+  }
+
   /** Sends an event to every negotiated monitor, at most one a second where the event table says so. */
   emit(name: string, data: Record<string, unknown>): void {
     const keyOf = this.parts.events[name]?.rateLimit;

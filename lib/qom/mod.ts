@@ -1,2 +1,4 @@
-/** User-creatable objects. */
-export { objectHandlers, objectHelp, ObjectRegistry } from "./registry.ts";
+/** User-creatable objects, and the tree in which objects are seen. */
+export { objectHandlers } from "./commands.ts";
+export { ObjectRegistry } from "./registry.ts";
+export * from "./types.ts";

@@ -4,7 +4,8 @@ import { createCipheriv } from "node:crypto";
 import { parseValue } from "../cli/mod.ts";
 import { ObjectOptions } from "../qmp/schema/qom.ts";
 import { LinuxSys } from "../sys/mod.ts";
-import { objectHelp, ObjectRegistry } from "./mod.ts";
+import { objectHandlers, ObjectRegistry } from "./mod.ts";
+import { resolvePath } from "./tree.ts";
 
 const key = Uint8Array.from({ length: 32 }, (_, i) => i);
 const iv = Uint8Array.from({ length: 16 }, (_, i) => 255 - i);
@@ -64,7 +65,7 @@ Deno.test("what cannot be made is refused in the original's words", () =>
         "Length 3 must be a multiple of block size 16",
       ],
       [
-        "secret,id=k,data=x",
+        "secret,id=k",
         "attempt to add duplicate property 'k' to object (type 'container')",
       ],
     ];
@@ -88,9 +89,72 @@ Deno.test("an object that is held cannot be deleted", () =>
     assert.throws(() => objects.secret("a"), { message: "No secret with id 'a'" });
   }));
 
-Deno.test("help lists types and properties", () => {
-  assert.equal(objectHelp("help"), "List of user creatable objects:\n  secret\n");
-  const options = objectHelp("secret,help")!;
-  assert.ok(options.startsWith("secret options:\n  data=<string>\n  file=<string>\n"), options);
-  assert.equal(objectHelp("secret,id=a"), undefined);
-});
+Deno.test("help lists types and properties", () =>
+  withObjects(({ classes }) => {
+    assert.equal(classes.help(undefined), "List of user creatable objects:\n  secret\n");
+    assert.equal(classes.help("nope"), classes.help(undefined));
+    assert.equal(
+      classes.help("secret"),
+      "secret options:\n  data=<string>\n  file=<string>\n  format=<QCryptoSecretFormat>\n" +
+        "  iv=<string>\n  keyid=<string>\n",
+    );
+    assert.equal(classes.help("container"), "There are no options for container.\n");
+  }));
+
+Deno.test("the tree shows objects and branches; a partial path must fit exactly once", () =>
+  withObjects((objects, add) => {
+    add("secret,id=a,data=x");
+    add("secret,id=chardevs,data=y");
+    objects.addBranch([{ name: "chardev-null", parent: "object" }], {
+      name: "chardevs",
+      list: () => [{ name: "n", type: "chardev-null" }, { name: "a", type: "chardev-null" }],
+    });
+    const at = (path: string) => resolvePath(objects.tree(), path).path;
+    assert.equal(at("/"), "/");
+    assert.equal(at("n"), "/chardevs/n");
+    assert.equal(at("objects/a"), "/objects/a");
+    for (const path of ["a", "chardevs", ""]) {
+      assert.throws(() => at(path), { message: `Path '${path}' is ambiguous` });
+    }
+    assert.throws(() => at("/n"), {
+      message: "Device '/n' not found",
+      errorClass: "DeviceNotFound",
+    });
+  }));
+
+Deno.test("qom-list-get gives several objects with their values", () =>
+  withObjects((objects, add) => {
+    add("secret,id=a,data=x");
+    const commands = objectHandlers(objects);
+    assert.deepEqual(commands["qom-list-get"]({ paths: ["/objects", "a"] }), [
+      {
+        properties: [
+          { name: "type", type: "string", value: "container" },
+          { name: "a", type: "child<secret>", value: "/objects/a" },
+        ],
+      },
+      {
+        properties: [
+          { name: "type", type: "string", value: "secret" },
+          { name: "iv", type: "string", value: "" },
+          { name: "keyid", type: "string", value: "" },
+          { name: "loaded", type: "bool", value: true },
+          { name: "format", type: "QCryptoSecretFormat", value: "raw" },
+          { name: "file", type: "string", value: "" },
+          { name: "data", type: "string", value: "x" },
+        ],
+      },
+    ]);
+    assert.throws(() => commands["qom-list-get"]({ paths: ["a", "zz"] }), {
+      message: "Device 'zz' not found",
+    });
+  }));
+
+Deno.test("qom-set changes what is read, not the bytes that were loaded", () =>
+  withObjects((objects, add) => {
+    add("secret,id=a,data=x");
+    const commands = objectHandlers(objects);
+    commands["qom-set"]({ path: "a", property: "data", value: "new" });
+    assert.equal(commands["qom-get"]({ path: "a", property: "data" }), "new");
+    assert.equal(new TextDecoder().decode(objects.secret("a")), "x");
+  }));

@@ -1,126 +1,107 @@
-/** The user-creatable objects of the daemon, by id. */
+/** The user-creatable objects of the daemon, by id, and the tree in which they are seen. */
 import { badIdentifier, CommandError, isIdentifier } from "../base/mod.ts";
-import type { Handlers } from "../qmp/schema/core.ts";
-import {
-  type objectCommands,
-  type ObjectOptionsValue,
-  QCryptoSecretFormat,
-  SecretProperties,
-} from "../qmp/schema/qom.ts";
+import type { ObjectOptionsValue } from "../qmp/schema/qom.ts";
 import type { Context } from "../sys/mod.ts";
-import { errnoText, O } from "../sys/mod.ts";
-import { loadSecret } from "./secret.ts";
+import { ClassTable } from "./classes.ts";
+import { secretClasses, secretKind } from "./secret_object.ts";
+import { container, leaf, type TreeNode } from "./tree.ts";
+import type { ObjectKind, QomBranch, QomClass, QomObject } from "./types.ts";
 
 interface Entry {
   readonly type: string;
-  readonly secret: Uint8Array;
+  readonly object: QomObject;
   /** Those who hold it: it cannot be deleted. */
   users: number;
 }
 
-/** Longest secret file, in bytes. */
-const MAX_FILE = 1 << 20;
-
 /** The objects. */
 export class ObjectRegistry {
+  readonly classes: ClassTable = new ClassTable();
   private readonly objects = new Map<string, Entry>();
+  private readonly kinds = new Map<string, ObjectKind<never>>();
+  private readonly branches: QomBranch[] = [];
 
-  constructor(private readonly context: Pick<Context, "sys">) {}
+  constructor(context: Pick<Context, "sys">) {
+    this.register(secretClasses, secretKind(context, (id) => this.secret(id)));
+  }
+
+  /** Makes a kind of object known, with its classes. */
+  register<O>(classes: readonly QomClass[], kind: ObjectKind<O>): void {
+    this.classes.add(classes);
+    this.kinds.set(kind.type, kind);
+  }
+
+  /** Shows other things in the tree, with their classes. */
+  addBranch(classes: readonly QomClass[], branch: QomBranch): void {
+    this.classes.add(classes);
+    this.branches.push(branch);
+  }
 
   /** Makes an object. Throws CommandError. */
   add(options: ObjectOptionsValue): void {
-    const { id } = options;
+    const { id, "qom-type": type } = options;
     if (!isIdentifier(id)) throw badIdentifier();
-    const secret = loadSecret(options, {
-      secret: (other) => this.secret(other),
-      readFile: (path) => this.readFile(path),
-    });
+    const kind = this.kinds.get(type);
+    if (kind === undefined) throw new CommandError(`invalid object type: ${type}`);
     if (this.objects.has(id)) {
       throw new CommandError(
         `attempt to add duplicate property '${id}' to object (type 'container')`,
       );
     }
-    this.objects.set(id, { type: options["qom-type"], secret, users: 0 });
+    const object = kind.make(id, options as never);
+    this.objects.set(id, { type, object, users: 0 });
   }
 
   /** Removes an object. Throws CommandError when there is none, or it is held. */
   delete(id: string): void {
-    const entry = this.objects.get(id);
-    if (entry === undefined) throw new CommandError(`object '${id}' not found`);
+    const entry = this.find(id);
     if (entry.users > 0) throw new CommandError(`object '${id}' is in use, can not be deleted`);
     this.objects.delete(id);
+    entry.object.remove?.();
   }
 
   /** The bytes of secret `id`, now. Throws CommandError. */
   secret(id: string): Uint8Array {
-    const entry = this.objects.get(id);
-    if (entry === undefined) throw new CommandError(`No secret with id '${id}'`);
-    return entry.secret;
+    const bytes = this.objects.get(id)?.object.secret;
+    if (bytes === undefined) throw new CommandError(`No secret with id '${id}'`);
+    return bytes;
   }
 
   /** Keeps object `id` from being deleted until `release` is called (once). Throws CommandError. */
   hold(id: string): { release(): void } {
-    const entry = this.objects.get(id);
-    if (entry === undefined) throw new CommandError(`object '${id}' not found`);
+    const entry = this.find(id);
     entry.users++;
     return { release: () => void entry.users-- };
   }
 
+  /** The whole tree, as it is now. */
+  tree(): TreeNode {
+    const objects = [...this.objects].sort(byName)
+      .map(([id, { type, object }]) => [id, leaf(`/objects/${id}`, type, object)] as const);
+    const branches = this.branches.map(({ name, list }) => {
+      const children = list().map((one) =>
+        [one.name, leaf(`/${name}/${one.name}`, one.type)] as const
+      );
+      return [name, container(`/${name}`, new Map(children.sort(byName)))] as const;
+    });
+    return container(
+      "/",
+      new Map([["objects", container("/objects", new Map(objects))], ...branches]),
+    );
+  }
+
   /** Lets go of all objects. */
   close(): void {
+    for (const { object } of this.objects.values()) object.remove?.();
     this.objects.clear();
   }
 
-  private readFile(path: string): Uint8Array {
-    const { sys } = this.context;
-    const failed = (what: string, rc: number) =>
-      new CommandError(`Unable to read ${path}: ${what}: ${errnoText(-rc)}`);
-    const fd = sys.open(path, O.RDONLY | O.CLOEXEC);
-    if (fd < 0) throw failed(`Failed to open file “${path}”`, fd);
-    const memory = sys.allocate(MAX_FILE + 1);
-    try {
-      let length = 0;
-      while (length <= MAX_FILE) {
-        const got = sys.read(fd, memory.address + length, MAX_FILE + 1 - length);
-        if (got < 0) throw failed(`Failed to read from file “${path}”`, got);
-        if (got === 0) return memory.bytes.slice(0, length);
-        length += got;
-      }
-      throw new CommandError(`Unable to read ${path}: it has more than ${MAX_FILE} bytes`);
-    } finally {
-      memory.unmap();
-      sys.close(fd);
-    }
+  private find(id: string): Entry {
+    const entry = this.objects.get(id);
+    if (entry === undefined) throw new CommandError(`object '${id}' not found`);
+    return entry;
   }
 }
 
-/** The handlers of `objectCommands`. */
-export function objectHandlers(objects: ObjectRegistry): Handlers<typeof objectCommands> {
-  return {
-    "object-add": (options) => {
-      objects.add(options);
-      return {};
-    },
-    "object-del": ({ id }) => {
-      objects.delete(id);
-      return {};
-    },
-  };
-}
-
-/** What `--object` prints when its argument asks for help; undefined when it does not. */
-export function objectHelp(argument: string): string | undefined {
-  if (argument.startsWith("{")) return undefined;
-  const elements = argument.split(",");
-  if (!elements.includes("help") && !elements.includes("?")) return undefined;
-  const type = elements[0]!.replace(/^qom-type=/, "");
-  if (type !== "secret") return "List of user creatable objects:\n  secret\n";
-  const { meta } = SecretProperties;
-  const members = meta.kind === "struct" ? Object.entries(meta.members) : [];
-  const lines = members.filter(([name]) => name !== "loaded").map(([name, member]) => {
-    const is = member.type().meta;
-    const shown = is === QCryptoSecretFormat.meta ? "QCryptoSecretFormat" : "string";
-    return `  ${name}=<${shown}>\n`;
-  });
-  return `secret options:\n${lines.sort().join("")}`;
-}
+const byName = ([a]: readonly [string, unknown], [b]: readonly [string, unknown]) =>
+  a < b ? -1 : a > b ? 1 : 0;

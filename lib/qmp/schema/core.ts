@@ -21,6 +21,12 @@ export interface Notes {
   readonly doc?: string;
 }
 
+/** Words that QEMU's enumeration has and this daemon's lacks: refused with a message of their own. */
+export interface AbsentValues {
+  readonly values: readonly string[];
+  readonly message: (value: string) => string;
+}
+
 /** Integer widths with QEMU's names in messages; the bounds are inclusive. */
 export interface IntRange {
   readonly min: bigint;
@@ -43,6 +49,7 @@ export type Meta =
     readonly name: string;
     readonly values: readonly string[];
     readonly notes: Readonly<Record<string, Notes>>;
+    readonly absent?: AbsentValues;
   }
   | { readonly kind: "array"; readonly element: () => Schema<unknown> }
   | {
@@ -133,8 +140,9 @@ export function enumeration<const V extends readonly string[]>(
   name: string,
   values: V,
   notes: Readonly<Record<string, Notes>> = {},
+  absent?: AbsentValues,
 ): Schema<V[number]> {
-  return { meta: { kind: "enum", name, values, notes } };
+  return { meta: { kind: "enum", name, values, notes, ...(absent && { absent }) } };
 }
 
 /** A list. The element may be given lazily, for recursive types. */

@@ -1,5 +1,22 @@
-/** User-creatable objects (QAPI qom.json, crypto.json). Only types that work are listed. */
-import { bool, command, empty, enumeration, type Infer, opt, str, struct, union } from "./core.ts";
+/**
+ * User-creatable objects and the object tree (QAPI qom.json, crypto.json). Only types that work are listed; the
+ * others that QEMU knows are refused by name.
+ */
+import {
+  any,
+  array,
+  bool,
+  command,
+  empty,
+  enumeration,
+  type Infer,
+  member,
+  opt,
+  type Schema,
+  str,
+  struct,
+  union,
+} from "./core.ts";
 
 export const QCryptoSecretFormat = enumeration("QCryptoSecretFormat", ["raw", "base64"]);
 export const SecretProperties = struct("SecretProperties", {
@@ -12,15 +29,100 @@ export const SecretProperties = struct("SecretProperties", {
 });
 export type SecretPropertiesValue = Infer<typeof SecretProperties>;
 
-export const ObjectType = enumeration("ObjectType", ["secret"]);
+/** A QMP monitor made at run time (QEMU 11.1). */
+export const MonitorQmpProperties = struct("MonitorQMPProperties", {
+  chardev: str,
+  pretty: opt(bool),
+});
+export type MonitorQmpPropertiesValue = Infer<typeof MonitorQmpProperties>;
+
+/** Types that QEMU's schema names and this daemon does not have. */
+const absentObjectTypes = [
+  "authz-list",
+  "authz-listfile",
+  "authz-pam",
+  "authz-simple",
+  "can-bus",
+  "can-host-socketcan",
+  "colo-compare",
+  "cryptodev-backend",
+  "cryptodev-backend-builtin",
+  "cryptodev-backend-lkcf",
+  "cryptodev-vhost-user",
+  "dbus-vmstate",
+  "filter-buffer",
+  "filter-dump",
+  "filter-mirror",
+  "filter-redirector",
+  "filter-replay",
+  "filter-rewriter",
+  "input-barrier",
+  "input-linux",
+  "iothread",
+  "main-loop",
+  "memory-backend-epc",
+  "memory-backend-file",
+  "memory-backend-memfd",
+  "memory-backend-ram",
+  "pef-guest",
+  "pr-manager-helper",
+  "qtest",
+  "rng-builtin",
+  "rng-egd",
+  "rng-random",
+  "s390-pv-guest",
+  "secret_keyring",
+  "sev-guest",
+  "thread-context",
+  "throttle-group",
+  "tls-cipher-suites",
+  "tls-creds-anon",
+  "tls-creds-psk",
+  "tls-creds-x509",
+  "x-remote-object",
+  "x-vfio-user-server",
+] as const;
+
+export const ObjectType = enumeration("ObjectType", ["monitor-qmp", "secret"], {}, {
+  values: absentObjectTypes,
+  message: (type) => `invalid object type: ${type}`,
+});
 /** `--object` and object-add. */
 export const ObjectOptions = union(
   "ObjectOptions",
   { "qom-type": ObjectType, id: str },
   "qom-type",
-  { secret: SecretProperties },
+  { "monitor-qmp": MonitorQmpProperties, secret: SecretProperties },
 );
 export type ObjectOptionsValue = Infer<typeof ObjectOptions>;
+
+/** A property of an object or of a type. */
+export const ObjectPropertyInfo = struct("ObjectPropertyInfo", {
+  name: str,
+  type: str,
+  description: opt(str),
+  "default-value": opt(any),
+});
+export type ObjectPropertyInfoValue = Infer<typeof ObjectPropertyInfo>;
+
+/** A type. */
+export const ObjectTypeInfo = struct("ObjectTypeInfo", {
+  name: str,
+  abstract: opt(bool),
+  parent: opt(str),
+});
+export type ObjectTypeInfoValue = Infer<typeof ObjectTypeInfo>;
+
+/** A property with its value, where it can be read. */
+export const ObjectPropertyValue = struct("ObjectPropertyValue", {
+  name: str,
+  type: str,
+  value: opt(any),
+});
+/** All properties of one object. */
+export const ObjectPropertiesValues = struct("ObjectPropertiesValues", {
+  properties: array(ObjectPropertyValue),
+});
 
 /** Commands on objects. */
 export const objectCommands = {
@@ -28,4 +130,38 @@ export const objectCommands = {
   "object-del": command(struct("q_obj_object-del-arg", { id: str }), empty, {
     doc: "Removes an object that nothing uses.",
   }),
+  "qom-list": command(
+    struct("q_obj_qom-list-arg", { path: str }),
+    array(ObjectPropertyInfo),
+    { doc: "The properties of the object at a path; those of type child<T> are objects below it." },
+  ),
+  "qom-get": command(
+    struct("q_obj_qom-get-arg", { path: str, property: str }),
+    any,
+    { doc: "The value of one property." },
+  ),
+  "qom-set": command(
+    struct("q_obj_qom-set-arg", {
+      path: str,
+      property: str,
+      value: member(any as Schema<unknown>),
+    }),
+    empty,
+    { doc: "Sets one property." },
+  ),
+  "qom-list-get": command(
+    struct("q_obj_qom-list-get-arg", { paths: array(str) }),
+    array(ObjectPropertiesValues),
+    { doc: "The properties of several objects with their values." },
+  ),
+  "qom-list-types": command(
+    struct("q_obj_qom-list-types-arg", { implements: opt(str), abstract: opt(bool) }),
+    array(ObjectTypeInfo),
+    { doc: "The types of objects that there are." },
+  ),
+  "qom-list-properties": command(
+    struct("q_obj_qom-list-properties-arg", { typename: str }),
+    array(ObjectPropertyInfo),
+    { doc: "The properties that objects of a type have." },
+  ),
 } as const;

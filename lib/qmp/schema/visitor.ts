@@ -214,5 +214,6 @@ export function checkEnum(
   path: Path,
 ): string {
   if (meta.values.includes(value)) return value;
+  if (meta.absent?.values.includes(value)) throw new CommandError(meta.absent.message(value));
   throw new CommandError(`Parameter '${bareName(path)}' does not accept value '${value}'`);
 }
