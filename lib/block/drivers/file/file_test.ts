@@ -137,6 +137,7 @@ test("what cannot be opened is refused in QEMU's words", async (context, dir) =>
   const regular = (name: string) => `'file' driver requires '${name}' to be a regular file`;
   const device = (driver: string, name: string) =>
     `'${driver}' driver requires '${name}' to be either a character or block device`;
+  const migration = "it is about live migration, which a storage daemon does not take part in";
   const texts: [string, () => Promise<unknown>][] = [
     [`Could not open '${dir}/d': Is a directory`, () => open(context, `${dir}/d`)],
     [regular(`${dir}/d`), () => open(context, `${dir}/d`, { readOnly: true })],
@@ -154,6 +155,14 @@ test("what cannot be opened is refused in QEMU's words", async (context, dir) =>
     [
       "No persistent reservation manager with id 'm'",
       () => open(context, `${dir}/x`, {}, { "pr-manager": "m" }),
+    ],
+    [
+      `Parameter 'drop-cache' can only be true: ${migration}`,
+      () => open(context, `${dir}/x`, {}, { "drop-cache": false }),
+    ],
+    [
+      `Parameter 'x-check-cache-dropped' can only be false: ${migration}`,
+      () => open(context, `${dir}/x`, {}, { "x-check-cache-dropped": true }),
     ],
     [
       "Could not dup FD for /dev/fdset/1 flags 2: Function not implemented",
@@ -324,13 +333,14 @@ test("reopen changes mode and cache, and refuses what cannot change", async (con
   await reopen({}, { readOnly: true });
   assert.equal(node.limits.requestAlignment, 1);
   await assert.rejects(write(context, node, 0, new Uint8Array(512)), { errno: "EBADF" });
-  await reopen({ "drop-cache": false });
+  await reopen({ "drop-cache": true });
   await write(context, node, 0, new Uint8Array(512).fill(3));
   assert.equal(await refused(reopen({ filename: "other" })), "Cannot change the option 'filename'");
   for (const [option, value] of [["aio", "io_uring"], ["locking", "off"], ["aio-max-batch", 4]]) {
     const text = `Cannot change the option '${option}'`;
     assert.equal(await refused(reopen({ "drop-cache": true, [option as string]: value })), text);
   }
+  assert.match(await refused(reopen({ "drop-cache": false })), /^Parameter 'drop-cache' can only/);
   assert.equal(
     await refused(reopen({})),
     "Option 'drop-cache' cannot be reset to its default value",

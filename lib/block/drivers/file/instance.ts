@@ -262,6 +262,7 @@ export class FileInstance implements IoInstance {
 
   async prepareReopen(open: OpenContext, options: unknown): Promise<ReopenChange> {
     const given = options as FileOptions;
+    refuseMigration(given);
     refuseChanges(this.#options, given, FIXED);
     refuseResets(this.#options, given, STICKY);
     const next = stateOf(open, this.#needed);
@@ -366,9 +367,13 @@ export class FileInstance implements IoInstance {
 const FIXED = ["filename", "locking", "aio", "aio-max-batch", "pr-manager"];
 const STICKY = ["drop-cache", "x-check-cache-dropped"];
 
-/** QEMU's refusal of aio=native without cache.direct. */
-export function nativeNeedsDirect(): CommandError {
-  return new CommandError(
-    "aio=native was specified, but it requires cache.direct=on, which was not specified.",
-  );
+/** Throws CommandError for options, given at opening or reopening, that could never have an effect here (mod.ts). */
+export function refuseMigration(options: FileOptions): void {
+  const refuse = (name: string, value: boolean) => {
+    if (options[name] !== !value) return;
+    const why = "it is about live migration, which a storage daemon does not take part in";
+    throw new CommandError(`Parameter '${name}' can only be ${value}: ${why}`);
+  };
+  refuse("drop-cache", true);
+  refuse("x-check-cache-dropped", false);
 }

@@ -1,14 +1,16 @@
 /**
  * `file`, `host_device`, `host_cdrom`: images and disks of the host.
  *
- * Options as in QEMU (qsd-facts 3.8, drivers.md). drop-cache and x-check-cache-dropped speak of the moment when an
- * image is handed over by live migration, which a storage daemon never sees; they are kept and have no other effect.
+ * Options as in QEMU (qsd-facts 3.8, drivers.md), with what this system refuses refused. drop-cache and
+ * x-check-cache-dropped are about an image that live migration hands over while both hosts have it open: the page
+ * cache is dropped when this side takes over. A storage daemon's images are its own from the start, and the
+ * moment never comes; so the values that would ask for something else than the default are refused.
  */
 import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
 import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../mod.ts";
 import { chooseEngine } from "./engines.ts";
-import { FileInstance, type FileOptions, nativeNeedsDirect, stateOf } from "./instance.ts";
+import { FileInstance, type FileOptions, refuseMigration, stateOf } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";
 
 export { FileInstance } from "./instance.ts";
@@ -20,9 +22,14 @@ async function open(
 ): Promise<FileInstance> {
   const manager = options["pr-manager"];
   if (manager !== undefined) {
-    throw new CommandError(`No persistent reservation manager with id '${manager}'`);
+    throw new CommandError(`No persistent reservation manager with id '${String(manager)}'`);
   }
-  if (options.aio === "native" && !open.cache.direct) throw nativeNeedsDirect();
+  if (options.aio === "native" && !open.cache.direct) {
+    throw new CommandError(
+      "aio=native was specified, but it requires cache.direct=on, which was not specified.",
+    );
+  }
+  refuseMigration(options);
   const mode = stateOf(open, Perm.none);
   const file = await openFile(open.context, driver, options.filename, mode);
   const engine = chooseEngine(open.context, open.nodeName, options);
