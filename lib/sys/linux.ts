@@ -5,7 +5,6 @@ import { openLibc } from "./ffi.ts";
 import { isNumericAddress, parseIPv4 } from "./inet.ts";
 import { cstring, hasNul } from "./memory.ts";
 import { ThreadPool } from "./pool.ts";
-import { environment } from "./program.ts";
 import { resolveHost } from "./resolve.ts";
 import { SocketSys } from "./sockets.ts";
 import type { SocketAddress, Sys } from "./types.ts";
@@ -61,10 +60,6 @@ export class LinuxSys extends SocketSys implements Sys {
 
   kill(pid: number, signal: number): number {
     return this.libc.rare.kill(pid, signal) < 0 ? this.fail() : 0;
-  }
-
-  getenv(name: string): string | undefined {
-    return environment(name);
   }
 
   monotonicNs(): number {

@@ -4,7 +4,7 @@ import { BLK } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import { type Libc, openLibc } from "./ffi.ts";
 import { putU64 } from "./layout.ts";
-import { cstring, hasNul } from "./memory.ts";
+import { cstring } from "./memory.ts";
 import type { Memory, Sys } from "./types.ts";
 
 /** POSIX_SPAWN_SETSID (spawn.h, since glibc 2.26). */
@@ -18,14 +18,14 @@ const PID_AT = 1024;
 const VECTORS_AT = 1040;
 const WNOHANG = 1;
 
-/** What is to be started. */
+/** What is to be started. Bytes go to the program as they are: file names need not be UTF-8. */
 export interface SpawnOptions {
   /** Path of the executable. */
   readonly path: string;
   /** Arguments, with the program's name first. */
-  readonly argv: readonly string[];
+  readonly argv: readonly (string | Uint8Array)[];
   /** Variables as "NAME=VALUE"; nothing else is inherited. */
-  readonly env: readonly string[];
+  readonly env: readonly (string | Uint8Array)[];
   /** In a session of its own, without a controlling terminal. */
   readonly setsid?: boolean;
   /**
@@ -37,34 +37,41 @@ export interface SpawnOptions {
 
 /** Starts a program (posix_spawn) without waiting for it. Result: its pid, or -errno. */
 export function spawn(sys: Sys, options: SpawnOptions): number {
-  const strings = [options.path, ...options.argv, ...options.env];
-  if (strings.some(hasNul)) return -Errno.EINVAL;
+  const texts = [options.path, ...options.argv, ...options.env];
+  const strings = texts.map((text) => typeof text === "string" ? cstring(text) : terminated(text));
+  // A NUL within would cut the string short.
+  if (strings.some((bytes) => bytes.indexOf(0) !== bytes.length - 1)) return -Errno.EINVAL;
   const libc = openLibc();
-  const encoded = [...options.argv, ...options.env].map(cstring);
-  const vectors = (options.argv.length + options.env.length + 2) * 8;
-  const text = encoded.reduce((sum, bytes) => sum + bytes.length, 0);
-  const memory = sys.allocate(VECTORS_AT + vectors + text);
+  const total = strings.reduce((sum, bytes) => sum + bytes.length, 0);
+  const memory = sys.allocate(VECTORS_AT + (strings.length + 1) * 8 + total);
   try {
-    return spawnWith(libc, memory, options, encoded);
+    return spawnWith(libc, memory, options, strings);
   } finally {
     memory.unmap();
     libc.close();
   }
 }
 
+function terminated(text: Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(text.length + 1);
+  bytes.set(text);
+  return bytes;
+}
+
+/** `strings`: the path, arguments and variables, each with its NUL. */
 function spawnWith(
   { rare: symbols }: Libc,
   memory: Memory,
   options: SpawnOptions,
-  strings: readonly Uint8Array[],
+  [path, ...strings]: readonly Uint8Array<ArrayBuffer>[],
 ): number {
   const { address, bytes, view } = memory;
-  const envAt = VECTORS_AT + (options.argv.length + 1) * 8;
-  let textAt = envAt + (options.env.length + 1) * 8;
+  const { argv, env } = options;
+  // The vectors, each with a null pointer at its end; then the text.
+  const envAt = VECTORS_AT + (argv.length + 1) * 8;
+  let textAt = envAt + (env.length + 1) * 8;
   strings.forEach((string, i) => {
-    const vector = i < options.argv.length
-      ? VECTORS_AT + i * 8
-      : envAt + (i - options.argv.length) * 8;
+    const vector = i < argv.length ? VECTORS_AT + i * 8 : envAt + (i - argv.length) * 8;
     putU64(view, vector, address + textAt);
     bytes.set(string, textAt);
     textAt += string.length;
@@ -84,7 +91,7 @@ function spawnWith(
     }
     const rc = symbols.posix_spawn(
       address + PID_AT,
-      cstring(options.path),
+      path!,
       actions,
       attributes,
       address + VECTORS_AT,
@@ -114,16 +121,6 @@ export function reapChild(sys: Sys, pid: number): ChildEnd | undefined | number 
     memory.unmap();
     libc.close();
   }
-}
-
-/** Path of the running executable: deno itself, or the compiled program. */
-export function executablePath(): string {
-  return Deno.execPath();
-}
-
-/** Sets the status with which the process ends when nothing is left to do. */
-export function setExitStatus(status: number): void {
-  Deno.exitCode = status;
 }
 
 /** Whether `fd` is a terminal. */

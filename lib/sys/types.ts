@@ -149,7 +149,6 @@ export interface Sys extends FileCalls<number> {
   chdir(path: string): number;
   setsid(): number;
   kill(pid: number, signal: number): number;
-  getenv(name: string): string | undefined;
   /** CLOCK_MONOTONIC in nanoseconds. */
   monotonicNs(): number;
   /** CLOCK_REALTIME in microseconds. */
