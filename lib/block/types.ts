@@ -263,6 +263,11 @@ export interface OpenContext {
   limitsChanged(): void;
 }
 
+/** What a driver is given to create an image. */
+export interface CreateContext {
+  readonly context: Context;
+}
+
 /** A block driver. `DriverInstance` carries all state: one definition serves all nodes and threads. */
 export interface DriverDefinition<O = Record<string, unknown>> {
   /** QEMU's driver name. */
@@ -271,6 +276,11 @@ export interface DriverDefinition<O = Record<string, unknown>> {
   /** The schema of its own options (a branch of BlockdevOptions). */
   readonly options: Schema<O>;
   open(open: OpenContext, options: O): MaybePromise<DriverInstance>;
+  /**
+   * blockdev-create: makes a new image as the driver's branch of BlockdevCreateOptions says. Throws CommandError
+   * or BlockError. Absent: the driver cannot.
+   */
+  create?(create: CreateContext, options: Readonly<Record<string, unknown>>): Promise<void>;
   /**
    * Permissions it needs on, and shares of, a child, given those of its own parents. Absent: by role and
    * kind, as in QEMU (filters pass through, formats as qsd-facts 3.5 lists).
