@@ -50,7 +50,7 @@ async function start(program: string, args: readonly string[]): Promise<number> 
       daemonized = daemonSide(sys);
       if (daemonized === undefined) return startDaemon(sys);
     }
-    return await new Life(parsed, log, new Tracing(sys), daemonized).run();
+    return await new Life(sys, parsed, log, new Tracing(sys), daemonized).run();
   } catch (error) {
     complain(log, error);
     return 1;
@@ -66,13 +66,14 @@ class Life {
   #signals = 0;
 
   constructor(
+    sys: LinuxSys,
     private readonly line: CommandLine,
     private readonly log: LocatedLog,
     private readonly tracing: Tracing,
     private readonly daemonized: Daemonized | undefined,
   ) {
     const trace = (name: string) => tracing.registry.point("main", name);
-    this.#services = new Services(createContext({ name: "main", log, trace }));
+    this.#services = new Services(createContext({ name: "main", sys, log, trace }));
   }
 
   async run(): Promise<number> {

@@ -11,6 +11,8 @@ import { Poller, type PollerHandle } from "./wakeup.ts";
 export interface ContextOptions {
   /** As shown in logs and traces: "main", or an iothread's id. */
   readonly name: string;
+  /** This thread's machine, which its maker disposes of. Default: a new one: 8 ms of binding symbols. */
+  readonly sys?: LinuxSys;
   /** Default: lines "NAME: message" on stderr. */
   readonly log?: Log;
   /** Makes (or finds) trace points. Default: points that are off. */
@@ -40,7 +42,7 @@ export function createContext(options: ContextOptions): OwnedContext {
   const { name } = options;
   const log = options.log ?? createLog(name, writeStderr);
   const onError = options.onError ?? ((error: unknown) => log.error(describe(error)));
-  const sys = new LinuxSys();
+  const sys = options.sys ?? new LinuxSys();
   const owned = options.poller === undefined
     ? new Poller(sys, archConstants(sys.arch), onError)
     : undefined;
@@ -84,7 +86,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     } finally {
       await owned?.stop();
       buffers.trim();
-      sys.dispose();
+      if (options.sys === undefined) sys.dispose();
     }
   };
   return { name, sys, loop, buffers, log, trace, poller, close: () => closing ??= shut() };

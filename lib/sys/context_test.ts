@@ -1,0 +1,33 @@
+import assert from "node:assert/strict";
+import { createContext } from "./context.ts";
+import { Errno } from "./errno.ts";
+import { LinuxSys } from "./linux.ts";
+
+Deno.test("what a handler throws is logged with its stack, and the loop goes on", async () => {
+  const messages: string[] = [];
+  const error = (message: string) => void messages.push(message);
+  const log = { error, warn: error, info: error };
+  const context = createContext({ name: "test", log });
+  function clumsy(): never {
+    throw new TypeError("our mistake");
+  }
+  context.loop.defer(clumsy);
+  context.loop.defer(() => {
+    throw "not even an Error";
+  });
+  await new Promise<void>((resolve) => context.loop.defer(resolve));
+  assert.equal(messages.length, 2);
+  assert.match(messages[0]!, /^TypeError: our mistake\n +at clumsy /);
+  assert.equal(messages[1], "not even an Error");
+  await context.close();
+});
+
+Deno.test("a machine that was handed in outlives the context", async () => {
+  const sys = new LinuxSys();
+  const context = createContext({ name: "test", sys });
+  assert.equal(context.sys, sys);
+  await context.close();
+  await context.close();
+  assert.equal(sys.close(-1), -Errno.EBADF);
+  sys.dispose();
+});
