@@ -13,6 +13,7 @@ Deno.test("what a handler throws is logged with its stack, and the loop goes on"
   }
   context.loop.defer(clumsy);
   context.loop.defer(() => {
+    // deno-lint-ignore no-throw-literal
     throw "not even an Error";
   });
   await new Promise<void>((resolve) => context.loop.defer(resolve));

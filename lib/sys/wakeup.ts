@@ -5,7 +5,7 @@
 import { assert } from "../base/mod.ts";
 import { type ArchConstants, EPOLL } from "./constants.ts";
 import { check } from "./errno.ts";
-import type { PollerStart } from "./poller.ts";
+import { pollerProgram, type PollerStart } from "./poller.ts";
 import type { Sys } from "./types.ts";
 
 /** Most contexts that can share a poller; word 0 is the stop event. */
@@ -72,7 +72,7 @@ export class Poller {
   /** Starts the thread, in parallel: returns at once. Idempotent. */
   start(): void {
     if (this.#worker !== undefined || this.#stopped) return;
-    const worker = new Worker(new URL("./poller.ts", import.meta.url), {
+    const worker = new Worker(pollerProgram(), {
       type: "module",
       name: "poller",
     });
