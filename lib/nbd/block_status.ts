@@ -4,8 +4,11 @@ import type { BlockBackend, BlockStatus } from "../block/mod.ts";
 import type { MetaContext } from "./export.ts";
 import { BaseAllocation } from "./wire.ts";
 
-/** Most questions to the block layer for one context of one request: the client asks again for the rest. */
-const MAX_QUESTIONS = 4096;
+/**
+ * Most questions to the block layer for one context of one request: the client asks again for the rest. Each
+ * may take some system calls, and all are asked in one turn.
+ */
+const MAX_QUESTIONS = 1024;
 
 /** Extents of one context, in order from the request's offset on. */
 export class Extents {

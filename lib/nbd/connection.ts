@@ -26,6 +26,8 @@ import { greeting, parseOptionHeader } from "./wire_options.ts";
 export const TURN_REQUESTS = 256;
 /** As TURN_REQUESTS, in bytes. */
 export const TURN_BYTES = 2 * 1024 * 1024;
+/** Options of a handshake answered in one turn; more than any client needs. */
+const TURN_OPTIONS = 32;
 
 /** Trace points of a connection, looked up once per server. */
 export interface ConnectionTraces extends NegotiateTraces, ServeTraces {
@@ -62,6 +64,7 @@ export class Connection {
   #executor: Executor | undefined;
   #transmission: TransmissionInput | undefined;
   #flagsSeen = false;
+  #optionsLeft = TURN_OPTIONS;
   /** Bytes of an oversized option still to be passed over, and which it was. */
   #skipLeft = 0;
   #skipOption = 0;
@@ -90,7 +93,8 @@ export class Connection {
       : undefined;
     transport.ready = (read, write, broken) => this.#ready(read, write, broken);
     this.#sendBytes(greeting());
-    this.#turn(false);
+    // Not at once: a client that is gone already would be reported closed before its server knows it.
+    this.#schedule();
   }
 
   /** The export in use, once transmission has begun. */
@@ -140,6 +144,7 @@ export class Connection {
     this.#ending = true;
     if (this.#output.broken === 0) this.#output.discard(reason);
     this.#executor?.abandon();
+    this.#transmission?.end();
   }
 
   #schedule(): void {
@@ -154,7 +159,8 @@ export class Connection {
   /** One turn: replies out, requests in, replies out. `readable`: the stream may have more. */
   #turn(readable: boolean): void {
     if (this.#output.pending > 0) this.#output.flush();
-    this.#executor?.resume();
+    this.#optionsLeft = TURN_OPTIONS;
+    this.#executor?.resume(TURN_BYTES);
     this.#transmission?.refill(TURN_REQUESTS, TURN_BYTES);
     for (;;) {
       const wants = this.#consume();
@@ -196,6 +202,10 @@ export class Connection {
       }
       const transmission = this.#transmission;
       if (transmission === undefined) {
+        if (this.#optionsLeft === 0) {
+          this.#schedule();
+          return false;
+        }
         if (!this.#handshakeStep()) return !this.#ending;
         continue;
       }
@@ -234,6 +244,7 @@ export class Connection {
     if (!input.require(OPTION_SIZE)) return false;
     const header = parseOptionHeader(input.peek(OPTION_SIZE));
     if (header === undefined) return this.#outcome({ next: "close", reason: "Bad magic received" });
+    this.#optionsLeft--;
     const refused = this.#negotiation.refuses(header.option, header.length);
     if (refused !== undefined) return this.#outcome(refused);
     if (header.length > MAX_OPTION_DATA) {
@@ -266,6 +277,7 @@ export class Connection {
     const replies = new Replies(this.#output, chosen.framing);
     const executor = new Executor(chosen, replies, this.#host.traces, () => this.#schedule());
     this.#executor = executor;
+    executor.resume(TURN_BYTES);
     const extended = chosen.framing === Framing.extended;
     this.#transmission = new TransmissionInput(this.#input, executor, extended);
     this.#transmission.refill(TURN_REQUESTS, TURN_BYTES);

@@ -70,7 +70,7 @@ export class Output {
     let at = slab === undefined ? 0 : this.#place(slab, header, alignment);
     if (slab === undefined || at + length > slab.memory.length) {
       const room = length + alignment;
-      if (room > OUTPUT_SLAB) {
+      if (FIRST + room > OUTPUT_SLAB) {
         slab = new Slab(this.#pool, room);
         at = alignUp(slab.memory.address + header, alignment) - header - slab.memory.address;
       } else {

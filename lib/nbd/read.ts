@@ -68,6 +68,9 @@ export class Reader {
   readonly #backend: BlockBackend;
   #iov = new IoVec();
   #waiting: ReadJob[] = [];
+  #abandoned = false;
+  /** Bytes that piece-wise reads may still read in this turn. */
+  #bytesLeft = 0;
 
   constructor(host: ReadHost, target: NbdExport) {
     this.#host = host;
@@ -102,8 +105,9 @@ export class Reader {
     }
   }
 
-  /** Goes on with the reads that waited. */
-  resume(): void {
+  /** A new turn: goes on with the reads that waited. */
+  resume(bytes: number): void {
+    this.#bytesLeft = bytes;
     if (this.#waiting.length === 0) return;
     const waiting = this.#waiting;
     this.#waiting = [];
@@ -112,6 +116,7 @@ export class Reader {
 
   /** Nobody will take the replies. */
   abandon(): void {
+    this.#abandoned = true;
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const job of waiting) this.#drop(job);
@@ -128,9 +133,9 @@ export class Reader {
     const { replies } = this.#host;
     const { output, dataHeader } = replies;
     const { offset, length } = header;
-    output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
     let pending: MaybePromise<void>;
     try {
+      output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
       pending = this.#backend.read(offset, this.#iov.single(output.address + dataHeader, length));
     } catch (error) {
       return this.#host.fail(header, error, FAILED);
@@ -164,8 +169,8 @@ export class Reader {
     while (job.position < job.end && job.error === undefined) {
       if (output.pending >= SEND_AT) output.flush();
       if (output.broken !== 0) return this.#drop(job);
-      // Something will resume it: the client taking what is queued, or a completion.
-      if (output.pending >= OUTPUT_LIMIT || this.#host.bytesInFlight >= ASYNC_LIMIT) {
+      if (this.#mustWait()) {
+        if (this.#abandoned) return this.#drop(job);
         this.#waiting.push(job);
         return;
       }
@@ -175,6 +180,13 @@ export class Reader {
     }
     if (job.outstanding === 0 && !job.answered) this.#finish(job);
     this.#close(job);
+  }
+
+  /** Something will resume it: the client taking what is queued, a completion, or the next turn. */
+  #mustWait(): boolean {
+    const { replies, bytesInFlight } = this.#host;
+    return replies.output.pending >= OUTPUT_LIMIT || bytesInFlight >= ASYNC_LIMIT ||
+      this.#bytesLeft <= 0;
   }
 
   /** Nobody will take the answer. */
@@ -261,9 +273,10 @@ export class Reader {
     const { output, dataHeader } = replies;
     const { position } = job;
     const length = Math.min(job.extentEnd - position, PIECE);
-    output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
+    this.#bytesLeft -= length;
     let pending: MaybePromise<void>;
     try {
+      output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
       pending = this.#backend.read(position, this.#iov.single(output.address + dataHeader, length));
     } catch (error) {
       job.error = error;

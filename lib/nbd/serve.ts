@@ -5,6 +5,7 @@
  */
 import { BlockError, chain, IoVec, type MaybePromise } from "../base/mod.ts";
 import { type BlockBackend, RequestFlag } from "../block/mod.ts";
+import { SysError } from "../sys/mod.ts";
 import { collectExtents, Extents } from "./block_status.ts";
 import { type CheckContext, checkRequest, checkStatusRange, type Refusal } from "./check.ts";
 import { Counters, type MetaContext, type NbdExport } from "./export.ts";
@@ -97,12 +98,12 @@ export class Executor implements CheckContext {
     return this.counters.inFlight > 0 || this.#reader.waiting;
   }
 
-  /** Goes on with reads that waited for room. */
-  resume(): void {
-    this.#reader.resume();
+  /** A new turn: goes on with reads that waited, for `bytes` at first. */
+  resume(bytes: number): void {
+    this.#reader.resume(bytes);
   }
 
-  /** Forgets reads that wait for room: their client is gone. */
+  /** Forgets reads that wait for room, now and from now on: their client is gone, or is to go. */
   abandon(): void {
     this.#reader.abandon();
   }
@@ -131,8 +132,10 @@ export class Executor implements CheckContext {
 
   /** Answers for a failed block operation. */
   fail(to: Cookie, error: unknown, text: string): void {
-    if (!(error instanceof BlockError)) throw error;
-    this.refuse(to, { error: nbdErrnoOf(error), text });
+    // Memory that runs out below (SysError) is the request's failure too; all else is a mistake of ours.
+    const failure = error instanceof SysError ? new BlockError(error.code, error.message) : error;
+    if (!(failure instanceof BlockError)) throw failure;
+    this.refuse(to, { error: nbdErrnoOf(failure), text });
   }
 
   /** A valid request without payload (not DISC). */

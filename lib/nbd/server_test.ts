@@ -3,7 +3,7 @@ import { BlockGraph, driverRegistry } from "../block/mod.ts";
 import { drivers } from "../block/drivers/mod.ts";
 import { ExportRegistry } from "../export/mod.ts";
 import type { NbdServerOptionsValue } from "../qmp/schema/export.ts";
-import { createContext } from "../sys/mod.ts";
+import { AF, createContext, type OwnedContext, SOCK } from "../sys/mod.ts";
 import { nbdHandlers } from "./commands.ts";
 import { NbdControl } from "./control.ts";
 
@@ -13,6 +13,7 @@ async function withDaemon(
     exports: ExportRegistry;
     commands: ReturnType<typeof nbdHandlers>;
     events: string[];
+    context: OwnedContext;
     dir: string;
   }) => Promise<void>,
 ): Promise<void> {
@@ -35,6 +36,7 @@ async function withDaemon(
       exports,
       commands: nbdHandlers({ control, exports, graph }),
       events,
+      context,
       dir,
     });
   } finally {
@@ -155,4 +157,19 @@ Deno.test("beyond max-connections clients wait; stop drops those that negotiate"
     await control.stop();
     assert.equal(await second.read(greeting), null);
     second.close();
+  }));
+
+Deno.test("clients that are gone before they are accepted do not count", () =>
+  withDaemon(async ({ control, context: { sys, loop }, dir }) => {
+    await control.start({ ...unix(`${dir}/s`), "max-connections": 2 });
+    for (let i = 0; i < 5; i++) {
+      const fd = sys.socket(AF.UNIX, SOCK.STREAM);
+      assert.equal(sys.connect(fd, { family: "unix", path: `${dir}/s` }), 0);
+      sys.close(fd);
+      await loop.sleep(0);
+    }
+    const client = await Deno.connect({ transport: "unix", path: `${dir}/s` });
+    assert.equal(await client.read(new Uint8Array(18)), 18);
+    assert.equal(control.server!.clients().length, 1);
+    client.close();
   }));

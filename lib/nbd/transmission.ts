@@ -20,6 +20,10 @@ const MAX_DRAIN = 2 ** 32 - 1;
 /** Pieces of large writes end at multiples of this, a common cluster size. */
 const PIECE_ALIGN = 64 * 1024;
 
+/** What requests count for in a turn's budget of bytes: a few cost much more than the bytes they move. */
+const PLAIN_COST = 4096;
+const STATUS_COST = 1024 * 1024;
+
 /** What `step` did: went one request further, or why it could not. */
 export type Step = "ok" | "more" | "wait" | "budget" | "end" | "garbage";
 
@@ -95,7 +99,7 @@ export class TransmissionInput {
     if (payload === 0) {
       input.at += size;
       input.limit = Infinity;
-      this.#bytesLeft -= header.type === Cmd.read ? header.length : 4096;
+      this.#bytesLeft -= costOf(header);
       this.#executor.execute(header);
       return "ok";
     }
@@ -126,6 +130,7 @@ export class TransmissionInput {
       return this.#refuse({ error: NbdErrno.EINVAL, text }, length);
     }
     const input = this.#input;
+    this.#bytesLeft -= STATUS_COST;
     this.#executor.executeFiltered(header, input.view, input.at + this.#headerSize);
     input.at += this.#headerSize + length;
     return "ok";
@@ -203,4 +208,10 @@ export class TransmissionInput {
     this.#refused = undefined;
     if (job !== undefined) this.#executor.endWrite(job, true);
   }
+}
+
+/** What a request without payload counts for. */
+function costOf({ type, length }: RequestHeader): number {
+  if (type === Cmd.read) return length;
+  return type === Cmd.blockStatus ? STATUS_COST : PLAIN_COST;
 }
