@@ -1,6 +1,7 @@
 /** What the daemon is made of, and how it comes to its end. Everything hangs off one Services. */
 import { drivers } from "../block/drivers/mod.ts";
 import { blockCommands, BlockGraph, driverRegistry } from "../block/mod.ts";
+import { jobCommands, JobRegistry } from "../block/jobs/mod.ts";
 import { chardevClasses, chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
 import { exportHandlers, ExportRegistry } from "../export/mod.ts";
 import { NbdControl, nbdHandlers } from "../nbd/mod.ts";
@@ -17,6 +18,7 @@ import { blockCommandTable } from "../qmp/schema/block.ts";
 import { chardevCommands } from "../qmp/schema/chardev.ts";
 import { controlCommands } from "../qmp/schema/control.ts";
 import { exportCommandTable, nbdCommandTable } from "../qmp/schema/export.ts";
+import { jobCommandTable } from "../qmp/schema/job.ts";
 import { allEvents } from "../qmp/schema/mod.ts";
 import { objectCommands } from "../qmp/schema/qom.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
@@ -29,6 +31,7 @@ const FAREWELL_NS = 1e9;
 /** The parts of a daemon, connected. */
 export class Services {
   readonly graph: BlockGraph;
+  readonly jobs: JobRegistry;
   readonly exports: ExportRegistry;
   readonly nbd: NbdControl;
   readonly commands: CommandRegistry = new CommandRegistry();
@@ -50,19 +53,18 @@ export class Services {
     this.objects = new ObjectRegistry(context);
     this.chardevs = new ChardevRegistry(context);
     this.#connectObjects();
-    this.graph = new BlockGraph({
-      context,
-      drivers: driverRegistry(drivers),
-      events: this.qmp,
-    });
+    const registry = driverRegistry(drivers);
+    this.graph = new BlockGraph({ context, drivers: registry, events: this.qmp });
+    this.jobs = new JobRegistry({ context, events: this.qmp });
     this.exports = new ExportRegistry({ graph: this.graph, events: this.qmp });
-    const { graph, exports } = this;
+    const { graph, exports, jobs } = this;
     this.nbd = new NbdControl({ context, graph, exports });
     const quit = () => this.quit();
     commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
     commands.register(objectCommands, objectHandlers(this.objects));
     commands.register(chardevCommands, chardevHandlers(this.chardevs));
     commands.register(blockCommandTable, blockCommands(graph));
+    commands.register(jobCommandTable, jobCommands({ context, drivers: registry, jobs }));
     commands.register(exportCommandTable, exportHandlers(exports));
     commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
   }
@@ -84,6 +86,7 @@ export class Services {
   async quit(): Promise<void> {
     this.qmp.freeze();
     await this.#closeExports();
+    await this.jobs.close();
     this.requestStop("quit");
   }
 
@@ -95,14 +98,16 @@ export class Services {
   }
 
   /**
-   * The graceful stop, in the original's order: exports closed, requests drained, nodes flushed and closed,
-   * monitors, then character devices and objects. Also right after a start that failed half-way.
+   * The graceful stop, in the original's order: exports closed, requests drained, jobs cancelled, nodes flushed
+   * and closed, monitors, then character devices and objects. Also right after a start that failed half-way.
    */
   async stop(): Promise<void> {
     this.qmp.freeze();
     await this.#closeExports();
     this.stage = "requests to finish";
     (await this.graph.drain()).end();
+    this.stage = "jobs to give up";
+    await this.jobs.close();
     this.stage = "nodes to be flushed and closed";
     await this.graph.closeAll();
     this.stage = "monitors to send what is left";

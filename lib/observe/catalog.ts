@@ -7,6 +7,7 @@ export const traceEvents: readonly string[] = [
   "bdrv_co_preadv_part",
   "bdrv_co_pwrite_zeroes",
   "bdrv_co_pwritev_part",
+  "job_state_transition",
   "nbd_co_send_structured_error",
   "nbd_handshake_timer_cb",
   "nbd_negotiate_begin",

@@ -3,6 +3,7 @@ import { blockCommandTable, blockEventTable } from "./block.ts";
 import { chardevCommands } from "./chardev.ts";
 import { controlCommands } from "./control.ts";
 import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
+import { jobCommandTable, jobEventTable } from "./job.ts";
 import { objectCommands } from "./qom.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
 
@@ -10,6 +11,7 @@ import type { CommandTable, EventTable } from "./registry.ts";
 export const allCommands: CommandTable = {
   ...controlCommands,
   ...blockCommandTable,
+  ...jobCommandTable,
   ...exportCommandTable,
   ...nbdCommandTable,
   ...chardevCommands,
@@ -17,4 +19,8 @@ export const allCommands: CommandTable = {
 };
 
 /** Every event. */
-export const allEvents: EventTable = { ...blockEventTable, ...exportEventTable };
+export const allEvents: EventTable = {
+  ...blockEventTable,
+  ...jobEventTable,
+  ...exportEventTable,
+};

@@ -8,7 +8,9 @@
  */
 import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
+import type { BlockdevCreateOptionsFileValue } from "../../../qmp/schema/job.ts";
 import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../mod.ts";
+import { createFile } from "./create.ts";
 import { chooseEngine } from "./engines.ts";
 import { FileInstance, type FileOptions, refuseMigration, stateOf } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";
@@ -42,17 +44,24 @@ async function open(
   }
 }
 
-function define(name: DriverName): DriverDefinition<FileOptions> {
+function define(
+  name: DriverName,
+  create?: DriverDefinition<FileOptions>["create"],
+): DriverDefinition<FileOptions> {
   return defineDriver<FileOptions>({
     name,
     kind: "protocol",
     options: BlockdevOptionsFile as DriverDefinition<FileOptions>["options"],
     open: (context, options) => open(name, context, options),
+    ...(create && { create }),
   });
 }
 
 /** QEMU driver `file`: a regular file. */
-export const file: DriverDefinition<FileOptions> = define("file");
+export const file: DriverDefinition<FileOptions> = define(
+  "file",
+  (context, options) => createFile(context, options as unknown as BlockdevCreateOptionsFileValue),
+);
 /** QEMU driver `host_device`: a block or character device. */
 export const hostDevice: DriverDefinition<FileOptions> = define("host_device");
 /** QEMU driver `host_cdrom`: a drive whose media come and go. */

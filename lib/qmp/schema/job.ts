@@ -1,0 +1,113 @@
+/** Jobs and the creation of images (QAPI job.json, and block-core's BlockdevCreateOptions). */
+import {
+  array,
+  bool,
+  command,
+  empty,
+  enumeration,
+  type Infer,
+  int,
+  opt,
+  size,
+  str,
+  struct,
+  union,
+} from "./core.ts";
+import { BlockdevDriver } from "./blockdev.ts";
+import { event } from "./registry.ts";
+
+export const JobType = enumeration("JobType", [
+  "commit",
+  "stream",
+  "mirror",
+  "backup",
+  "create",
+  "amend",
+  "snapshot-load",
+  "snapshot-save",
+  "snapshot-delete",
+]);
+export type JobTypeValue = Infer<typeof JobType>;
+
+export const JobStatus = enumeration("JobStatus", [
+  "undefined",
+  "created",
+  "running",
+  "paused",
+  "ready",
+  "standby",
+  "waiting",
+  "pending",
+  "aborting",
+  "concluded",
+  "null",
+]);
+export type JobStatusValue = Infer<typeof JobStatus>;
+
+/** A job, as query-jobs shows it. Progress is in units of the job's own. */
+export const JobInfo = struct("JobInfo", {
+  id: str,
+  type: JobType,
+  status: JobStatus,
+  "current-progress": int,
+  "total-progress": int,
+  error: opt(str),
+});
+export type JobInfoValue = Infer<typeof JobInfo>;
+
+export const PreallocMode = enumeration("PreallocMode", ["off", "metadata", "falloc", "full"]);
+
+/** A new file. Sizes in bytes. */
+export const BlockdevCreateOptionsFile = struct("BlockdevCreateOptionsFile", {
+  filename: str,
+  size,
+  preallocation: opt(PreallocMode),
+  nocow: opt(bool),
+  "extent-size-hint": opt(size),
+});
+export type BlockdevCreateOptionsFileValue = Infer<typeof BlockdevCreateOptionsFile>;
+
+/** What blockdev-create makes: drivers without a branch of their own cannot create. */
+export const BlockdevCreateOptions = union(
+  "BlockdevCreateOptions",
+  { driver: BlockdevDriver },
+  "driver",
+  { file: BlockdevCreateOptionsFile },
+);
+export type BlockdevCreateOptionsValue = Infer<typeof BlockdevCreateOptions>;
+
+const id = { id: str };
+
+/** Commands on jobs, and blockdev-create, which is one. */
+export const jobCommandTable = {
+  "blockdev-create": command(
+    struct("q_obj_blockdev-create-arg", { "job-id": str, options: BlockdevCreateOptions }),
+    empty,
+    { doc: "Starts a job that creates an image; its error, if any, is in query-jobs." },
+  ),
+  "query-jobs": command(empty, array(JobInfo), { doc: "All jobs, newest first." }),
+  "job-pause": command(struct("q_obj_job-pause-arg", id), empty, { doc: "Holds a job up." }),
+  "job-resume": command(struct("q_obj_job-resume-arg", id), empty, {
+    doc: "Lets a job go on that job-pause holds up.",
+  }),
+  "job-cancel": command(struct("q_obj_job-cancel-arg", id), empty, {
+    doc: "Asks a job to give up as soon as it can.",
+  }),
+  "job-complete": command(struct("q_obj_job-complete-arg", id), empty, {
+    doc: "Asks a job that is ready to come to its end.",
+  }),
+  "job-finalize": command(struct("q_obj_job-finalize-arg", id), empty, {
+    doc: "Lets a pending job take effect.",
+  }),
+  "job-dismiss": command(struct("q_obj_job-dismiss-arg", id), empty, {
+    doc: "Forgets a job that has concluded.",
+  }),
+} as const;
+
+/** Events of jobs. */
+export const jobEventTable = {
+  JOB_STATUS_CHANGE: event(
+    struct("q_obj_JOB_STATUS_CHANGE-arg", { id: str, status: JobStatus }),
+    { doc: "A job has come to another state." },
+  ),
+} as const;
