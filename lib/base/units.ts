@@ -1,7 +1,10 @@
 /** Sizes and alignment. All sizes and offsets are in bytes. */
 
+/** Bytes in a kibibyte. */
 export const KiB = 1024;
+/** Bytes in a mebibyte. */
 export const MiB = 1024 * KiB;
+/** Bytes in a gibibyte. */
 export const GiB = 1024 * MiB;
 
 /** The largest offset or size that qsd handles: 2^53-1 bytes, where a number stops being exact. */
