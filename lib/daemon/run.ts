@@ -73,7 +73,10 @@ class Life {
     private readonly daemonized: Daemonized | undefined,
   ) {
     const trace = (name: string) => tracing.registry.point("main", name);
-    this.#services = new Services(createContext({ name: "main", sys, log, trace }));
+    this.#services = new Services(
+      createContext({ name: "main", sys, log, trace }),
+      tracing.registry,
+    );
   }
 
   async run(): Promise<number> {

@@ -21,6 +21,8 @@ import { exportCommandTable, nbdCommandTable } from "../qmp/schema/export.ts";
 import { jobCommandTable } from "../qmp/schema/job.ts";
 import { allEvents } from "../qmp/schema/mod.ts";
 import { objectCommands } from "../qmp/schema/qom.ts";
+import { traceCommands } from "../qmp/schema/trace.ts";
+import { traceHandlers, type TraceRegistry } from "../observe/mod.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
 import type { OwnedContext } from "../sys/mod.ts";
 import { VERSION } from "./version.ts";
@@ -44,7 +46,7 @@ export class Services {
   stage = "";
   #requestStop: (reason: string) => void = () => {};
 
-  constructor(readonly context: OwnedContext) {
+  constructor(readonly context: OwnedContext, tracing: TraceRegistry) {
     this.stopRequested = new Promise((resolve) => this.#requestStop = resolve);
     const { commands } = this;
     const events = allEvents;
@@ -62,6 +64,7 @@ export class Services {
     const quit = () => this.quit();
     commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
     commands.register(objectCommands, objectHandlers(this.objects));
+    commands.register(traceCommands, traceHandlers(tracing));
     commands.register(chardevCommands, chardevHandlers(this.chardevs));
     commands.register(blockCommandTable, blockCommands(graph));
     commands.register(jobCommandTable, jobCommands({ context, drivers: registry, jobs }));

@@ -1,13 +1,23 @@
 /**
- * Every trace event that qsd has, as `-T help` lists them. The names are QEMU's wherever the same thing happens. A
- * test keeps this list and the code in step.
+ * Every trace event that qsd has, as `-T help` lists them. The names are QEMU's wherever the same thing happens.
  */
-export const traceEvents: readonly string[] = [
+import { allCommands } from "../qmp/schema/mod.ts";
+
+/** Those that the code names; a test keeps this list and the code in step. */
+export const namedEvents: readonly string[] = [
   "bdrv_co_flush",
   "bdrv_co_preadv_part",
   "bdrv_co_pwrite_zeroes",
   "bdrv_co_pwritev_part",
+  "handle_qmp_command",
   "job_state_transition",
+  "monitor_protocol_event_emit",
+  "monitor_qmp_cmd_in_band",
+  "monitor_qmp_cmd_out_of_band",
+  "monitor_qmp_err_in_band",
+  "monitor_qmp_in_band_dequeue",
+  "monitor_qmp_in_band_enqueue",
+  "monitor_qmp_respond",
   "nbd_co_send_structured_error",
   "nbd_handshake_timer_cb",
   "nbd_negotiate_begin",
@@ -17,4 +27,16 @@ export const traceEvents: readonly string[] = [
   "nbd_negotiate_send_rep_err",
   "nbd_negotiate_success",
   "nbd_receive_request",
+];
+
+/** The events before and after a QMP command's handler. */
+export function commandEvents(command: string): { readonly enter: string; readonly exit: string } {
+  const name = command.replaceAll("-", "_");
+  return { enter: `qmp_enter_${name}`, exit: `qmp_exit_${name}` };
+}
+
+/** All events. */
+export const traceEvents: readonly string[] = [
+  ...namedEvents,
+  ...Object.keys(allCommands).map(commandEvents).flatMap(({ enter, exit }) => [enter, exit]),
 ];

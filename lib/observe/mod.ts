@@ -1,3 +1,4 @@
 /** What can be seen of a running daemon: trace events. */
-export { traceEvents } from "./catalog.ts";
+export { commandEvents, namedEvents, traceEvents } from "./catalog.ts";
+export { traceHandlers } from "./commands.ts";
 export * from "./trace.ts";

@@ -16,8 +16,7 @@ export interface TraceSink {
 export class TraceRegistry {
   readonly #known: ReadonlySet<string>;
   readonly #points = new Map<string, TracePoint[]>();
-  /** Patterns so far, in order: the last one that matches a name decides. */
-  readonly #rules: { matches: RegExp; enable: boolean }[] = [];
+  readonly #enabled = new Set<string>();
   #sink: TraceSink;
 
   /** `names`: every event that exists. */
@@ -55,7 +54,7 @@ export class TraceRegistry {
 
   /** Whether the event `name` is on. */
   isEnabled(name: string): boolean {
-    return this.#rules.findLast((rule) => rule.matches.test(name))?.enable ?? false;
+    return this.#enabled.has(name);
   }
 
   /**
@@ -64,13 +63,25 @@ export class TraceRegistry {
    */
   enable(pattern: string): boolean {
     const enable = !pattern.startsWith("-");
-    const name = enable ? pattern : pattern.slice(1);
-    if (!/[*?]/.test(name) && !this.#known.has(name)) return false;
-    this.#rules.push({ matches: globToRegExp(name), enable });
-    for (const [event, points] of this.#points) {
-      for (const point of points) point.enabled = this.isEnabled(event);
+    const names = this.match(enable ? pattern : pattern.slice(1));
+    if (names !== undefined) this.set(names, enable);
+    return names !== undefined;
+  }
+
+  /** The names that `pattern` stands for, sorted; undefined for a name without `*` and `?` that does not exist. */
+  match(pattern: string): string[] | undefined {
+    if (!/[*?]/.test(pattern)) return this.#known.has(pattern) ? [pattern] : undefined;
+    const matches = globToRegExp(pattern);
+    return this.names.filter((name) => matches.test(name));
+  }
+
+  /** Turns events on or off. */
+  set(names: readonly string[], enable: boolean): void {
+    for (const name of names) {
+      if (enable) this.#enabled.add(name);
+      else this.#enabled.delete(name);
+      for (const point of this.#points.get(name) ?? []) point.enabled = enable;
     }
-    return true;
   }
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { applyEvents, traceEvents, TraceRegistry } from "./mod.ts";
+import { applyEvents, namedEvents, traceEvents, traceHandlers, TraceRegistry } from "./mod.ts";
 
 function setUp() {
   const lines: string[] = [];
@@ -68,12 +68,40 @@ Deno.test("the catalog lists exactly the events that the code has", async () => 
     for await (const entry of Deno.readDir(directory)) {
       const url = new URL(entry.name + (entry.isDirectory ? "/" : ""), directory);
       if (entry.isDirectory) await scan(url);
-      else if (entry.name.endsWith(".ts") && !entry.name.endsWith("_test.ts")) {
+      else if (entry.name.endsWith(".ts") && !/(_test|testing)\.ts$/.test(entry.name)) {
         const text = await Deno.readTextFile(url);
         for (const match of text.matchAll(/\btrace\(\s*"(\w+)"/g)) found.add(match[1]!);
       }
     }
   }
   await scan(new URL("../", import.meta.url));
-  assert.deepEqual([...found].sort(), [...traceEvents].sort());
+  assert.deepEqual([...found].sort(), [...namedEvents].sort());
+});
+
+Deno.test("every command has its two events", () => {
+  for (const name of ["qmp_enter_query_named_block_nodes", "qmp_exit_block_resize"]) {
+    assert.ok(traceEvents.includes(name), name);
+  }
+});
+
+Deno.test("QMP lists events by name and pattern, and turns them on and off", () => {
+  const { registry } = setUp();
+  const commands = traceHandlers(registry);
+  const point = registry.point("main", "nbd_a");
+  const state = (name: string) =>
+    (commands["trace-event-get-state"]({ name }) as { name: string; state: string }[])
+      .map((event) => `${event.name} ${event.state}`);
+  assert.deepEqual(state("nbd_*"), ["nbd_a disabled", "nbd_b disabled"]);
+  commands["trace-event-set-state"]({ name: "nbd_a", enable: true });
+  assert.equal(point.enabled, true);
+  assert.deepEqual(state("*"), ["bdrv_c disabled", "nbd_a enabled", "nbd_b disabled"]);
+  commands["trace-event-set-state"]({ name: "nbd*", enable: false });
+  assert.equal(point.enabled, false);
+  assert.deepEqual(state("zz*"), []);
+  for (const name of ["nope", ""]) {
+    assert.throws(() => state(name), { message: `unknown event "${name}"` });
+  }
+  assert.throws(() => commands["trace-event-get-state"]({ name: "nbd_a", vcpu: 0 }), {
+    message: "invalid vCPU index 0",
+  });
 });

@@ -1,6 +1,8 @@
 /** Commands by name, and what becomes of one request: QEMU's checks of the envelope, in its wording. */
 import { BlockError, CommandError, type ErrorClass, type MaybePromise } from "../base/mod.ts";
-import { isJsonObject, type JsonObject, type JsonValue } from "./json/mod.ts";
+import { commandEvents } from "../observe/mod.ts";
+import type { TracePoint } from "../sys/mod.ts";
+import { isJsonObject, type JsonObject, type JsonValue, writeJson } from "./json/mod.ts";
 import type { Command, Handlers } from "./schema/core.ts";
 import type { CommandTable } from "./schema/registry.ts";
 import { visitJson } from "./schema/visit_json.ts";
@@ -112,11 +114,18 @@ export function isOutOfBand(request: JsonValue, session: SessionState): boolean 
   return session.oob && isJsonObject(request) && "exec-oob" in request && !("execute" in request);
 }
 
+/** Finds the trace point of a name. */
+export type FindTracePoint = (name: string) => TracePoint;
+
 /** Runs requests against a registry. */
 export class Dispatcher {
+  /** The points around each command's handler, as commands are met. */
+  private readonly points = new Map<string, { enter: TracePoint; exit: TracePoint }>();
+
   constructor(
     private readonly commands: CommandRegistry,
     private readonly reportBug: ReportBug,
+    private readonly findPoint: FindTracePoint,
   ) {}
 
   /**
@@ -152,12 +161,35 @@ export class Dispatcher {
           );
         }
         negotiate((args as { enable?: string[] }).enable ?? []);
-        return { return: {} };
       }
-      return { return: (await entry.run(args)) ?? {} };
+      return { return: await this.runEntry(entry, args, envelope.arguments ?? {}) };
     } catch (error) {
       return errorReply(error, name, this.reportBug);
     }
+  }
+
+  /** Runs the handler, between its two trace events. */
+  private async runEntry(entry: CommandEntry, args: unknown, given: JsonObject): Promise<unknown> {
+    const { enter, exit } = this.pointsOf(entry.name);
+    if (enter.enabled) enter.emit(writeJson(given));
+    try {
+      const result = (await entry.run(args)) ?? {};
+      if (exit.enabled) exit.emit(`${writeJson(result)} 1`);
+      return result;
+    } catch (error) {
+      if (exit.enabled) exit.emit(`${error instanceof Error ? error.message : String(error)} 0`);
+      throw error;
+    }
+  }
+
+  private pointsOf(command: string): { enter: TracePoint; exit: TracePoint } {
+    let points = this.points.get(command);
+    if (points === undefined) {
+      const { enter, exit } = commandEvents(command);
+      points = { enter: this.findPoint(enter), exit: this.findPoint(exit) };
+      this.points.set(command, points);
+    }
+    return points;
   }
 
   private lookUp(envelope: Envelope, session: SessionState): CommandEntry {

@@ -9,6 +9,7 @@
 import type { Channel, ChannelUser } from "../chardev/mod.ts";
 import { type Dispatcher, isOutOfBand, protocolError, type Reply } from "./dispatcher.ts";
 import { JsonReader, type JsonValue, writeJson } from "./json/mod.ts";
+import { idText, type MonitorTrace } from "./monitor_trace.ts";
 import type { Log } from "../sys/mod.ts";
 
 /** Requests that wait at once when oob is enabled (QEMU's QMP_REQ_QUEUE_LEN_MAX); without it, one. */
@@ -30,6 +31,7 @@ export interface MonitorParts {
   readonly version: Version;
   readonly dispatcher: Dispatcher;
   readonly log: Log;
+  readonly trace: MonitorTrace;
   /** The monitor has a request that can run. */
   readonly wake: () => void;
 }
@@ -107,6 +109,7 @@ export class Monitor implements ChannelUser {
   /** Runs the first request to its end and replies. Only while `ready`. */
   async runNext(): Promise<void> {
     const request = this.queue.shift()!;
+    this.traceDequeued(request);
     const generation = this.generation;
     this.running = true;
     const reply = await this.execute(request);
@@ -160,15 +163,29 @@ export class Monitor implements ChannelUser {
   }
 
   private enqueue(request: Queued): void {
+    const { command, enqueue, outOfBand } = this.parts.trace;
+    if (command.enabled && "value" in request) {
+      command.emit(`mon ${this.name} req: ${writeJson(request.value)}`);
+    }
     if ("value" in request && isOutOfBand(request.value, this.state)) {
+      if (outOfBand.enabled) outOfBand.emit(idText(request.value));
       const generation = this.generation;
       this.execute(request).then((reply) => {
         if (generation === this.generation) this.send(reply);
       });
       return;
     }
+    if (enqueue.enabled) enqueue.emit(`mon ${this.name} len ${this.queue.length}`);
     this.queue.push(request);
     if (this.ready) this.parts.wake();
+  }
+
+  private traceDequeued(request: Queued): void {
+    const { dequeue, inBand, inBandError } = this.parts.trace;
+    if (dequeue.enabled) dequeue.emit(`mon ${this.name} len ${this.queue.length}`);
+    if ("value" in request) {
+      if (inBand.enabled) inBand.emit(idText(request.value));
+    } else if (inBandError.enabled) inBandError.emit(request.problem);
   }
 
   private execute(request: Queued): Promise<Reply> {
@@ -189,6 +206,8 @@ export class Monitor implements ChannelUser {
   }
 
   private send(message: unknown): void {
+    const { respond } = this.parts.trace;
+    if (respond.enabled) respond.emit(`mon ${this.name} resp: ${writeJson(message)}`);
     this.sendText(writeJson(message, this.parts.pretty));
   }
 

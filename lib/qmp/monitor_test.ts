@@ -207,3 +207,37 @@ Deno.test("quit is answered, and nothing after it is executed once the server is
   await settle();
   assert.deepEqual(channel.lines(), ['{"return": {}}']);
 });
+
+Deno.test("what a monitor does can be traced, by QEMU's names", async () => {
+  const time = new FakeTime();
+  time.tracing = true;
+  const { connect } = testServer(time);
+  const channel = connect();
+  time.traced.length = 0;
+  channel.type('{"execute":"qmp_capabilities","id":1}');
+  await settle();
+  channel.type("]");
+  await settle();
+  channel.type('{"execute":"query-commands-not"}');
+  await settle();
+  assert.deepEqual(time.traced, [
+    'handle_qmp_command mon m req: {"execute": "qmp_capabilities", "id": 1}',
+    "monitor_qmp_in_band_enqueue mon m len 0",
+    "monitor_qmp_in_band_dequeue mon m len 0",
+    "monitor_qmp_cmd_in_band 1",
+    "qmp_enter_qmp_capabilities {}",
+    "qmp_exit_qmp_capabilities {} 1",
+    'monitor_qmp_respond mon m resp: {"return": {}, "id": 1}',
+    "monitor_qmp_in_band_enqueue mon m len 0",
+    "monitor_qmp_in_band_dequeue mon m len 0",
+    "monitor_qmp_err_in_band JSON parse error, expecting value",
+    'monitor_qmp_respond mon m resp: {"error": {"class": "GenericError", ' +
+    '"desc": "JSON parse error, expecting value"}}',
+    'handle_qmp_command mon m req: {"execute": "query-commands-not"}',
+    "monitor_qmp_in_band_enqueue mon m len 0",
+    "monitor_qmp_in_band_dequeue mon m len 0",
+    "monitor_qmp_cmd_in_band ",
+    'monitor_qmp_respond mon m resp: {"error": {"class": "CommandNotFound", ' +
+    '"desc": "The command query-commands-not has not been found"}}',
+  ]);
+});

@@ -2,17 +2,18 @@
  * All monitors of the daemon: commands of all of them run one at a time, round robin; events go to every
  * negotiated one.
  */
-import type { Context, Timer } from "../sys/mod.ts";
+import type { Context, Timer, TracePoint } from "../sys/mod.ts";
 import type { Channel, ChannelUser } from "../chardev/mod.ts";
-import { type CommandRegistry, Dispatcher } from "./dispatcher.ts";
+import { type CommandRegistry, Dispatcher, type ReportBug } from "./dispatcher.ts";
 import { writeJson } from "./json/mod.ts";
 import { Monitor, type Version } from "./monitor.ts";
+import { type MonitorTrace, monitorTrace } from "./monitor_trace.ts";
 import type { EventSink } from "./schema/core.ts";
 import type { EventTable } from "./schema/registry.ts";
 
 /** What the server is made of. `context` gives clock, timers and log. */
 export interface QmpServerParts {
-  readonly context: Pick<Context, "sys" | "loop" | "log">;
+  readonly context: Pick<Context, "sys" | "loop" | "log" | "trace">;
   readonly commands: CommandRegistry;
   readonly events: EventTable;
   readonly version: Version;
@@ -38,17 +39,22 @@ interface Limited {
 export class QmpServer implements EventSink {
   private readonly dispatcher: Dispatcher;
   private readonly monitors: Monitor[] = [];
+  private readonly trace: MonitorTrace;
+  private readonly emitted: TracePoint;
   private readonly limited = new Map<string, Limited>();
   /** Whose turn it is. */
   private turn = 0;
   private pumping = false;
 
   constructor(private readonly parts: QmpServerParts) {
-    const { log } = parts.context;
-    this.dispatcher = new Dispatcher(parts.commands, (command, error) => {
+    const { context } = parts;
+    const reportBug: ReportBug = (command, error) => {
       const text = error instanceof Error ? error.stack ?? error.message : String(error);
-      log.error(`internal error in command ${command}: ${text}`);
-    });
+      context.log.error(`internal error in command ${command}: ${text}`);
+    };
+    this.dispatcher = new Dispatcher(parts.commands, reportBug, (name) => context.trace(name));
+    this.trace = monitorTrace(context);
+    this.emitted = context.trace("monitor_protocol_event_emit");
   }
 
   /** A new monitor on the device that `attach` connects it to. */
@@ -58,6 +64,7 @@ export class QmpServer implements EventSink {
       version: this.parts.version,
       dispatcher: this.dispatcher,
       log: this.parts.context.log,
+      trace: this.trace,
       wake: () => this.pump(),
     });
     this.monitors.push(monitor);
@@ -137,6 +144,7 @@ export class QmpServer implements EventSink {
       ...(Object.keys(data).length > 0 ? { data } : {}),
     };
     const line = writeJson(message);
+    if (this.emitted.enabled) this.emitted.emit(`event=${name} data=${writeJson(data)}`);
     for (const monitor of this.monitors) monitor.event(line, () => writeJson(message, true));
   }
 

@@ -73,7 +73,11 @@ export class FakeTime {
     for (const { task } of due) task();
   }
 
-  get context(): Pick<Context, "sys" | "loop" | "log"> {
+  /** What was traced: set `tracing` before the server is made. */
+  readonly traced: string[] = [];
+  tracing = false;
+
+  get context(): Pick<Context, "sys" | "loop" | "log" | "trace"> {
     const timer = (ns: number, task: () => void) => {
       const entry = { at: this.now + ns, task };
       this.timers.push(entry);
@@ -84,7 +88,12 @@ export class FakeTime {
       sys: { realtimeUs: () => 1_000_000_000_123_456, monotonicNs: () => this.now },
       loop: { timer },
       log: { warn, error: warn, info: warn },
-    } as unknown as Pick<Context, "sys" | "loop" | "log">;
+      trace: (name: string) => ({
+        name,
+        enabled: this.tracing,
+        emit: (text: string) => void this.traced.push(`${name} ${text}`),
+      }),
+    } as unknown as Pick<Context, "sys" | "loop" | "log" | "trace">;
   }
 }
 

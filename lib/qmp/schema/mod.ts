@@ -5,6 +5,7 @@ import { controlCommands } from "./control.ts";
 import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
 import { jobCommandTable, jobEventTable } from "./job.ts";
 import { objectCommands } from "./qom.ts";
+import { traceCommands } from "./trace.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
 
 /** Every command, by feature. */
@@ -16,6 +17,7 @@ export const allCommands: CommandTable = {
   ...nbdCommandTable,
   ...chardevCommands,
   ...objectCommands,
+  ...traceCommands,
 };
 
 /** Every event. */
