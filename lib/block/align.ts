@@ -17,8 +17,11 @@ function bounceLength(node: BlockNode): number {
   return Math.max(requestAlignment, alignDown(Math.min(BOUNCE, maxTransfer), requestAlignment));
 }
 
-function bufferAligned(node: BlockNode, iov: IoVec): boolean {
-  return node.instance.kind === "format" || isMemoryAligned(iov, node.limits.memoryAlignment);
+/** Whether the driver can take these segments as they are. (A format's children see to their own needs.) */
+function takesSegments(node: BlockNode, iov: IoVec): boolean {
+  const { memoryAlignment, maxSegments } = node.limits;
+  return node.instance.kind === "format" ||
+    (iov.count <= maxSegments && isMemoryAligned(iov, memoryAlignment));
 }
 
 /** Reads any range of a node that needs alignment. */
@@ -30,7 +33,7 @@ export function readAligned(
   flags: number,
 ): MaybePromise<void> {
   const align = node.limits.requestAlignment;
-  if (offset % align === 0 && iov.total % align === 0 && bufferAligned(node, iov)) {
+  if (offset % align === 0 && iov.total % align === 0 && takesSegments(node, iov)) {
     return seam.submitRead(node, offset, iov, flags);
   }
   return readBounced(seam, node, offset, iov, flags);
@@ -107,7 +110,7 @@ export function writeAligned(
 ): MaybePromise<void> {
   const align = node.limits.requestAlignment;
   const whole = offset % align === 0 && iov.total % align === 0;
-  const act = whole && bufferAligned(node, iov)
+  const act = whole && takesSegments(node, iov)
     ? () => seam.submitWrite(node, offset, iov, flags)
     : () => writeBounced(seam, node, offset, iov, iov.total, flags);
   return inOrder(node, offset, iov.total, !whole, act);

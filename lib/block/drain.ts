@@ -33,13 +33,18 @@ export class Section implements DrainedSection {
     this.#backends.push(backend);
   }
 
-  /** Waits for what is in flight, then lets drivers quiesce. */
+  /** Waits for what is in flight, then lets drivers quiesce. If one cannot, the section is to be ended. */
   async settle(all: Iterable<BlockNode>): Promise<void> {
     await Promise.all(this.#backends.map((backend) => backend.quiet()));
     for (const node of this.nodes ?? [...all]) {
       if (!node.opened || node.closed) continue;
+      try {
+        if (node.drained++ === 0) await node.instance.quiesce?.();
+      } catch (error) {
+        node.drained--;
+        throw error;
+      }
       this.#quiesced.push(node);
-      if (node.drained++ === 0) await node.instance.quiesce?.();
     }
   }
 

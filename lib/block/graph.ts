@@ -125,7 +125,7 @@ export class BlockGraph {
 
   /** Closes `node` if nobody holds it any more, and then what it held. Failures to close are logged. */
   async dispose(node: BlockNode): Promise<void> {
-    if (node.monitorOwned || node.parents.length > 0) return;
+    if (node.closed || node.monitorOwned || node.parents.length > 0) return;
     const guard = async (what: string, act: () => unknown) => {
       try {
         await act();
@@ -134,8 +134,8 @@ export class BlockGraph {
       }
     };
     await guard("flushing", () => this.seam.flush(node));
-    await guard("closing", () => node.instance.close());
     node.closed = true;
+    await guard("closing", () => node.instance.close());
     const below = [...node.children];
     for (const edge of below) unlink(edge);
     this.all.delete(node);
@@ -229,7 +229,12 @@ export class BlockGraph {
     const section = new Section(nodes, (ended) => this.#sections.delete(ended));
     this.#sections.add(section);
     for (const backend of this.backends) section.consider(backend);
-    await section.settle(this.#nodes.values());
+    try {
+      await section.settle(this.#nodes.values());
+    } catch (error) {
+      section.end();
+      throw error;
+    }
     return section;
   }
 

@@ -69,9 +69,7 @@ export class Seam {
   read(node: BlockNode, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
     const length = iov.total;
     if (this.#traceRead.enabled) this.#trace(this.#traceRead, node, offset, length, flags);
-    if (
-      offset + length > node.instance.size || length > node.limits.maxTransfer || length === 0
-    ) {
+    if (offset + length > node.instance.size || length === 0 || tooLarge(node, iov)) {
       return this.#readOdd(node, offset, iov, flags);
     }
     if (node.plain) return this.submitRead(node, offset, iov, flags);
@@ -149,7 +147,7 @@ export class Seam {
     const passed = emulateFua ? flags & ~RequestFlag.fua : flags;
     let result: MaybePromise<void>;
     try {
-      if (length > node.limits.maxTransfer) {
+      if (tooLarge(node, iov)) {
         result = this.#inPieces(
           node,
           offset,
@@ -214,7 +212,13 @@ export class Seam {
     const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
     let passed = emulateFua ? flags & ~RequestFlag.fua : flags;
     if (node.common.discard !== "unmap") passed &= ~RequestFlag.mayUnmap;
-    const result = zeroRange(this, node, offset, length, passed);
+    let result: MaybePromise<void>;
+    try {
+      result = zeroRange(this, node, offset, length, passed);
+    } catch (error) {
+      node.writeGeneration++; // as in write
+      throw error;
+    }
     return this.afterWrite(node, offset + length, result, emulateFua);
   }
 
@@ -238,15 +242,14 @@ export class Seam {
     return own.then(() => this.#flushChildren(node));
   }
 
-  #flushOwn(node: BlockNode): MaybePromise<void> {
+  /** `covering`: the writes that had completed when it was asked for. */
+  #flushOwn(node: BlockNode, covering = node.writeGeneration): MaybePromise<void> {
     const instance = node.instance;
-    if (instance.flush === undefined || node.flushedGeneration === node.writeGeneration) {
-      return undefined;
-    }
+    if (instance.flush === undefined || node.flushedGeneration >= covering) return undefined;
     if (instance.kind === "io" && node.common.noFlush) return undefined;
     // One flush at a time: whoever comes meanwhile waits and looks again whether it was covered.
     if (node.flushing !== undefined) {
-      const again = () => this.#flushOwn(node);
+      const again = () => this.#flushOwn(node, covering);
       return node.flushing.then(again, again);
     }
     const generation = node.writeGeneration;
@@ -336,7 +339,7 @@ export class Seam {
     );
   }
 
-  /** Splits a request that exceeds the node's maxTransfer; the parts run together, a few at a time. */
+  /** Splits a request that is too large for the node; the parts run together, a few at a time. */
   #inPieces(
     node: BlockNode,
     offset: number,
@@ -344,28 +347,50 @@ export class Seam {
     act: (offset: number, part: IoVec) => MaybePromise<void>,
   ): MaybePromise<void> {
     if (iov.total === 0) return undefined;
-    const { maxTransfer, requestAlignment } = node.limits;
     const bounded = new Bounded();
-    // The first piece ends on a block of the node, so that only the ends of the whole can be unaligned.
-    const first = maxTransfer - (offset % requestAlignment);
+    const cut = (from: number) =>
+      iov.slice(from, pieceLength(node, offset + from, iov, from), new Vec());
     const loop = async (from: number, wait: Promise<void> | undefined) => {
       await wait;
       let done = from;
       while (done < iov.total && !bounded.failed) {
         const start = done;
-        const part = iov.slice(start, Math.min(maxTransfer, iov.total - start), new Vec());
+        const part = cut(start);
         done += part.total;
         await bounded.run(() => act(offset + start, part));
       }
       await bounded.finish();
     };
-    const part = iov.slice(0, Math.min(first, iov.total), new Vec());
+    const part = cut(0);
     return loop(part.total, bounded.run(() => act(offset, part)));
   }
 
   #trace(point: TracePoint, node: BlockNode, offset: number, bytes: number, flags: number): void {
     point.emit(`bs ${node.name} offset ${offset} bytes ${bytes} flags 0x${flags.toString(16)}`);
   }
+}
+
+/**
+ * Whether a request must be split before it goes on. Where the node needs alignment, one with too many
+ * segments is not: a cut between two of them may be unaligned, so it takes the way of bounce buffers.
+ */
+function tooLarge({ limits, plain }: BlockNode, iov: IoVec): boolean {
+  return iov.total > limits.maxTransfer || (plain && iov.count > limits.maxSegments);
+}
+
+/** Bytes of the piece of `iov` from `start` on, which is for `offset` of the node: as large as can be. */
+function pieceLength(node: BlockNode, offset: number, iov: IoVec, start: number): number {
+  const { maxTransfer, requestAlignment, maxSegments } = node.limits;
+  // It ends on a block of the node, so that only the ends of the whole request can be unaligned.
+  const most = Math.min(maxTransfer - (offset % requestAlignment), iov.total - start);
+  if (!node.plain) return most;
+  let end = 0;
+  let segments = 0;
+  for (let i = 0; i < iov.count && segments < maxSegments; i++) {
+    end += iov.lengths[i]!;
+    if (end > start) segments++;
+  }
+  return Math.min(most, end - start);
 }
 
 /** Writes are refused here with EPERM, as in QEMU. */

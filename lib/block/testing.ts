@@ -11,7 +11,7 @@ import {
   type MaybePromise,
 } from "../base/mod.ts";
 import { int, struct } from "../qmp/schema/core.ts";
-import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/types.ts";
+import type { BufferPool, Context, Loop, Memory, Sys, TracePoint } from "../sys/types.ts";
 import { type BlockdevOptionsValue, BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";
@@ -111,9 +111,13 @@ export function testContext(): TestContext {
     name: "test",
     // The proxy would dominate a benchmark: what is there is handed out as it is.
     sys: Object.assign(Object.create(sys), calls) as Sys,
-    get loop(): never {
-      throw new Error("there is no loop in testContext");
-    },
+    loop: new Proxy({ defer: (task: () => void) => queueMicrotask(task) }, {
+      get(target, key) {
+        const value = Reflect.get(target, key);
+        assert(value !== undefined, `loop.${String(key)} is not there in testContext`);
+        return value;
+      },
+    }) as Loop,
     buffers: new FakePool(memory),
     log: {
       error: (message) => void lines.push(`error: ${message}`),
@@ -276,8 +280,9 @@ class MemoryInstance implements IoInstance {
   }
 
   #checkMemory(iov: IoVec): void {
-    const { memoryAlignment = 1 } = this.disk.limits;
+    const { memoryAlignment = 1, maxSegments = Infinity } = this.disk.limits;
     assert(isPowerOfTwo(memoryAlignment));
+    assert(iov.count <= maxSegments, "too many segments");
     for (let i = 0; i < iov.count; i++) {
       assert(iov.addresses[i]! % memoryAlignment === 0, "unaligned memory");
       assert(iov.lengths[i]! % memoryAlignment === 0, "unaligned length");

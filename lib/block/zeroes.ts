@@ -113,7 +113,7 @@ function notQuickly(node: BlockNode, offset: number): BlockError {
   });
 }
 
-/** Writes zeroes from a buffer, one piece after the other: it is the slow way anyway. */
+/** Writes zeroes from a buffer: at once what is one write, else one piece after the other. */
 function zeroesAsData(
   seam: Seam,
   node: BlockNode,
@@ -121,17 +121,27 @@ function zeroesAsData(
   length: number,
   flags: number,
 ): MaybePromise<void> {
-  const { zeroes } = seam;
-  const step = Math.min(zeroes.length, node.limits.maxTransfer);
-  for (let at = offset; at < offset + length; at += step) {
-    const size = Math.min(step, offset + length - at);
-    const result = seam.submitWrite(node, at, IoVec.of(zeroes.address, size), flags);
-    if (!isPromise(result)) continue;
-    const next = at + size;
-    const left = offset + length - next;
-    return left === 0 ? result : result.then(() => zeroesAsData(seam, node, next, left, flags));
+  const { address, length: available } = seam.zeroes;
+  const most = Math.min(available, node.limits.maxTransfer);
+  const write = (at: number) =>
+    seam.submitWrite(node, at, IoVec.of(address, Math.min(most, offset + length - at)), flags);
+  if (length <= most) return write(offset);
+  return piecesOfZeroes(seam, offset, offset + length, most, write);
+}
+
+/** Gives others their turn between the pieces: there may be thousands, and each may complete at once. */
+async function piecesOfZeroes(
+  { context }: Seam,
+  start: number,
+  end: number,
+  step: number,
+  write: (at: number) => MaybePromise<void>,
+): Promise<void> {
+  for (let at = start; at < end; at += step) {
+    const result = write(at);
+    if (isPromise(result)) await result;
+    else await new Promise<void>((resolve) => context.loop.defer(resolve));
   }
-  return undefined;
 }
 
 /** Discards the whole blocks in a range; what the driver cannot discard is left as it is. */
