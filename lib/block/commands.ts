@@ -1,9 +1,10 @@
 /** QMP commands on nodes. */
-import { BlockError, CommandError } from "../base/mod.ts";
+import { BlockError, CommandError, MAX_OFFSET } from "../base/mod.ts";
 import type {
   blockCommandTable,
   BlockDeviceInfo,
   BlockDeviceStats,
+  BlockLimitsInfoValue,
   BlockPermission,
   BlockStatsValue,
   ImageInfoValue,
@@ -13,7 +14,7 @@ import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Handlers, Infer } from "../qmp/schema/core.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
-import { type ImageFacts, Perm } from "./types.ts";
+import { type ImageFacts, type Limits, Perm } from "./types.ts";
 
 /** Runs `act`; what the outside world refused (a BlockError) becomes the command's error. */
 async function refusing(act: () => Promise<unknown>): Promise<Record<never, never>> {
@@ -72,6 +73,31 @@ function backingOf(node: BlockNode): BlockNode | undefined {
   return node.children.find((edge) => edge.role.includes("cow"))?.node;
 }
 
+/** Buffers are whole pages. */
+const PAGE = 4096;
+
+/** Limits that bind, for people and programs that configure guests. */
+function limitsInfo(limits: Readonly<Limits>): BlockLimitsInfoValue {
+  const { requestAlignment, memoryAlignment } = limits;
+  const info: BlockLimitsInfoValue = {
+    "request-alignment": requestAlignment,
+    "max-transfer": limits.maxTransfer,
+    "max-iov": limits.maxSegments,
+    "min-mem-alignment": memoryAlignment,
+    "opt-mem-alignment": Math.max(memoryAlignment, PAGE),
+  };
+  if (limits.optimalTransfer > 0) info["opt-transfer"] = limits.optimalTransfer;
+  if (limits.maxDiscard < MAX_OFFSET) info["max-discard"] = limits.maxDiscard;
+  if (limits.maxWriteZeroes < MAX_OFFSET) info["max-write-zeroes"] = limits.maxWriteZeroes;
+  if (limits.discardAlignment > requestAlignment) {
+    info["discard-alignment"] = limits.discardAlignment;
+  }
+  if (limits.writeZeroesAlignment > requestAlignment) {
+    info["write-zeroes-alignment"] = limits.writeZeroesAlignment;
+  }
+  return info;
+}
+
 async function imageInfo(
   node: BlockNode,
   facts: Partial<ImageFacts>,
@@ -86,6 +112,7 @@ async function imageInfo(
   if (facts.actualSize !== undefined) info["actual-size"] = facts.actualSize;
   if (facts.clusterSize !== undefined) info["cluster-size"] = facts.clusterSize;
   if (facts.encrypted === true) info.encrypted = true;
+  info.limits = limitsInfo(node.limits);
   const backing = backingOf(node);
   if (backing !== undefined && !flat) {
     info["backing-image"] = await imageInfo(
@@ -107,6 +134,7 @@ async function deviceInfo(
   const info: Infer<typeof BlockDeviceInfo> = {
     file: fileName(node, facts),
     "node-name": node.name,
+    children: node.children.map((edge) => ({ child: edge.name, "node-name": edge.node.name })),
     ro: node.readOnly,
     drv: node.driver,
     backing_file_depth: chain.length,

@@ -19,9 +19,11 @@ Deno.test("query-named-block-nodes shows the newest first, in QEMU's shape", asy
   const { graph, commands } = await setUp();
   const nodes = await commands["query-named-block-nodes"]({});
   assert.deepEqual(nodes.map((node) => node["node-name"]), ["r", "f"]);
+  assert.deepEqual(nodes[0]!.children, [{ child: "file", "node-name": "f" }]);
   assert.deepEqual(nodes[1], {
     file: 'json:{"driver": "memory", "disk": "d"}',
     "node-name": "f",
+    children: [],
     ro: false,
     drv: "memory",
     backing_file_depth: 0,
@@ -37,6 +39,13 @@ Deno.test("query-named-block-nodes shows the newest first, in QEMU's shape", asy
       filename: 'json:{"driver": "memory", "disk": "d"}',
       format: "memory",
       "virtual-size": 4096,
+      limits: {
+        "request-alignment": 1,
+        "max-transfer": 2 ** 31 - 1,
+        "max-iov": 1024,
+        "min-mem-alignment": 1,
+        "opt-mem-alignment": 4096,
+      },
     },
     cache: { writeback: true, direct: false, "no-flush": false },
     write_threshold: 0,

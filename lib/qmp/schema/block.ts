@@ -5,6 +5,7 @@ import {
   command,
   empty,
   enumeration,
+  type Infer,
   int,
   member,
   number,
@@ -37,6 +38,21 @@ export const SnapshotInfo = struct("SnapshotInfo", {
   icount: opt(int),
 });
 
+/** What one request to a node can be (QEMU 10.2). Bytes; what is absent has no limit or preference. */
+export const BlockLimitsInfo = struct("BlockLimitsInfo", {
+  "request-alignment": int,
+  "max-discard": opt(int),
+  "discard-alignment": opt(int),
+  "max-write-zeroes": opt(int),
+  "write-zeroes-alignment": opt(int),
+  "opt-transfer": opt(int),
+  "max-transfer": opt(int),
+  "max-iov": int,
+  "min-mem-alignment": int,
+  "opt-mem-alignment": int,
+});
+export type BlockLimitsInfoValue = Infer<typeof BlockLimitsInfo>;
+
 /** What ImageInfo holds. Sizes in bytes. */
 export interface ImageInfoValue {
   filename: string;
@@ -51,6 +67,7 @@ export interface ImageInfoValue {
   "full-backing-filename"?: string;
   "backing-filename-format"?: string;
   "backing-image"?: ImageInfoValue;
+  limits?: BlockLimitsInfoValue;
 }
 
 /** An image, as qemu-img info tells. (format-specific comes with the first format that has it.) */
@@ -68,6 +85,7 @@ export const ImageInfo: Schema<ImageInfoValue> = struct("ImageInfo", {
   "backing-filename-format": opt(str),
   snapshots: opt(array(SnapshotInfo)),
   "backing-image": opt((): Schema<ImageInfoValue> => ImageInfo),
+  limits: opt(BlockLimitsInfo),
 });
 
 /** A dirty bitmap. */
@@ -81,10 +99,14 @@ export const BlockDirtyInfo = struct("BlockDirtyInfo", {
   inconsistent: opt(bool),
 });
 
+/** A child of a node (QEMU 10.1). */
+export const BlockdevChild = struct("BlockdevChild", { child: str, "node-name": str });
+
 /** A node, as query-named-block-nodes shows it. Limits are zero: throttling is a node of its own. */
 export const BlockDeviceInfo = struct("BlockDeviceInfo", {
   file: str,
   "node-name": opt(str),
+  children: opt(array(BlockdevChild)),
   ro: bool,
   drv: str,
   backing_file: opt(str),
@@ -277,7 +299,10 @@ export const blockCommandTable = {
     struct("q_obj_query-named-block-nodes-arg", { flat: opt(bool) }),
     array(BlockDeviceInfo),
   ),
-  "query-block": command(empty, array(BlockInfo)),
+  "query-block": command(
+    struct("q_obj_query-block-arg", { flat: opt(bool) }),
+    array(BlockInfo),
+  ),
   "query-blockstats": command(
     struct("q_obj_query-blockstats-arg", { "query-nodes": opt(bool) }),
     array(BlockStats),
