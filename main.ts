@@ -1,4 +1,12 @@
-/** qsd: the QEMU Storage Daemon. See docs/architecture.md. */
-import { runDaemon } from "./lib/daemon/mod.ts";
+/** qsd: the QEMU Storage Daemon, and its clients. See docs/architecture.md. */
+import { programArguments } from "./lib/sys/mod.ts";
 
-await runDaemon();
+// Only what is used is loaded. As its first argument the daemon takes options alone, so these words are free.
+const [word] = programArguments();
+if (word === "qmp" || word === "status") {
+  const { runClient } = await import("./lib/client/mod.ts");
+  await runClient();
+} else {
+  const { runDaemon } = await import("./lib/daemon/mod.ts");
+  await runDaemon();
+}

@@ -4,6 +4,7 @@ export { openAio, probeAio } from "./aio.ts";
 export * from "./constants.ts";
 export * from "./context.ts";
 export * from "./errno.ts";
+export { makeFolder } from "./folders.ts";
 export {
   formatIPv4,
   formatIPv6,

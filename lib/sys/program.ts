@@ -2,6 +2,8 @@
 
 /** Signals that ask a program to stop. */
 export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
+/** Signals that can be handled: SIGWINCH tells of a terminal's new size. */
+export type Signal = StopSignal | "SIGWINCH";
 
 /** Arguments of the command line, without the program's name. */
 export function programArguments(): string[] {
@@ -17,15 +19,24 @@ export function environment(name: string): string | undefined {
   }
 }
 
+/** Takes a variable out of the environment, where permission for that name was given. */
+export function unsetEnvironment(name: string): void {
+  try {
+    Deno.env.delete(name);
+  } catch {
+    // Then it could not be read either.
+  }
+}
+
 /** Ends the process at once. */
 export function exit(status: number): never {
   Deno.exit(status);
 }
 
 /** Calls `handler` for each of `signals` that comes in, until `close`. Their default effect is off meanwhile. */
-export function onSignals(
-  signals: readonly StopSignal[],
-  handler: (signal: StopSignal) => void,
+export function onSignals<S extends Signal>(
+  signals: readonly S[],
+  handler: (signal: S) => void,
 ): { close(): void } {
   const listeners = signals.map((signal) => {
     const listener = () => handler(signal);

@@ -26,6 +26,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     "chardev",
   ],
   cli: ["base", "sys", "qmp/json", "qmp/schema", "observe", "qom", "chardev", "qmp"],
+  client: ["base", "sys", "qmp/json", "qmp/schema"],
   daemon: [
     "base",
     "sys",

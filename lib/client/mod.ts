@@ -1,0 +1,2 @@
+/** The clients for people: `qsd qmp` and `qsd status`. */
+export { runClient } from "./run.ts";
