@@ -34,6 +34,24 @@ async function run(args: readonly string[], env: Record<string, string>) {
   };
 }
 
+/** Most lines shown of a suite that failed: readers of CI logs want the reason, not the run. */
+const SHOWN_LINES = 400;
+
+/**
+ * What is worth reading of the output of a failed `deno test`: from its errors on, the first `limit` lines. A run
+ * that did not come to a list of errors (deno ended before) shows its last lines instead.
+ */
+export function failureText(output: string, limit = SHOWN_LINES): string {
+  const lines = output.trimEnd().split("\n");
+  const at = lines.lastIndexOf(" ERRORS ");
+  const part = lines.slice(Math.max(at, 0));
+  const left = part.length - limit;
+  if (left <= 0) return part.join("\n");
+  return at < 0
+    ? [`(${left} lines before these)`, ...part.slice(-limit)].join("\n")
+    : [...part.slice(0, limit), `(${left} more lines)`].join("\n");
+}
+
 function report(name: string, ok: boolean, seconds: number, text: string, count = ""): void {
   if (!ok) say(text);
   say(
@@ -76,7 +94,7 @@ export async function tests(
     if (!ok && !cases.some((one) => one.outcome === "failed")) {
       cases.push({ name: `${name}: could not be run`, outcome: "failed", seconds });
     }
-    report(name, ok, seconds, text, countLine(cases));
+    report(name, ok, seconds, failureText(text), countLine(cases));
     return { name, ok, seconds, cases };
   } finally {
     await Deno.remove(junit);
