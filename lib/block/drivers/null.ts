@@ -3,8 +3,8 @@
  * (after latency-ns, if given); null-aio always later.
  *
  * Reads give zeroes. Without read-zeroes QEMU leaves the buffer as it is, that is undefined; but buffers are
- * pooled, and over an export a client would see what another client's request left there. Clearing 4 KiB costs a
- * fraction of a microsecond. So read-zeroes decides only what block status says: zeroes, or data.
+ * pooled, and over an export a client would see what another client's request left there. Clearing 4 KiB costs
+ * 0.3 to 0.7 us. So read-zeroes decides only what block status says: zeroes, or data.
  */
 import { CommandError, GiB, type IoVec, type MaybePromise } from "../../base/mod.ts";
 import { BlockdevOptionsNull } from "../../qmp/schema/blockdev.ts";
@@ -86,11 +86,9 @@ class NullInstance implements IoInstance {
     const { size, "read-zeroes": zeroes } = this.options;
     const plain = size === undefined && zeroes === undefined;
     const json = { "read-zeroes": zeroes, driver: this.name, size };
-    return {
-      filename: plain ? `${this.name}://` : jsonFilename(json),
-      format: this.name,
-      actualSize: 0,
-    };
+    const facts = { format: this.name, actualSize: 0 };
+    if (plain) return { ...facts, filename: `${this.name}://` };
+    return { ...facts, filename: jsonFilename(json), options: json };
   }
 
   close(): void {}
