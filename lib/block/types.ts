@@ -158,6 +158,8 @@ export interface ReopenChange {
 /** Facts for people and QMP (ImageInfo). */
 export interface ImageFacts {
   filename: string;
+  /** Options that open the node again, nested; only where driver and filename do not say it all. */
+  options: Record<string, unknown>;
   format: string;
   /** Bytes allocated on the host, when known. */
   actualSize: number;

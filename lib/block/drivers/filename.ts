@@ -14,9 +14,8 @@ export function jsonFilename(options: Readonly<Record<string, unknown>>): string
   return `json:${text(options)}`;
 }
 
-/** The options that a node's name stands for: the other direction, to nest it in a parent's name. */
+/** The options that a protocol node's name stands for, to nest it in a parent's name. */
 export function optionsOfName(driver: string, filename: string): Record<string, unknown> {
-  if (filename.startsWith("json:")) return JSON.parse(filename.slice("json:".length));
   return filename === `${driver}://` ? { driver } : { driver, filename };
 }
 

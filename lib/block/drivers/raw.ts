@@ -102,18 +102,18 @@ class RawInstance implements FormatInstance {
   }
 
   async facts(): Promise<Partial<ImageFacts>> {
-    const { filename, actualSize } = await childFacts(this.child);
-    const facts: Partial<ImageFacts> = { format: "raw" };
-    if (actualSize !== undefined) facts.actualSize = actualSize;
-    if (filename !== undefined) facts.filename = this.#nameOver(filename);
-    return facts;
-  }
-
-  #nameOver(filename: string): string {
+    const { filename, options: inner, actualSize, dirtyFlag } = await childFacts(this.child);
     const { offset, size } = this.#options;
-    if (!isWindow(this.#options)) return filename;
-    const file = optionsOfName(this.child.node.driver, filename);
-    return jsonFilename({ offset, driver: "raw", size, file });
+    const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
+    const options = { offset, driver: "raw", size, file };
+    const facts: Partial<ImageFacts> = { format: "raw", options };
+    if (actualSize !== undefined) facts.actualSize = actualSize;
+    if (dirtyFlag !== undefined) facts.dirtyFlag = dirtyFlag;
+    // A plain name stands for raw over a protocol's node, and for nothing else.
+    const plain = inner === undefined && !isWindow(this.#options);
+    const name = plain ? filename : jsonFilename(options);
+    if (name !== undefined) facts.filename = name;
+    return facts;
   }
 
   close(): void {}

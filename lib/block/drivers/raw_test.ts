@@ -115,22 +115,30 @@ test("resizing moves the end of the child, unless the size was fixed", async (co
 });
 
 test("names are the child's, or say what the window is", async (context) => {
-  const file = child({ filename: "reg", actualSize: 4096, format: "file" });
-  assert.deepEqual(await (await open(context, {}, file)).facts!(), {
-    filename: "reg",
-    actualSize: 4096,
-    format: "raw",
-  });
-  const { filename } = await (await open(context, { offset: 512, size: 512 }, file)).facts!();
+  const file = child({ filename: "reg", actualSize: 4096, format: "file", dirtyFlag: false });
+  const plain = await (await open(context, {}, file)).facts!();
+  assert.equal(plain.filename, "reg");
+  assert.equal(plain.actualSize, 4096);
+  assert.equal(plain.format, "raw");
+  assert.equal(plain.dirtyFlag, false);
+  const window = await (await open(context, { offset: 512, size: 512 }, file)).facts!();
   assert.equal(
-    filename,
+    window.filename,
     'json:{"offset": 512, "driver": "raw", "size": 512, ' +
       '"file": {"driver": "file", "filename": "reg"}}',
   );
-  const nested = child({ filename });
-  (nested.node as { driver: string }).driver = "raw";
-  const outer = await (await open(context, { size: 0 }, nested)).facts!();
-  assert.equal(outer.filename, `json:{"driver": "raw", "size": 0, "file": ${filename!.slice(5)}}`);
+  const outer = await (await open(context, { size: 0 }, child(window))).facts!();
+  const inner = window.filename!.slice("json:".length);
+  assert.equal(outer.filename, `json:{"driver": "raw", "size": 0, "file": ${inner}}`);
+});
+
+test("raw over raw is named by its options, even where a plain name would do", async (context) => {
+  const inner = await (await open(context, {}, child({ filename: "reg" }))).facts!();
+  const outer = await (await open(context, {}, child(inner))).facts!();
+  assert.equal(
+    outer.filename,
+    'json:{"driver": "raw", "file": {"driver": "raw", "file": {"driver": "file", "filename": "reg"}}}',
+  );
 });
 
 Deno.test("a pure raw passes permissions through; a window keeps the child's length as it is", () => {

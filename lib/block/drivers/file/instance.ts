@@ -300,7 +300,9 @@ export class FileInstance implements IoInstance {
   facts(): Partial<ImageFacts> {
     const stat = this.#context.sys.fstat(this.#fd);
     const actualSize = typeof stat === "object" ? stat.allocated : 0;
-    return { filename: this.#options.filename, format: this.#driver, actualSize };
+    const { filename } = this.#options;
+    const facts = { filename, format: this.#driver, actualSize };
+    return this.#driver === "host_cdrom" ? facts : { ...facts, dirtyFlag: false };
   }
 
   statistics(): Record<string, unknown> | undefined {
