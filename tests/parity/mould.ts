@@ -100,16 +100,29 @@ export interface Transcript {
   readonly stderr: string;
 }
 
-/** Declares one test for each case. */
+/** Cases that run at the same time: a start is mostly waiting. */
+const AT_ONCE = 4;
+
+/** Declares a test whose steps are the cases, several at a time; `$QSD_CASE` picks those that hold its text. */
 export function parity(suite: string, cases: readonly Case[]): void {
-  const missing = lacksOriginal() && skip(suite, `not installed: ${ORIGINAL}`);
-  for (const each of cases) {
-    Deno.test({
-      name: `${suite}: ${each.name}`,
-      ignore: missing || lacks(suite, ...(each.needs ?? [])),
-      fn: () => compare(each),
-    });
-  }
+  const picked = cases.filter(({ name }) => name.includes(Deno.env.get("QSD_CASE") ?? ""));
+  // Steps side by side cannot each be watched for leaks: the test around them is.
+  const unwatched = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: false };
+  Deno.test({
+    name: suite,
+    ignore: picked.length === 0 || (lacksOriginal() && skip(suite, `not installed: ${ORIGINAL}`)),
+    fn: async (test) => {
+      const rest = picked.values();
+      const lane = async () => {
+        for (const each of rest) {
+          const { name } = each;
+          const ignore = lacks(`${suite}: ${name}`, ...(each.needs ?? []));
+          await test.step({ name, ignore, fn: () => compare(each), ...unwatched });
+        }
+      };
+      await Promise.all(Array.from({ length: AT_ONCE }, lane));
+    },
+  });
 }
 
 /** Runs a case on both programs and compares. */
