@@ -285,27 +285,74 @@ export const XDbgBlockGraph = struct("XDbgBlockGraph", {
 
 /** Commands on nodes. */
 export const blockCommandTable = {
-  "blockdev-add": command(BlockdevOptions, empty),
-  "blockdev-del": command(struct("q_obj_blockdev-del-arg", { "node-name": str }), empty),
+  "blockdev-add": command(BlockdevOptions, empty, {
+    doc: "Opens a node, with the children that are defined inline.",
+    errors: [
+      "`Duplicate nodes with node-name='N'`",
+      "`Invalid node-name: 'N'`, `Node name too long`",
+      "`'node-name' must be specified for the root node`",
+      "`Cannot find device='D' nor node-name='N'`: a child that is not there",
+      "`Permission conflict on node 'N': permissions 'LIST' are both required by ... and unshared by ...`",
+      "what the driver cannot do or open, as `Could not open 'FILE': No such file or directory`, `Failed to get \"write\" lock`",
+    ],
+  }),
+  "blockdev-del": command(struct("q_obj_blockdev-del-arg", { "node-name": str }), empty, {
+    doc: "Closes a node that nothing uses, with its inline children.",
+    errors: [
+      "`Failed to find node with node-name='N'`",
+      "`Node N is in use`: by an export",
+      "`Node N is not owned by the monitor`",
+      "`Block device N is in use`: by another node",
+    ],
+  }),
   "blockdev-reopen": command(
     struct("q_obj_blockdev-reopen-arg", { options: array(BlockdevOptions) }),
     empty,
+    {
+      doc:
+        "Gives nodes new options, all of them or none; options that are left out go back to their defaults.",
+      errors: [
+        "`node-name not specified`",
+        "`Failed to find node with node-name='N'`",
+        "`Cannot change the option 'X'`",
+        "what the drivers and permissions refuse",
+      ],
+    },
   ),
   block_resize: command(
     struct("q_obj_block_resize-arg", { device: opt(str), "node-name": opt(str), size: int }),
     empty,
+    {
+      doc: "Changes the length of a node. Bytes.",
+      errors: [
+        "`Cannot find device='D' nor node-name='N'`",
+        "`Parameter 'size' expects a >0 size`: it is negative",
+        "`Permission conflict on node 'N': ...`: an NBD export keeps its node's length",
+        "what the driver refuses, as `Cannot grow device files`",
+      ],
+    },
   ),
   "query-named-block-nodes": command(
     struct("q_obj_query-named-block-nodes-arg", { flat: opt(bool) }),
     array(BlockDeviceInfo),
+    {
+      doc: "All nodes, newest first. `flat` leaves out the backing images' own information.",
+    },
   ),
   "query-block": command(
     struct("q_obj_query-block-arg", { flat: opt(bool) }),
     array(BlockInfo),
+    {
+      doc: "The guest devices: a storage daemon has none, so the list is empty.",
+    },
   ),
   "query-blockstats": command(
     struct("q_obj_query-blockstats-arg", { "query-nodes": opt(bool) }),
     array(BlockStats),
+    {
+      doc:
+        "Counters: of all nodes with `query-nodes`, else of guest devices, of which there are none.",
+    },
   ),
   "block-set-write-threshold": command(
     struct("q_obj_block-set-write-threshold-arg", {
@@ -313,8 +360,16 @@ export const blockCommandTable = {
       "write-threshold": member(uint64),
     }),
     empty,
+    {
+      doc:
+        "Sends BLOCK_WRITE_THRESHOLD, once, when a write ends beyond that offset. 0 takes it back.",
+      errors: ["`Device 'N' not found`"],
+    },
   ),
-  "x-debug-query-block-graph": command(empty, XDbgBlockGraph, { features: ["unstable"] }),
+  "x-debug-query-block-graph": command(empty, XDbgBlockGraph, {
+    features: ["unstable"],
+    doc: "Nodes, users and edges with their permissions.",
+  }),
 } as const;
 
 /** Events of nodes. */

@@ -17,6 +17,8 @@ export type Infer<S> = S extends Schema<infer T> ? T : never;
 export interface Notes {
   /** As "deprecated", "unstable". */
   readonly features?: readonly string[];
+  /** A member or an enum's value that is taken only to be refused in words: introspection does not show it. */
+  readonly hidden?: true;
   /** One sentence for the reference page. */
   readonly doc?: string;
 }
@@ -217,11 +219,19 @@ export function alternate<T>(
 /** The empty object: commands without arguments, or without a result. */
 export const empty: Schema<Record<never, never>> = struct("q_empty", {});
 
+/** Notes of a command. */
+export interface CommandNotes extends Notes {
+  readonly allowOob?: boolean;
+  readonly allowPreconfig?: boolean;
+  /** Errors beyond those of its arguments' types, as Markdown for the reference page. */
+  readonly errors?: readonly string[];
+}
+
 /** A QMP command as data. */
 export interface Command<A, R> {
   readonly arguments: Schema<A>;
   readonly returns: Schema<R>;
-  readonly notes: Notes & { readonly allowOob?: boolean; readonly allowPreconfig?: boolean };
+  readonly notes: CommandNotes;
 }
 
 /** Describes a command. */

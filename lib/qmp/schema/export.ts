@@ -82,12 +82,33 @@ export type NbdServerOptionsValue = Infer<typeof NbdServerOptions>;
 
 /** Commands on exports of all types. */
 export const exportCommandTable = {
-  "block-export-add": command(BlockExportOptions, empty),
+  "block-export-add": command(BlockExportOptions, empty, {
+    doc: "Exports a node.",
+    errors: [
+      "`Invalid block export id`",
+      "`Block export id 'E' is already in use`",
+      "`Cannot find device='D' nor node-name='N'`",
+      "`Cannot export read-only node as writable`",
+      '`iothread "I" not found`',
+      "`NBD server not running`; `NBD server already has export named 'NAME'`",
+      "`Permission conflict on node 'N': ...`",
+    ],
+  }),
   "block-export-del": command(
     struct("q_obj_block-export-del-arg", { id: str, mode: opt(BlockExportRemoveMode) }),
     empty,
+    {
+      doc: "Begins to remove an export; BLOCK_EXPORT_DELETED follows when it is gone.",
+      errors: [
+        "`Export 'E' is not found`",
+        "`Export 'E' is already shutting down`",
+        "`export 'E' still in use`: it has clients, and the mode is `safe`",
+      ],
+    },
   ),
-  "query-block-exports": command(empty, array(BlockExportInfo)),
+  "query-block-exports": command(empty, array(BlockExportInfo), {
+    doc: "All exports, newest first.",
+  }),
 } as const;
 
 /** The NBD server's commands, with the older ones for its exports. */
@@ -95,6 +116,14 @@ export const nbdCommandTable = {
   "nbd-server-start": command(
     struct("q_obj_nbd-server-start-arg", { addr: SocketAddressLegacy, ...nbdServerMembers }),
     empty,
+    {
+      doc: "Starts the NBD server.",
+      errors: [
+        "`NBD server already running`",
+        "`Failed to bind socket to P: ...`",
+        "`No TLS credentials with id 'X'`",
+      ],
+    },
   ),
   "nbd-server-add": command(
     struct("NbdServerAddOptions", {
@@ -105,14 +134,25 @@ export const nbdCommandTable = {
       bitmap: opt(str),
     }),
     empty,
-    { features: ["deprecated"] },
+    {
+      features: ["deprecated"],
+      doc: "Exports a node by NBD; read-only if it cannot be written.",
+      errors: ["as of `block-export-add`"],
+    },
   ),
   "nbd-server-remove": command(
     struct("q_obj_nbd-server-remove-arg", { name: str, mode: opt(BlockExportRemoveMode) }),
     empty,
-    { features: ["deprecated"] },
+    {
+      features: ["deprecated"],
+      doc: "Removes an NBD export.",
+      errors: ["`Export 'E' is not found`", "`export 'E' still in use`"],
+    },
   ),
-  "nbd-server-stop": command(empty, empty),
+  "nbd-server-stop": command(empty, empty, {
+    doc: "Removes all NBD exports, dropping their clients, and stops the server.",
+    errors: ["`NBD server not running`"],
+  }),
 } as const;
 
 /** Events of exports. */

@@ -83,24 +83,51 @@ export const jobCommandTable = {
   "blockdev-create": command(
     struct("q_obj_blockdev-create-arg", { "job-id": str, options: BlockdevCreateOptions }),
     empty,
-    { doc: "Starts a job that creates an image; its error, if any, is in query-jobs." },
+    {
+      doc:
+        "Starts a job that creates an image. It is never dismissed by itself, and what went wrong is in its `error`.",
+      errors: [
+        "`Driver does not support blockdev-create`",
+        "`Invalid job ID 'J'`",
+        "`Job ID 'J' already in use`",
+        "in the job: `Could not create 'FILE': ...`, `Could not resize file: ...`, `Unsupported preallocation mode: metadata`, `Extent size hint is too large`, `Failed to get \"resize\" lock`",
+      ],
+    },
   ),
-  "query-jobs": command(empty, array(JobInfo), { doc: "All jobs, newest first." }),
-  "job-pause": command(struct("q_obj_job-pause-arg", id), empty, { doc: "Holds a job up." }),
+  "query-jobs": command(empty, array(JobInfo), {
+    doc: "All jobs, newest first.",
+  }),
+  "job-pause": command(struct("q_obj_job-pause-arg", id), empty, {
+    doc: "Holds a job up.",
+    errors: [
+      "`Job not found`",
+      "`Job 'J' in state 'S' cannot accept command verb 'V'`",
+      "`Job is already paused`",
+    ],
+  }),
   "job-resume": command(struct("q_obj_job-resume-arg", id), empty, {
     doc: "Lets a job go on that job-pause holds up.",
+    errors: ["`Job not found`", "`Can't resume a job that was not paused`"],
   }),
   "job-cancel": command(struct("q_obj_job-cancel-arg", id), empty, {
     doc: "Asks a job to give up as soon as it can.",
+    errors: ["`Job not found`", "`Job 'J' in state 'S' cannot accept command verb 'V'`"],
   }),
   "job-complete": command(struct("q_obj_job-complete-arg", id), empty, {
     doc: "Asks a job that is ready to come to its end.",
+    errors: [
+      "`Job not found`",
+      "`Job 'J' in state 'S' cannot accept command verb 'V'`",
+      "`The active block job 'J' cannot be completed`",
+    ],
   }),
   "job-finalize": command(struct("q_obj_job-finalize-arg", id), empty, {
     doc: "Lets a pending job take effect.",
+    errors: ["`Job not found`", "`Job 'J' in state 'S' cannot accept command verb 'V'`"],
   }),
   "job-dismiss": command(struct("q_obj_job-dismiss-arg", id), empty, {
     doc: "Forgets a job that has concluded.",
+    errors: ["`Job not found`", "`Job 'J' in state 'S' cannot accept command verb 'V'`"],
   }),
 } as const;
 

@@ -126,19 +126,39 @@ export const ObjectPropertiesValues = struct("ObjectPropertiesValues", {
 
 /** Commands on objects. */
 export const objectCommands = {
-  "object-add": command(ObjectOptions, empty, { doc: "Makes an object." }),
+  "object-add": command(ObjectOptions, empty, {
+    doc: "Makes an object.",
+    errors: [
+      "`invalid object type: T`: QEMU has it, this daemon has not",
+      "`Parameter 'id' expects an identifier`",
+      "`attempt to add duplicate property 'ID' to object (type 'container')`",
+      "of secrets: `Either 'file' or 'data' must be provided`, `'file' and 'data' are mutually exclusive`, `Unable to read FILE: ...`, `Base64 data contains invalid characters`, `No secret with id 'X'`, `Key should be 32 bytes in length`, `IV is required to decrypt secret`",
+      "of monitors: `chardev \"X\" not found`, `Device 'X' is in use`",
+    ],
+  }),
   "object-del": command(struct("q_obj_object-del-arg", { id: str }), empty, {
     doc: "Removes an object that nothing uses.",
+    errors: ["`object 'ID' not found`", "`object 'ID' is in use, can not be deleted`"],
   }),
   "qom-list": command(
     struct("q_obj_qom-list-arg", { path: str }),
     array(ObjectPropertyInfo),
-    { doc: "The properties of the object at a path; those of type child<T> are objects below it." },
+    {
+      doc:
+        "The properties of the object at a path; those of type `child<T>` are objects below it. A path that does not begin with `/` is looked for everywhere.",
+      errors: ["DeviceNotFound `Device 'PATH' not found`; `Path 'PATH' is ambiguous`"],
+    },
   ),
   "qom-get": command(
     struct("q_obj_qom-get-arg", { path: str, property: str }),
     any,
-    { doc: "The value of one property." },
+    {
+      doc: "The value of one property.",
+      errors: [
+        "DeviceNotFound `Device 'PATH' not found`; `Path 'PATH' is ambiguous`",
+        "`Property 'T.P' not found`",
+      ],
+    },
   ),
   "qom-set": command(
     struct("q_obj_qom-set-arg", {
@@ -147,21 +167,37 @@ export const objectCommands = {
       value: member(any as Schema<unknown>),
     }),
     empty,
-    { doc: "Sets one property." },
+    {
+      doc: "Sets one property.",
+      errors: [
+        "DeviceNotFound `Device 'PATH' not found`; `Path 'PATH' is ambiguous`",
+        "`Property 'T.P' not found`",
+        "`Property 'T.P' is not writable`",
+      ],
+    },
   ),
   "qom-list-get": command(
     struct("q_obj_qom-list-get-arg", { paths: array(str) }),
     array(ObjectPropertiesValues),
-    { doc: "The properties of several objects with their values." },
+    {
+      doc: "The properties of several objects with their values (QEMU 10.1).",
+      errors: ["DeviceNotFound `Device 'PATH' not found`; `Path 'PATH' is ambiguous`"],
+    },
   ),
   "qom-list-types": command(
     struct("q_obj_qom-list-types-arg", { implements: opt(str), abstract: opt(bool) }),
     array(ObjectTypeInfo),
-    { doc: "The types of objects that there are." },
+    {
+      doc:
+        "The types of objects that there are; with `implements`, those that are or have that type.",
+    },
   ),
   "qom-list-properties": command(
     struct("q_obj_qom-list-properties-arg", { typename: str }),
     array(ObjectPropertyInfo),
-    { doc: "The properties that objects of a type have." },
+    {
+      doc: "The properties that objects of a type have.",
+      errors: ["DeviceNotFound `Class 'T' not found`", "`Parameter 'typename' expects a QOM type`"],
+    },
   ),
 } as const;

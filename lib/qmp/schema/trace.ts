@@ -30,7 +30,10 @@ export const traceCommands = {
   "trace-event-get-state": command(
     struct("q_obj_trace-event-get-state-arg", { name: str, vcpu: opt(int) }),
     array(TraceEventInfo),
-    { doc: "The state of the trace events that a name or a pattern stands for." },
+    {
+      doc: "The state of the trace events that a name or a pattern (`*`, `?`) stands for.",
+      errors: ['`unknown event "NAME"`', "`invalid vCPU index N`: there are no virtual CPUs"],
+    },
   ),
   "trace-event-set-state": command(
     struct("q_obj_trace-event-set-state-arg", {
@@ -40,6 +43,9 @@ export const traceCommands = {
       vcpu: opt(int),
     }),
     empty,
-    { doc: "Turns trace events on or off; lines go where --trace sends them, else to stderr." },
+    {
+      doc: "Turns trace events on or off; lines go where --trace sends them, else to stderr.",
+      errors: ['`unknown event "NAME"`', "`invalid vCPU index N`: there are no virtual CPUs"],
+    },
   ),
 } as const;
