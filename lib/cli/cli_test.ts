@@ -6,6 +6,7 @@ const parse = (...args: string[]) => parseCommandLine("qsd", args, "1.2.3");
 
 const problems: readonly (readonly [string[], string])[] = [
   [["--foo"], "unrecognized option '--foo'"],
+  [["--foo=1"], "unrecognized option '--foo=1'"],
   [["--foo", "--help"], "unrecognized option '--foo'"],
   [["--blockdev"], "option '--blockdev' requires an argument"],
   [["--mon"], "option '--monitor' requires an argument"],

@@ -64,7 +64,7 @@ function long(arg: string, next: string | undefined, specs: readonly OptionSpec[
   const name = typed.slice(2);
   const exact = specs.find((spec) => spec.name === name);
   const candidates = exact ? [exact] : specs.filter((spec) => spec.name.startsWith(name));
-  if (candidates.length === 0) return mistake(`unrecognized option '${typed}'`);
+  if (candidates.length === 0) return mistake(`unrecognized option '${arg}'`);
   if (candidates.length > 1) {
     const names = candidates.map((spec) => ` '--${spec.name}'`).join("");
     return mistake(`option '${arg}' is ambiguous; possibilities:${names}`);

@@ -13,7 +13,7 @@ const clients = {
 
 /** Runs the client that the first argument of this process names, to its end. */
 export async function runClient(): Promise<never> {
-  const program = environment("QSD_NAME") ?? "qsd";
+  const program = (environment("QSD_NAME") ?? "qsd").replace(/^.*\//s, "");
   const [name, ...args] = programArguments();
   const { run, usage } = clients[name as keyof typeof clients];
   const context = createContext({ name: program });

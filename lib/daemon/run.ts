@@ -7,6 +7,7 @@ import {
   exit,
   LinuxSys,
   onSignals,
+  onUncaught,
   programArguments,
   writeStdout,
 } from "../sys/mod.ts";
@@ -20,8 +21,7 @@ import { VERSION } from "./version.ts";
 
 /** Runs the daemon with this process's arguments, to its end. */
 export async function runDaemon(): Promise<never> {
-  const program = environment("QSD_NAME") ?? "qsd";
-  exit(await start(program, programArguments()));
+  exit(await start(environment("QSD_NAME") ?? "qsd", programArguments()));
 }
 
 /** Reports what the user did wrong; the hints stand on lines of their own. */
@@ -35,12 +35,15 @@ function complain(log: LocatedLog, error: unknown): void {
   }
 }
 
-async function start(program: string, args: readonly string[]): Promise<number> {
+/** `called` is the name by which the user called the program, perhaps with a path. */
+async function start(called: string, args: readonly string[]): Promise<number> {
+  const program = called.slice(called.lastIndexOf("/") + 1);
   const log = new LocatedLog(program);
   const parsed = parseCommandLine(program, args, VERSION);
   if ("text" in parsed) return writeStdout(parsed.text) ? 0 : 1;
   if ("problem" in parsed) {
-    log.error(parsed.problem);
+    // As getopt does, which knows the program by the whole of its name.
+    new LocatedLog(called).error(parsed.problem);
     return 1;
   }
   const sys = new LinuxSys();
@@ -81,6 +84,7 @@ class Life {
 
   async run(): Promise<number> {
     const services = this.#services;
+    const uncaught = onUncaught((error) => this.#onUncaught(error));
     const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => this.#onSignal(signal));
     let status = 0;
     try {
@@ -100,6 +104,7 @@ class Life {
     this.#pidFile?.remove();
     this.tracing.close();
     watch.close();
+    uncaught.close();
     return status;
   }
 
@@ -135,7 +140,26 @@ class Life {
     if (++this.#signals === 1) return this.#services.requestStop(signal);
     const what = this.#services.waitingFor();
     this.log.error(`${signal} again while stopping: gave up waiting for ${what}`);
-    this.#pidFile?.remove();
-    exit(1);
+    this.#abandon();
+  }
+
+  /**
+   * A mistake of ours: the state can no longer be trusted, so that nothing more is written to images. What was
+   * acknowledged is with the kernel; clients see their connections end.
+   */
+  #onUncaught(error: unknown): void {
+    this.log.error("internal error; please report it:");
+    this.log.hint((error instanceof Error ? error.stack : undefined) ?? String(error));
+    this.#abandon();
+  }
+
+  /** Ends the process at once; only what others would take for a running daemon is removed. */
+  #abandon(): never {
+    try {
+      this.#pidFile?.remove();
+      this.#services.abandon();
+    } finally {
+      exit(1);
+    }
   }
 }

@@ -14,6 +14,10 @@ export function nbdHandlers(
   const { control, exports, graph } = parts;
   return {
     "nbd-server-start": async ({ addr, ...options }) => {
+      // A number would name a descriptor of the daemon's own: only its command line may do so.
+      if (addr.type === "fd" && control.server === undefined) {
+        throw new CommandError("only QEMU supports file descriptor passing");
+      }
       await control.start({ ...options, addr: flattenAddress(addr) });
       return {};
     },

@@ -4,7 +4,9 @@
 # and rm. The process keeps its id, and the name it was called by.
 set -u
 key=@KEY@
+# Messages of getopt show the name as it was typed: a script that was found on PATH sees a path all the same.
 QSD_NAME=${0##*/}
+[ "$(command -v -- "$QSD_NAME")" = "$0" ] || QSD_NAME=$0
 export QSD_NAME
 
 case $0 in */*) self=$0 ;; *) self=./$0 ;; esac
@@ -61,12 +63,12 @@ find_cache() {
     if prepare "$place/qsd-$user"; then return; fi
   done
   printf '%s: cannot unpack into %s, %s, /var/tmp or /dev/shm: a directory where programs may be run, with %s MB free, is needed (set XDG_CACHE_HOME)\n' \
-    "$QSD_NAME" "${home:-\$XDG_CACHE_HOME}" "${TMPDIR:-/tmp}" @MEGABYTES@ >&2
+    "${0##*/}" "${home:-\$XDG_CACHE_HOME}" "${TMPDIR:-/tmp}" @MEGABYTES@ >&2
   exit 1
 }
 
 if [ ! -e /proc/self/exe ]; then
-  printf '%s: the runtime needs /proc: mount it\n' "$QSD_NAME" >&2
+  printf '%s: the runtime needs /proc: mount it\n' "${0##*/}" >&2
   exit 1
 fi
 find_cache

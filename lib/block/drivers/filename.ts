@@ -29,5 +29,12 @@ export function childFacts(child: Child): MaybePromise<Partial<ImageFacts>> {
 /** Refuses a negative size or offset; these are signed in the schema. `value` in bytes. */
 export function refuseNegative(option: string, value: number | undefined): void {
   if (value === undefined || value >= 0) return;
-  throw new CommandError(`Parameter '${option}' expects a non-negative number below 2^64`);
+  throw new CommandError(
+    `Parameter '${option}' expects a non-negative number below 2^64`,
+    "GenericError",
+    [
+      "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-",
+      "and exabytes, respectively.",
+    ],
+  );
 }

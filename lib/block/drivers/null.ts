@@ -65,7 +65,8 @@ class NullInstance implements IoInstance {
   status(offset: number, length: number, _precise: boolean, out: BlockStatus): void {
     out.length = length;
     out.allocated = this.#zeroes;
-    out.data = !this.#zeroes;
+    // Nothing is stored, so that there is a hole, though one of unknown contents.
+    out.data = false;
     out.zero = this.#zeroes;
     out.offset = offset;
   }
