@@ -10,6 +10,7 @@ const reopen = (...options: Record<string, unknown>[]): Step => ({
   execute: "blockdev-reopen",
   arguments: { options },
 });
+const refusal = (desc: string) => ({ error: { class: "GenericError", desc } });
 const nodes: Step = { execute: "query-named-block-nodes" };
 const flat: Step = { execute: "query-named-block-nodes", arguments: { flat: true } };
 const NULL = { driver: "null-co", "node-name": "n", size: 1048576 };
@@ -128,7 +129,16 @@ parity("blockdev-reopen", [
     nodes,
   ),
   of("another filename", add(FILE), reopen({ ...FILE, filename: "b.raw" }), nodes),
-  of("another driver", add(FILE), reopen({ ...NULL, "node-name": "f" }), nodes),
+  {
+    ...of("another driver", add(FILE), reopen({ ...NULL, "node-name": "f" }), nodes),
+    differs: {
+      reason: "the original names an option that only the old driver has, qsd what is wrong",
+      expect: (theirs) => ({
+        ...theirs,
+        steps: theirs.steps.with(1, refusal("Cannot change the option 'driver'")),
+      }),
+    },
+  },
   of("another size of null-co", add(NULL), reopen({ ...NULL, size: 4096 }), nodes),
   of(
     "cache and discard",

@@ -1,9 +1,14 @@
 /** Command lines that parse, but whose values are wrong or whose order is. */
-import { type Case, parity } from "./mould.ts";
+import { noIothread } from "./differences.ts";
+import { type Case, parity, says } from "./mould.ts";
 
 const wrong = (...args: string[]): Case => ({ name: args.join(" "), args });
 const NODE = ["--blockdev", "null-co,node-name=n,size=1048576"] as const;
 const SERVER = ["--nbd-server", "addr.type=unix,addr.path=nbd"] as const;
+
+/** What the original adds where a size is wrong. */
+const SUFFIXES = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n" +
+  "and exabytes, respectively.\n";
 
 parity("--blockdev values", [
   wrong("--blockdev", "driver=nonsense,node-name=a"),
@@ -16,7 +21,18 @@ parity("--blockdev values", [
   wrong("--blockdev", `null-co,node-name=${"n".repeat(32)}`),
   wrong("--blockdev", "null-co,node-name=a,size=1M"),
   wrong("--blockdev", "null-co,node-name=a,size="),
-  wrong("--blockdev", "null-co,node-name=a,size=-1"),
+  {
+    ...wrong("--blockdev", "null-co,node-name=a,size=-1"),
+    differs: {
+      reason: "the original aborts",
+      expect: (theirs) => ({
+        ...theirs,
+        signal: null,
+        status: 1,
+        stderr: `${theirs.stderr.replace(/^Unexpected error in .*\n/, "")}${SUFFIXES}`,
+      }),
+    },
+  },
   wrong("--blockdev", "null-co,node-name=a,size=0x"),
   wrong("--blockdev", "null-co,node-name=a,size=99999999999999999999"),
   wrong("--blockdev", "null-co,node-name=a,latency-ns=x"),
@@ -120,12 +136,22 @@ parity("--chardev, --monitor, --object, --pidfile values", [
   wrong("--chardev", "socket,id=c,path=nobody"),
   wrong("--chardev", "socket,id=c,path=s,wait=off"),
   wrong("--chardev", "socket,id=c,host=127.0.0.1,server=on,wait=off"),
-  wrong(
-    "--chardev",
-    "socket,id=c,path=s,server=on,wait=off",
-    "--chardev",
-    "socket,id=c,path=t,server=on,wait=off",
-  ),
+  {
+    ...wrong(
+      "--chardev",
+      "socket,id=c,path=s,server=on,wait=off",
+      "--chardev",
+      "socket,id=c,path=t,server=on,wait=off",
+    ),
+    differs: says(
+      "a taken id is refused in the same words for every back end",
+      (text) =>
+        text.replace(
+          "duplicate yank instance",
+          "attempt to add duplicate property 'c' to object (type 'container')",
+        ),
+    ),
+  },
   wrong("--monitor", "nobody"),
   wrong("--monitor", "chardev=nobody,mode=readline"),
   wrong("--monitor", "chardev=nobody,mode=nonsense"),
@@ -134,9 +160,9 @@ parity("--chardev, --monitor, --object, --pidfile values", [
   wrong("--monitor", "c", "--chardev", "socket,id=c,path=s,server=on,wait=off"),
   wrong("--chardev", "socket,id=c,path=s,server=on,wait=off", "--monitor", "c", "--monitor", "c"),
   wrong("--object", "nonsense,id=o"),
-  wrong("--object", "iothread,id=1o"),
-  wrong("--object", "iothread,id=o,nonsense=1"),
-  wrong("--object", "iothread,id=o", "--object", "iothread,id=o"),
+  noIothread("--object", "iothread,id=1o"),
+  noIothread("--object", "iothread,id=o,nonsense=1"),
+  noIothread("--object", "iothread,id=o", "--object", "iothread,id=o"),
   wrong("--pidfile", "no/such/folder/pid"),
   wrong("--pidfile", ""),
 ]);

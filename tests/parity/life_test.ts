@@ -1,5 +1,5 @@
 /** Start and end: pid file, daemonize, signals, quit, sockets left behind, order of the end. */
-import { type Case, parity } from "./mould.ts";
+import { type Case, type Difference, parity } from "./mould.ts";
 
 const setup = [
   "--blockdev",
@@ -10,6 +10,15 @@ const setup = [
   "nbd,id=e,node-name=f",
 ];
 const base: Case = { name: "", args: setup, files: { "a.raw": { size: 4096, noise: 1 } } };
+/** In what the last step listed, the NBD server's socket is missing. */
+const tidier = (socket: string): Difference => ({
+  reason: "qsd removes the socket that it has bound, the original leaves it",
+  expect: (theirs) => {
+    const last = theirs.steps.at(-1) as { output: string };
+    const output = last.output.replace(`\n${socket}\n`, "\n");
+    return { ...theirs, steps: theirs.steps.with(-1, { ...last, output }) };
+  },
+});
 const query = { execute: "query-block-exports" } as const;
 /** Starts in the background, waits for the caller, then reports on the daemon and stops it. */
 const background = (options: string) => [
@@ -39,6 +48,7 @@ parity("the end", [
   },
   {
     ...base,
+    differs: tidier("nbd"),
     name: "what is left behind",
     steps: [{ exist: ["nbd", "qmp", "pid"] }, {
       tool: ["sh", "-c", "kill $(cat pid); while [ -e pid ]; do sleep 0.02; done; ls"],
@@ -88,6 +98,7 @@ parity("daemonize and pid file", [
   },
   {
     name: "a start that fails after a socket was bound",
+    differs: tidier("n"),
     steps: [{
       tool: [
         "sh",

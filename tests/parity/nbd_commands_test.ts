@@ -1,5 +1,5 @@
 /** NBD server and export commands, and their events. */
-import { type Case, parity, type Step } from "./mould.ts";
+import { type Case, parity, says, type Step } from "./mould.ts";
 
 const UNIX = { type: "unix", data: { path: "nbd" } };
 const start = (args: Record<string, unknown> = { addr: UNIX }): Step => ({
@@ -65,7 +65,13 @@ parity("nbd-server-start and -stop", [
   of("fd by an unknown name", start({ addr: { type: "fd", data: { str: "nobody" } } })),
   of("fd by a bad number", start({ addr: { type: "fd", data: { str: "99" } } })),
   of("unknown tls-creds", start({ addr: UNIX, "tls-creds": "nobody" })),
-  of("tls-authz without tls-creds", start({ addr: UNIX, "tls-authz": "nobody" })),
+  {
+    ...of("tls-authz without tls-creds", start({ addr: UNIX, "tls-authz": "nobody" })),
+    differs: says(
+      "an option without effect is warned of",
+      () => "qemu-storage-daemon: warning: nbd-server: tls-authz has no effect without tls-creds\n",
+    ),
+  },
   of("max-connections of a wrong type", start({ addr: UNIX, "max-connections": "x" })),
   of("max-connections negative", start({ addr: UNIX, "max-connections": -1 })),
   of("max-connections one", start({ addr: UNIX, "max-connections": 1 }), add(), {

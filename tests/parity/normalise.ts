@@ -33,8 +33,7 @@ function isNewer(key: string, of: object): boolean {
 
 /** The same for text. */
 export function normaliseText(text: string, folder: string): string {
-  // getopt's own messages show the whole path that the original was called by; qsd shows its last part.
-  return text.replaceAll(folder, "<folder>").replaceAll("<folder>/.bin/", "");
+  return text.replaceAll(folder, "<folder>");
 }
 
 /** A greeting without its version, which qsd is free to choose. */
