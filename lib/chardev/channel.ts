@@ -2,6 +2,8 @@
 
 /** What a frontend is told by the device. */
 export interface ChannelUser {
+  /** Whether it listens now (default true): a multiplexer without frontends of its own does not. */
+  readonly frontendOpen?: boolean;
   /** Someone is on the other side now. */
   opened(): void;
   /** Bytes arrived; `bytes` is only valid during the call. */

@@ -3,7 +3,7 @@ import { createContext, type OwnedContext } from "../sys/mod.ts";
 import { parseQemuOpts } from "../cli/mod.ts";
 import { CommandRegistry, compatibleVersion, controlHandlers, QmpServer } from "../qmp/mod.ts";
 import { controlCommands } from "../qmp/schema/control.ts";
-import { ChardevRegistry } from "./mod.ts";
+import { type ChardevMade, ChardevRegistry } from "./mod.ts";
 
 const negotiate = '{"execute":"qmp_capabilities"}\n';
 
@@ -13,7 +13,7 @@ interface Setup {
   readonly qmp: QmpServer;
   readonly dir: string;
   readonly info: string[];
-  readonly add: (text: string) => Promise<void>;
+  readonly add: (text: string) => Promise<ChardevMade>;
   readonly monitor: (id: string) => void;
   readonly stop: () => void;
 }
@@ -197,7 +197,23 @@ const refused: readonly (readonly [string, string])[] = [
   ["socket,id=a,path=/x,reconnect=x", "Parameter 'reconnect' expects a number"],
   ["file,id=a", "chardev: file: no filename given"],
   ["file,id=a,path=/nonexist/a", "Could not open '/nonexist/a': No such file or directory"],
-  ["socket,id=a,path=/x,server=on,telnet=on", "Parameter 'telnet' is not supported"],
+  ["socket,id=a,path=/x,server=on,tn3270=on", "Parameter 'tn3270' is not supported"],
+  ["socket,id=a,path=/x,server=on,websocket=on", "Parameter 'websocket' is not supported"],
+  ["socket,id=a,path=/x,websocket=on", "Websocket client is not implemented"],
+  ["socket,id=a,path=/x,server=on,tls-creds=t", "No TLS credentials with id 't'"],
+  ["socket,id=a,path=/x,server=on,tls-authz=t", "'tls_authz' option requires 'tls_creds' option"],
+  ["vc,id=a", "'vc' is not a valid char driver name"],
+  ["pipe,id=a", "chardev: pipe: no device path given"],
+  ["pipe,id=a,path=/nonexist/a", "Could not open '/nonexist/a': No such file or directory"],
+  ["serial,id=a", "chardev: serial/tty: no device path given"],
+  ["parallel,id=a", "chardev: parallel: no device path given"],
+  ["parallel,id=a,path=/dev/null", "not a parallel port: Inappropriate ioctl for device"],
+  ["mux,id=a", "chardev: mux: no chardev given"],
+  ["mux,id=a,chardev=zz", "mux: base chardev zz not found"],
+  ["udp,id=a", "chardev: udp: remote port not specified"],
+  ["ringbuf,id=a,size=1000", "size of ringbuf chardev must be power of two"],
+  ["ringbuf,id=a,size=x", "Parameter 'size' expects a non-negative number below 2^64"],
+  ["null,id=a,logfile=/nonexist/x", "Could not create '/nonexist/x': No such file or directory"],
 ];
 
 Deno.test("what cannot be made is refused in the original's words", () =>

@@ -1,6 +1,11 @@
 /** Character devices: what monitors speak through. */
 export type { Channel, ChannelUser } from "./channel.ts";
 export { chardevHandlers } from "./commands.ts";
-export { ChardevRegistry, type ChardevSurroundings } from "./registry.ts";
+export {
+  type ChardevMade,
+  ChardevRegistry,
+  type ChardevSurroundings,
+  type ChardevWaiting,
+} from "./registry.ts";
 export { chardevBackends } from "./options.ts";
 export { chardevClasses } from "./qom.ts";

@@ -1,22 +1,18 @@
 /** `--chardev`: flat options to a device's description, with QEMU's texts. */
 import { CommandError } from "../base/mod.ts";
-import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
-import { parseBool, parseInteger } from "../qmp/schema/visit_keyval.ts";
+import type { ChardevBackendValue } from "../qmp/schema/chardev.ts";
+import type { SocketAddressLegacyValue } from "../qmp/schema/sockets.ts";
+import { parseBool, parseInteger, parseSize } from "../qmp/schema/visit_keyval.ts";
 
 /** A device as wanted. */
-export type ChardevDescription =
-  | { kind: "null" }
-  | { kind: "stdio"; signal: boolean }
-  | { kind: "file"; path: string; append: boolean }
-  | {
-    kind: "socket";
-    address: SocketAddressValue;
-    server: boolean;
-    /** Start-up goes on only once a client is there. */
-    wait: boolean;
-    nodelay: boolean;
-    reconnect: number;
-  };
+export interface ChardevDescription {
+  readonly id: string;
+  readonly backend: ChardevBackendValue;
+  /** The device of that id multiplexes one that is called ID-base. */
+  readonly mux: boolean;
+  /** For people: an alias that was used. */
+  readonly warnings: readonly string[];
+}
 
 /** Options as `--chardev` gives them (lib/cli/qemuopts.ts): flat keys, in order. */
 export interface FlatOptions {
@@ -25,7 +21,20 @@ export interface FlatOptions {
 }
 
 /** Backends that work, in the order in which help lists them. */
-export const chardevBackends = ["file", "null", "socket", "stdio"] as const;
+export const chardevBackends = [
+  "serial",
+  "mux",
+  "pipe",
+  "parallel",
+  "null",
+  "ringbuf",
+  "stdio",
+  "socket",
+  "file",
+  "memory",
+  "udp",
+  "pty",
+] as const;
 
 type OptionType = "bool" | "number" | "string" | "size";
 /** Every key that QEMU takes: those of other backends are accepted, and have no effect, as there. */
@@ -69,6 +78,11 @@ const optionTypes: Readonly<Record<string, OptionType>> = {
   width: "number",
 };
 
+const sizeHints = [
+  "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-",
+  "and exabytes, respectively.",
+];
+
 /** The last value given for each key, checked for its type. */
 class Values {
   private readonly values = new Map<string, string>();
@@ -82,6 +96,13 @@ class Values {
       }
       if (type === "number" && !((parseInteger(value) ?? -1n) >= 0n)) {
         throw new CommandError(`Parameter '${key}' expects a number`);
+      }
+      if (type === "size" && parseSize(value) === undefined) {
+        throw new CommandError(
+          `Parameter '${key}' expects a non-negative number below 2^64`,
+          "GenericError",
+          sizeHints,
+        );
       }
       this.values.set(key, value);
     }
@@ -101,85 +122,150 @@ class Values {
     const value = this.values.get(key);
     return value === undefined ? undefined : Number(parseInteger(value));
   }
+  size(key: string): number | undefined {
+    const value = this.values.get(key);
+    return value === undefined ? undefined : Number(parseSize(value));
+  }
 }
 
-/** Options that would change what a device does, and that qsd cannot do yet. */
-const refused = ["mux", "telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "logfile"];
+/** Old names, with the backends' own. */
+const aliases: Readonly<Record<string, string>> = { tty: "serial", parport: "parallel" };
 
 /** The device that the options describe. Throws CommandError. */
-export function describeChardev(options: FlatOptions): { id: string } & ChardevDescription {
+export function describeChardev(options: FlatOptions): ChardevDescription {
   const values = new Values(options);
   const { id } = options;
   if (id === undefined) throw new CommandError("chardev: no id specified");
-  const backend = values.string("backend");
-  if (backend === undefined) throw new CommandError(`chardev: "${id}" missing backend`);
+  const asked = values.string("backend");
+  if (asked === undefined) throw new CommandError(`chardev: "${id}" missing backend`);
+  const alias = Object.hasOwn(aliases, asked) ? aliases[asked] : undefined;
+  const backend = alias ?? asked;
   const describe = Object.hasOwn(describers, backend) ? describers[backend] : undefined;
   if (describe === undefined) {
     throw new CommandError(`'${backend}' is not a valid char driver name`);
   }
-  for (const key of refused) {
-    if (!values.has(key) || values.bool(key) === false) continue;
-    throw new CommandError(`Parameter '${key}' is not supported`);
-  }
-  return { id, ...describe(values) };
+  const warnings = alias === undefined
+    ? []
+    : [`The alias '${asked}' is deprecated, use '${alias}' instead`];
+  return { id, backend: describe(values), mux: values.bool("mux") ?? false, warnings };
 }
 
-const describers: Readonly<Record<string, (values: Values) => ChardevDescription>> = {
-  null: () => ({ kind: "null" }),
-  stdio: (values) => ({ kind: "stdio", signal: values.bool("signal") ?? true }),
-  file(values) {
-    const path = values.string("path");
-    if (path === undefined) throw new CommandError("chardev: file: no filename given");
-    return { kind: "file", path, append: values.bool("append") ?? false };
+/** Members that are there. */
+function given<T extends Record<string, unknown>>(
+  members: T,
+): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  const entries = Object.entries(members).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> };
+}
+
+const common = (values: Values) =>
+  given({ logfile: values.string("logfile"), logappend: values.bool("logappend") });
+
+/** The path that a device needs; `shown` is how its absence is told. */
+function path(values: Values, shown: string): string {
+  const found = values.string("path");
+  if (found === undefined) throw new CommandError(`chardev: ${shown} given`);
+  return found;
+}
+
+const describers: Readonly<Record<string, (values: Values) => ChardevBackendValue>> = {
+  null: (values) => ({ type: "null", data: common(values) }),
+  pty: (values) => ({ type: "pty", data: common(values) }),
+  stdio: (values) => ({
+    type: "stdio",
+    data: { ...common(values), ...given({ signal: values.bool("signal") }) },
+  }),
+  file: (values) => ({
+    type: "file",
+    data: {
+      ...common(values),
+      out: path(values, "file: no filename"),
+      ...given({ append: values.bool("append") }),
+    },
+  }),
+  pipe: (values) => ({
+    type: "pipe",
+    data: { ...common(values), device: path(values, "pipe: no device path") },
+  }),
+  serial: (values) => ({
+    type: "serial",
+    data: { ...common(values), device: path(values, "serial/tty: no device path") },
+  }),
+  parallel: (values) => ({
+    type: "parallel",
+    data: { ...common(values), device: path(values, "parallel: no device path") },
+  }),
+  ringbuf: (values) => ({ type: "ringbuf", data: ringbuf(values) }),
+  memory: (values) => ({ type: "memory", data: ringbuf(values) }),
+  mux(values) {
+    const chardev = values.string("chardev");
+    if (chardev === undefined) throw new CommandError("chardev: mux: no chardev given");
+    return { type: "mux", data: { ...common(values), chardev } };
   },
+  udp: describeUdp,
   socket: describeSocket,
 };
 
-function describeSocket(values: Values): ChardevDescription {
-  const server = values.bool("server") ?? false;
-  const reconnect = values.number("reconnect") ?? 0;
-  const given = ["path", "fd", "host"].filter((key) => values.has(key));
-  if (given.length > 1) {
-    throw new CommandError("None or one of 'path', 'fd' or 'host' option required.");
-  }
-  if (server && reconnect > 0) {
-    throw new CommandError("'reconnect' option is incompatible with socket in server listen mode");
-  }
-  if (!server && values.has("wait")) {
-    throw new CommandError("'wait' option is incompatible with socket in client connect mode");
-  }
+const ringbuf = (values: Values) => ({
+  ...common(values),
+  ...given({ size: values.size("size") }),
+});
+
+function describeUdp(values: Values): ChardevBackendValue {
+  const text = (key: string) => values.string(key) ?? "";
+  if (text("port") === "") throw new CommandError("chardev: udp: remote port not specified");
+  const families = given({ ipv4: values.bool("ipv4"), ipv6: values.bool("ipv6") });
+  const host = text("host") === "" ? "localhost" : text("host");
+  const remote = { type: "inet" as const, data: { host, port: text("port"), ...families } };
+  const data = { host: text("localaddr"), port: text("localport") };
+  const local = values.has("localaddr") || values.has("localport");
   return {
-    kind: "socket",
-    address: socketAddress(values),
-    server,
-    wait: server && (values.bool("wait") ?? true),
-    nodelay: values.bool("nodelay") ?? false,
-    reconnect,
+    type: "udp",
+    data: { ...common(values), remote, ...(local ? { local: { type: "inet", data } } : {}) },
   };
 }
 
-function socketAddress(values: Values): SocketAddressValue {
-  const optional = <T>(key: string, value: T | undefined) =>
-    value === undefined ? {} : { [key]: value };
+function describeSocket(values: Values): ChardevBackendValue {
+  const ways = ["path", "fd", "host"].filter((key) => values.has(key));
+  if (ways.length > 1) {
+    throw new CommandError("None or one of 'path', 'fd' or 'host' option required.");
+  }
+  const server = values.bool("server") ?? false;
+  return {
+    type: "socket",
+    data: {
+      ...common(values),
+      addr: socketAddress(values),
+      server,
+      // A server waits, unless it is told not to; the schema's own default is the other way round.
+      ...given({
+        wait: values.bool("wait") ?? (server ? true : undefined),
+        nodelay: values.bool("nodelay"),
+        telnet: values.bool("telnet"),
+        tn3270: values.bool("tn3270"),
+        websocket: values.bool("websocket"),
+        reconnect: values.number("reconnect"),
+        "tls-creds": values.string("tls-creds"),
+        "tls-authz": values.string("tls-authz"),
+      }),
+    },
+  };
+}
+
+function socketAddress(values: Values): SocketAddressLegacyValue {
   const path = values.string("path");
   if (path !== undefined) {
-    return {
-      type: "unix",
-      path,
-      ...optional("abstract", values.bool("abstract")),
-      ...optional("tight", values.bool("tight")),
-    } as SocketAddressValue;
+    const flags = given({ abstract: values.bool("abstract"), tight: values.bool("tight") });
+    return { type: "unix", data: { path, ...flags } };
   }
   const host = values.string("host");
-  if (host === undefined) return { type: "fd", str: values.string("fd") ?? "" };
+  if (host === undefined) return { type: "fd", data: { str: values.string("fd") ?? "" } };
   const port = values.string("port");
   if (port === undefined) throw new CommandError("chardev: socket: no port given");
-  return {
-    type: "inet",
-    host,
-    port,
-    ...optional("to", values.number("to")),
-    ...optional("ipv4", values.bool("ipv4")),
-    ...optional("ipv6", values.bool("ipv6")),
-  } as SocketAddressValue;
+  const more = given({
+    to: values.number("to"),
+    ipv4: values.bool("ipv4"),
+    ipv6: values.bool("ipv6"),
+  });
+  return { type: "inet", data: { host, port, ...more } };
 }

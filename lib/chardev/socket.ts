@@ -17,12 +17,15 @@ import {
   TCP,
 } from "../sys/mod.ts";
 import { Chardev } from "./chardev.ts";
+import { escapeTelnet, TelnetFilter, telnetOffer } from "./telnet.ts";
 
 /** What a socket device is made from. */
 export interface SocketOptions {
   readonly address: SocketAddressValue;
   readonly server: boolean;
   readonly nodelay: boolean;
+  /** The telnet protocol is spoken: its commands are taken out of what arrives. */
+  readonly telnet: boolean;
   /** Client: seconds until the next try after a connection failed or ended; 0: never. */
   readonly reconnect: number;
 }
@@ -31,7 +34,7 @@ export interface SocketOptions {
 const BACKLOG = 1;
 
 /** `unix:PATH`, `tcp:HOST:PORT`: an address as QEMU shows it, with the options that matter. */
-export function addressText(address: SocketAddressValue, server: boolean): string {
+function addressText(address: SocketAddressValue, { server, telnet }: SocketOptions): string {
   const suffix = server ? ",server=on" : "";
   switch (address.type) {
     case "unix": {
@@ -41,13 +44,16 @@ export function addressText(address: SocketAddressValue, server: boolean): strin
       return `unix:${address.path}${abstract}${suffix}`;
     }
     case "inet":
-      return `tcp:${hostPort(address.host, address.port)}${suffix}`;
+      return `${telnet ? "telnet" : "tcp"}:${hostPort(address.host, address.port)}${suffix}`;
     case "vsock":
       return `vsock:${address.cid}:${address.port}`;
     case "fd":
       return `fd:${address.str}${suffix}`;
   }
 }
+
+/** TCP and UDP addresses. */
+export type InetAddress = Extract<SocketAddressValue, { type: "inet" }>;
 
 const hostPort = (host: string, port: string | number) =>
   host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
@@ -62,6 +68,7 @@ export class SocketChardev extends Chardev {
   private address: SocketAddressValue;
   private told = false;
   private onConnected: (() => void) | undefined;
+  private readonly telnet = new TelnetFilter();
 
   private constructor(context: Context, id: string, private readonly options: SocketOptions) {
     super(context, id);
@@ -82,7 +89,7 @@ export class SocketChardev extends Chardev {
   }
 
   get filename(): string {
-    const text = addressText(this.address, this.options.server);
+    const text = addressText(this.address, this.options);
     if (this.connection < 0) return `disconnected:${text}`;
     const peer = this.context.sys.getpeername(this.connection);
     const own = this.context.sys.getsockname(this.connection);
@@ -90,7 +97,7 @@ export class SocketChardev extends Chardev {
     if (!("host" in peer) || !("host" in own)) return text;
     const suffix = this.options.server ? ",server=on" : "";
     const [here, there] = [hostPort(own.host, own.port), hostPort(peer.host, peer.port)];
-    return `tcp:${here}${suffix} <-> ${there}`;
+    return `${this.options.telnet ? "telnet" : "tcp"}:${here}${suffix} <-> ${there}`;
   }
 
   /** Resolves when a client is there, or when `stopped` does. `report` gets the line for people. */
@@ -102,7 +109,21 @@ export class SocketChardev extends Chardev {
     this.onConnected = undefined;
   }
 
-  protected dropConnection(): void {
+  protected override greet(): void {
+    this.telnet.reset();
+    if (this.options.telnet && this.options.server) this.stream?.send(telnetOffer());
+  }
+
+  protected override transmit(bytes: Uint8Array): void {
+    super.transmit(this.options.telnet ? escapeTelnet(bytes) : bytes);
+  }
+
+  protected override receive(bytes: Uint8Array): void {
+    const data = this.options.telnet ? this.telnet.filter(bytes) : bytes;
+    if (data.length > 0) super.receive(data);
+  }
+
+  protected override dropConnection(): void {
     if (this.connection >= 0) this.context.sys.close(this.connection);
     this.connection = -1;
     if (this.closing) return;
@@ -211,10 +232,11 @@ async function connectTo(context: Context, address: SocketAddressValue): Promise
 const abstractName = (address: Extract<SocketAddressValue, { type: "unix" }>) =>
   address.tight === false ? address.path.padEnd(107, "\0") : address.path;
 
-async function connectInet(
+/** The addresses of a host and a numeric port, of the families that are wanted. Throws CommandError. */
+export async function resolveInet(
   context: Context,
-  address: Extract<SocketAddressValue, { type: "inet" }>,
-): Promise<number> {
+  address: InetAddress,
+): Promise<[SocketAddress, ...SocketAddress[]]> {
   const { host, port, ipv4, ipv6 } = address;
   const unresolved = (text: string) =>
     new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
@@ -227,13 +249,18 @@ async function connectInet(
   } catch (error) {
     throw unresolved(error instanceof Error ? error.message : String(error));
   }
-  const wanted = found.filter(({ family }) =>
+  const [first, ...others] = found.filter(({ family }) =>
     family === "inet" ? ipv4 ?? ipv6 !== true : ipv6 ?? ipv4 !== true
   );
-  let problem: unknown = unresolved("Address family for hostname not supported");
-  for (const candidate of wanted) {
+  if (first === undefined) throw unresolved("Address family for hostname not supported");
+  return [first, ...others];
+}
+
+async function connectInet(context: Context, address: InetAddress): Promise<number> {
+  let problem: unknown;
+  for (const candidate of await resolveInet(context, address)) {
     try {
-      return await connectAt(context, candidate, `'${host}:${port}'`);
+      return await connectAt(context, candidate, `'${address.host}:${address.port}'`);
     } catch (error) {
       problem = error;
     }
@@ -241,7 +268,13 @@ async function connectInet(
   throw problem;
 }
 
-const familyNumber = { unix: AF.UNIX, inet: AF.INET, inet6: AF.INET6, vsock: AF.VSOCK } as const;
+/** AF_* of an address. */
+export const familyNumber = {
+  unix: AF.UNIX,
+  inet: AF.INET,
+  inet6: AF.INET6,
+  vsock: AF.VSOCK,
+} as const;
 
 async function connectAt(
   context: Context,

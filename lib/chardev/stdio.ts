@@ -31,8 +31,6 @@ export class StdioChardev extends Chardev {
     this.openStream(STDIN, STDOUT);
   }
 
-  protected dropConnection(): void {}
-
   override disconnect(): void {
     // End of input does not end a stdio device: events still go to standard output.
   }

@@ -30,6 +30,7 @@ export class FdStream {
   private inputOver = false;
   private over = false;
   private released = false;
+  private readonly isSocket: boolean;
   private inputWatch: Watch | undefined;
   private outputWatch: Watch | undefined;
 
@@ -40,6 +41,8 @@ export class FdStream {
     private readonly user: StreamUser,
   ) {
     this.memory = context.buffers.acquire(READ_BYTES);
+    const stat = context.sys.fstat(output);
+    this.isSocket = typeof stat === "object" && stat.kind === "socket";
     const handler = (events: number) => this.ready(events);
     // Plain files and /dev/null cannot be watched (EPERM): they are always ready.
     if (input >= 0) this.inputWatch = this.tryWatch(input, handler);
@@ -162,7 +165,7 @@ export class FdStream {
         const head = this.queue[0]!;
         const take = Math.min(head.length - this.headDone, READ_BYTES);
         scratch.bytes.set(head.subarray(this.headDone, this.headDone + take));
-        const sent = this.input === this.output
+        const sent = this.isSocket
           ? sys.send(this.output, scratch.address, take, 0)
           : sys.write(this.output, scratch.address, take);
         if (sent < 0) {

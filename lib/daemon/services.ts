@@ -24,7 +24,9 @@ import { objectCommands } from "../qmp/schema/qom.ts";
 import { traceCommands } from "../qmp/schema/trace.ts";
 import { traceHandlers, type TraceRegistry } from "../observe/mod.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
+import { statusCommands } from "../qmp/schema/status.ts";
 import type { OwnedContext } from "../sys/mod.ts";
+import { statusHandlers } from "./status.ts";
 import { VERSION } from "./version.ts";
 
 /** How long a client has for taking the last replies and events. */
@@ -65,11 +67,13 @@ export class Services {
     commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
     commands.register(objectCommands, objectHandlers(this.objects));
     commands.register(traceCommands, traceHandlers(tracing));
-    commands.register(chardevCommands, chardevHandlers(this.chardevs));
+    const waiting = { stopped: this.stopRequested, info: (line: string) => context.log.info(line) };
+    commands.register(chardevCommands, chardevHandlers(this.chardevs, waiting));
     commands.register(blockCommandTable, blockCommands(graph));
     commands.register(jobCommandTable, jobCommands({ context, drivers: registry, jobs }));
     commands.register(exportCommandTable, exportHandlers(exports));
     commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
+    commands.register(statusCommands, statusHandlers({ context, graph, exports, nbd: this.nbd }));
   }
 
   /** What the object tree shows, and what can be made in it, beyond its own. */
@@ -121,6 +125,15 @@ export class Services {
     this.objects.close();
     this.stage = "the event loop to end";
     await this.context.close();
+  }
+
+  /**
+   * For an end without a stop: removes the socket files, so that nobody takes the daemon for a running one. Parts
+   * that may be in disorder are not touched.
+   */
+  abandon(): void {
+    this.nbd.server?.stopListening();
+    this.chardevs.close();
   }
 
   /** What a stop that does not end is waiting for, in words. */

@@ -27,6 +27,10 @@ const features = (notes: Notes) =>
     ? {}
     : { features: [...notes.features] };
 
+/** The values that do something. */
+const shown = (meta: Extract<Meta, { kind: "enum" }>) =>
+  meta.values.filter((value) => meta.notes[value]?.hidden !== true);
+
 /** Everything that the commands and events reach. */
 export function introspect(
   commands: readonly NamedCommand[],
@@ -117,16 +121,15 @@ class Types {
 
   private describe(meta: Meta, name: string): SchemaEntry {
     switch (meta.kind) {
-      case "enum":
+      case "enum": {
+        const values = shown(meta);
         return {
           name,
           "meta-type": "enum",
-          members: meta.values.map((value) => ({
-            name: value,
-            ...features(meta.notes[value] ?? {}),
-          })),
-          values: [...meta.values],
+          members: values.map((value) => ({ name: value, ...features(meta.notes[value] ?? {}) })),
+          values,
         };
+      }
       case "alternate":
         return {
           name,
@@ -155,7 +158,8 @@ class Types {
   }
 
   private members(members: Readonly<Record<string, Member<unknown, boolean>>>): SchemaEntry[] {
-    return Object.entries(members).map(([name, member]) => ({
+    const listed = Object.entries(members).filter(([, { notes }]) => notes.hidden !== true);
+    return listed.map(([name, member]) => ({
       name,
       type: this.nameOf(member.type()),
       ...(member.optional ? { default: null } : {}),
@@ -166,7 +170,7 @@ class Types {
   /** Every value of the tag has a variant; those without members of their own share the empty object. */
   private variants(meta: Extract<Meta, { kind: "union" }>): SchemaEntry[] {
     const tag = meta.members[meta.tag]!.type().meta;
-    const values = tag.kind === "enum" ? tag.values : [];
+    const values = tag.kind === "enum" ? shown(tag) : [];
     return values.map((value) => ({
       case: value,
       type: Object.hasOwn(meta.branches, value)
