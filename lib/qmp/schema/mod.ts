@@ -5,6 +5,7 @@ import { controlCommands } from "./control.ts";
 import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
 import { jobCommandTable, jobEventTable } from "./job.ts";
 import { objectCommands } from "./qom.ts";
+import { statusCommands } from "./status.ts";
 import { traceCommands } from "./trace.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
 
@@ -18,6 +19,7 @@ export const allCommands: CommandTable = {
   ...chardevCommands,
   ...objectCommands,
   ...traceCommands,
+  ...statusCommands,
 };
 
 /** Every event. */

@@ -1,0 +1,107 @@
+/** The command x-qsd-status. */
+import type { BlockGraph } from "../block/mod.ts";
+import type { ExportRegistry } from "../export/mod.ts";
+import type { NbdControl } from "../nbd/mod.ts";
+import type { Handlers, Infer } from "../qmp/schema/core.ts";
+import type { statusCommands, XQsdCounters, XQsdStatusValue } from "../qmp/schema/status.ts";
+import type { Context } from "../sys/mod.ts";
+import { VERSION } from "./version.ts";
+
+/** What is looked at. */
+export interface StatusParts {
+  readonly context: Context;
+  readonly graph: BlockGraph;
+  readonly exports: ExportRegistry;
+  readonly nbd: NbdControl;
+}
+
+/** Handlers of statusCommands. The uptime counts from this call. */
+export function statusHandlers(parts: StatusParts): Handlers<typeof statusCommands> {
+  const { sys } = parts.context;
+  const started = sys.monotonicNs();
+  return {
+    "x-qsd-status": () => {
+      const now = sys.monotonicNs();
+      return {
+        version: VERSION,
+        pid: sys.pid,
+        uptime: (now - started) / 1e9,
+        nodes: nodes(parts.graph),
+        exports: exportsOf(parts),
+        ...serverOf(parts.nbd),
+        requests: parts.graph.requests().map(({ op, node, offset, length, startedNs }) => ({
+          op,
+          "node-name": node,
+          offset,
+          length,
+          age: (now - startedNs) / 1e9,
+        })),
+      };
+    },
+  };
+}
+
+function nodes(graph: BlockGraph): XQsdStatusValue["nodes"] {
+  return graph.nodes().toReversed().map((node) => ({
+    "node-name": node.name,
+    driver: node.driver,
+    size: node.size,
+    "read-only": node.readOnly,
+    direct: node.common.direct,
+    "no-flush": node.common.noFlush,
+    "monitor-owned": node.monitorOwned,
+    children: node.children.map((edge) => ({ name: edge.name, "node-name": edge.node.name })),
+  }));
+}
+
+type Numbers = Readonly<Record<string, unknown>>;
+
+function countersFrom(numbers: Numbers): Infer<typeof XQsdCounters> {
+  const of = (name: string) => typeof numbers[name] === "number" ? numbers[name] : 0;
+  return {
+    requests: of("requests"),
+    errors: of("errors"),
+    "bytes-read": of("bytesRead"),
+    "bytes-written": of("bytesWritten"),
+    "in-flight": of("inFlight"),
+  };
+}
+
+function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
+  const served = nbd.server === undefined ? [] : [...nbd.server.list()];
+  return exports.list().map(({ id, type, backend, instance, shuttingDown }) => {
+    const name = served.find((one) => one.backend === backend)?.name;
+    const numbers = instance.statistics?.();
+    return {
+      id,
+      type,
+      "node-name": backend.node.name,
+      ...(name === undefined ? {} : { name }),
+      "shutting-down": shuttingDown,
+      ...(numbers === undefined ? {} : { counters: countersFrom(numbers) }),
+    };
+  });
+}
+
+function serverOf({ server }: NbdControl): Pick<XQsdStatusValue, "nbd-server"> {
+  if (server === undefined) return {};
+  const addresses = server.localAddresses().flatMap((address) => {
+    if (typeof address === "number") return [];
+    switch (address.family) {
+      case "unix":
+        return [`unix:${address.path.replace(/^\0/, "@")}`];
+      case "inet":
+        return [`${address.host}:${address.port}`];
+      case "inet6":
+        return [`[${address.host}]:${address.port}`];
+      default:
+        return [`vsock:${address.cid}:${address.port}`];
+    }
+  });
+  const clients = server.clients().map(({ peer, export: name, counters }) => ({
+    peer,
+    ...(name === undefined ? {} : { export: name }),
+    ...(counters === undefined ? {} : { counters: countersFrom({ ...counters }) }),
+  }));
+  return { "nbd-server": { addresses, clients } };
+}

@@ -1,0 +1,84 @@
+/**
+ * `x-qsd-status`, a command of our own (QEMU has none like it): what the daemon does now, for `qsd status` and
+ * for monitoring. It changes nothing.
+ */
+import { array, bool, command, empty, type Infer, int, number, opt, str, struct } from "./core.ts";
+
+/** A child of a node: its name in the parent (file, backing...), and the node. */
+export const XQsdChild = struct("XQsdChild", { name: str, "node-name": str });
+
+/** A node. `size` in bytes. */
+export const XQsdNode = struct("XQsdNode", {
+  "node-name": str,
+  driver: str,
+  size: int,
+  "read-only": bool,
+  direct: bool,
+  "no-flush": bool,
+  /** Whether blockdev-add or --blockdev made it, so that blockdev-del removes it. */
+  "monitor-owned": bool,
+  children: array(XQsdChild),
+});
+
+/** Counters since the beginning; bytes are payload bytes. `in-flight`: requests not yet answered. */
+export const XQsdCounters = struct("XQsdCounters", {
+  requests: int,
+  errors: int,
+  "bytes-read": int,
+  "bytes-written": int,
+  "in-flight": int,
+});
+
+/** A client of an export; without `export` it has not chosen one yet. */
+export const XQsdClient = struct("XQsdClient", {
+  peer: str,
+  export: opt(str),
+  counters: opt(XQsdCounters),
+});
+
+/** An export. `name` is what NBD clients ask for. */
+export const XQsdExport = struct("XQsdExport", {
+  id: str,
+  type: str,
+  "node-name": str,
+  name: opt(str),
+  "shutting-down": bool,
+  counters: opt(XQsdCounters),
+});
+
+/** The NBD server. */
+export const XQsdNbdServer = struct("XQsdNbdServer", {
+  addresses: array(str),
+  clients: array(XQsdClient),
+});
+
+/** A request that has not completed. Offset and length in bytes, age in seconds. */
+export const XQsdRequest = struct("XQsdRequest", {
+  op: str,
+  "node-name": str,
+  offset: int,
+  length: int,
+  age: number,
+});
+
+/** Everything. `uptime` in seconds; nodes oldest first; requests oldest first. */
+export const XQsdStatus = struct("XQsdStatus", {
+  version: str,
+  pid: int,
+  uptime: number,
+  nodes: array(XQsdNode),
+  exports: array(XQsdExport),
+  "nbd-server": opt(XQsdNbdServer),
+  requests: array(XQsdRequest),
+});
+/** As XQsdStatus's value. */
+export type XQsdStatusValue = Infer<typeof XQsdStatus>;
+
+/** Commands of our own that tell something. */
+export const statusCommands = {
+  "x-qsd-status": command(empty, XQsdStatus, {
+    features: ["unstable"],
+    doc:
+      "What the daemon does now: nodes, exports with their clients, requests that have not completed.",
+  }),
+} as const;
