@@ -1,5 +1,5 @@
 /** Node names: which ones users may choose, and the generated ones. qsd-facts 3.1. */
-import { CommandError } from "../base/mod.ts";
+import { CommandError, isIdentifier } from "../base/mod.ts";
 import type { Sys } from "../sys/types.ts";
 
 /** Bytes of a node name. */
@@ -7,9 +7,7 @@ const MAX_NAME = 31;
 
 /** Refuses names that QEMU refuses. */
 export function checkNodeName(name: string): void {
-  if (!/^[A-Za-z][-A-Za-z0-9._]*$/.test(name)) {
-    throw new CommandError(`Invalid node-name: '${name}'`);
-  }
+  if (!isIdentifier(name)) throw new CommandError(`Invalid node-name: '${name}'`);
   if (name.length > MAX_NAME) throw new CommandError("Node name too long");
 }
 

@@ -2,7 +2,7 @@
  * Block exports of all types: their common life cycle. A type brings a definition; the registry checks ids,
  * attaches to the node, and says when an export is gone.
  */
-import { CommandError } from "../base/mod.ts";
+import { CommandError, isIdentifier } from "../base/mod.ts";
 import type { BlockBackend, BlockGraph, NodeView } from "../block/mod.ts";
 import { Perm } from "../block/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
@@ -43,9 +43,6 @@ export class BlockExport {
   ) {}
 }
 
-/** Ids are as QEMU wants them: a letter, then letters, digits, '-', '.', '_'. */
-const ID = /^[A-Za-z][A-Za-z0-9\-._]*$/;
-
 /** All exports of a daemon. */
 export class ExportRegistry {
   readonly #graph: BlockGraph;
@@ -53,8 +50,8 @@ export class ExportRegistry {
   readonly #types = new Map<string, ExportType>();
   /** In order of creation. */
   readonly #exports = new Map<string, BlockExport>();
-  /** Ids whose export is being made. */
-  readonly #making = new Set<string>();
+  /** Exports that are being made, by id. */
+  readonly #making = new Map<string, Promise<BlockExport>>();
 
   constructor(parts: { graph: BlockGraph; events: EventSink }) {
     this.#graph = parts.graph;
@@ -79,7 +76,7 @@ export class ExportRegistry {
   /** block-export-add. Throws CommandError with QEMU's wording. */
   async add(options: BlockExportOptionsValue): Promise<BlockExport> {
     const { id } = options;
-    if (!ID.test(id)) throw new CommandError("Invalid block export id");
+    if (!isIdentifier(id)) throw new CommandError("Invalid block export id");
     if (this.#exports.has(id) || this.#making.has(id)) {
       throw new CommandError(`Block export id '${id}' is already in use`);
     }
@@ -94,9 +91,10 @@ export class ExportRegistry {
     if (node.readOnly && options.writable) {
       throw new CommandError("Cannot export read-only node as writable");
     }
-    this.#making.add(id);
     try {
-      return await this.#make(type, node, options);
+      const making = this.#make(type, node, options);
+      this.#making.set(id, making);
+      return await making;
     } finally {
       this.#making.delete(id);
     }
@@ -166,8 +164,12 @@ export class ExportRegistry {
     }));
   }
 
-  /** Removes all exports (of one type): clients are dropped, requests finish. Oldest first. */
+  /**
+   * Removes all exports (of one type), those being made included: clients are dropped, requests finish.
+   * Oldest first.
+   */
   async closeAll(type?: ExportType["type"]): Promise<void> {
+    await Promise.allSettled(this.#making.values());
     for (const found of this.list()) {
       if (type === undefined || found.type === type) await this.#remove(found);
     }

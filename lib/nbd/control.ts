@@ -19,8 +19,8 @@ export class NbdControl implements ExportType {
   readonly #graph: BlockGraph;
   readonly #registry: ExportRegistry;
   #server: NbdServer | undefined;
-  /** A start or stop under way. */
-  #busy = false;
+  /** A start or stop under way; never rejects. */
+  #busy: Promise<unknown> | undefined;
 
   constructor(parts: { context: Context; graph: BlockGraph; exports: ExportRegistry }) {
     this.#context = parts.context;
@@ -36,7 +36,7 @@ export class NbdControl implements ExportType {
 
   /** nbd-server-start and `--nbd-server`. */
   async start(options: NbdServerOptionsValue): Promise<void> {
-    if (this.#server !== undefined || this.#busy) {
+    if (this.#server !== undefined || this.#busy !== undefined) {
       throw new CommandError("NBD server already running");
     }
     const credentials = options["tls-creds"];
@@ -46,35 +46,41 @@ export class NbdControl implements ExportType {
     if (options["tls-authz"] !== undefined) {
       this.#context.log.warn("nbd-server: tls-authz has no effect without tls-creds");
     }
-    this.#busy = true;
-    try {
+    await this.#alone(async () => {
       this.#server = await NbdServer.start(this.#context, {
         address: options.addr,
         maxConnections: options["max-connections"] ?? DEFAULT_MAX_CONNECTIONS,
         handshakeSeconds: options["handshake-max-seconds"] ?? DEFAULT_HANDSHAKE_SECONDS,
       });
+    });
+  }
+
+  /** Runs a start or stop; others are refused meanwhile. */
+  async #alone(act: () => Promise<void>): Promise<void> {
+    const done = act();
+    this.#busy = done.catch(() => undefined);
+    try {
+      await done;
     } finally {
-      this.#busy = false;
+      this.#busy = undefined;
     }
   }
 
   /** nbd-server-stop: removes all NBD exports, then stops. */
   async stop(): Promise<void> {
     const server = this.#running();
-    if (this.#busy) throw new CommandError("NBD server not running");
-    this.#busy = true;
-    try {
+    if (this.#busy !== undefined) throw new CommandError("NBD server not running");
+    await this.#alone(async () => {
       await this.#registry.closeAll("nbd");
       await server.stop();
       this.#server = undefined;
-    } finally {
-      this.#busy = false;
-    }
+    });
   }
 
   /** At the end of the daemon: as `stop`, and fine when there is no server. */
   async close(): Promise<void> {
-    if (this.#server !== undefined && !this.#busy) await this.stop();
+    while (this.#busy !== undefined) await this.#busy;
+    if (this.#server !== undefined) await this.stop();
   }
 
   #running(): NbdServer {
@@ -88,7 +94,7 @@ export class NbdControl implements ExportType {
 
   #check(options: NbdOptions): { server: NbdServer; name: string } {
     const server = this.#running();
-    if (this.#busy) throw new CommandError("NBD server not running");
+    if (this.#busy !== undefined) throw new CommandError("NBD server not running");
     const name = options.name ?? options["node-name"];
     const { description, bitmaps } = options;
     if (byteLength(name) > MAX_STRING) throw new CommandError(`export name '${name}' too long`);

@@ -143,6 +143,13 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
 
   /** Stops listening and drops all clients. The exports were removed before. */
   async stop(): Promise<void> {
+    this.stopListening();
+    for (const connection of this.#connections) connection.shutdown();
+    await this.#until(() => this.#connections.size === 0);
+  }
+
+  /** Stops listening, and removes the socket file. Idempotent. */
+  stopListening(): void {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#retry?.cancel();
@@ -150,8 +157,6 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     for (const fd of this.#listening.fds) this.#context.sys.close(fd);
     const { path } = this.#listening;
     if (path !== undefined) this.#context.sys.unlink(path);
-    for (const connection of this.#connections) connection.shutdown();
-    await this.#until(() => this.#connections.size === 0);
   }
 
   async #until(condition: () => boolean): Promise<void> {

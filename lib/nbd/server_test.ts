@@ -6,6 +6,8 @@ import type { NbdServerOptionsValue } from "../qmp/schema/export.ts";
 import { AF, createContext, type OwnedContext, SOCK } from "../sys/mod.ts";
 import { nbdHandlers } from "./commands.ts";
 import { NbdControl } from "./control.ts";
+import { handshake, request } from "./testing.ts";
+import { Cmd } from "./wire.ts";
 
 async function withDaemon(
   test: (parts: {
@@ -172,4 +174,47 @@ Deno.test("clients that are gone before they are accepted do not count", () =>
     assert.equal(await client.read(new Uint8Array(18)), 18);
     assert.equal(control.server!.clients().length, 1);
     client.close();
+  }));
+
+Deno.test("a server that is being started or stopped is stopped when close returns", () =>
+  withDaemon(async ({ control, exports, dir }) => {
+    const starting = control.start(unix(`${dir}/s`));
+    await control.close();
+    await starting;
+    assert.equal(control.server, undefined);
+    await control.start(unix(`${dir}/s`));
+    await exports.add(nbd("e"));
+    const stopping = control.stop();
+    await assert.rejects(exports.add(nbd("f")), { message: "NBD server not running" });
+    await control.close();
+    assert.equal(control.server, undefined);
+    await stopping;
+  }));
+
+Deno.test("hard removal drops connected clients, in the handshake or not; safe removal does not", () =>
+  withDaemon(async ({ control, exports, events, dir }) => {
+    await control.start(unix(`${dir}/s`));
+    await exports.add(nbd("e", { name: "disk" }));
+    const connect = async () => {
+      const client = await Deno.connect({ transport: "unix", path: `${dir}/s` });
+      assert.equal(await client.read(new Uint8Array(18)), 18);
+      return client;
+    };
+    const user = await connect();
+    await user.write(handshake("disk"));
+    const bytes = new Uint8Array(1024);
+    for (let got = 0; got < 20 + 14 + 20 + 12 + 20;) got += await user.read(bytes) ?? 1024;
+    const negotiating = await connect();
+    assert.throws(() => exports.del("e"), { message: "export 'e' still in use" });
+    await user.write(request(Cmd.read, 0, 512));
+    for (let got = 0; got < 16 + 512;) got += await user.read(bytes) ?? 1024;
+    exports.del("e", "hard");
+    assert.equal(await user.read(bytes), null);
+    await exports.closeAll();
+    assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"e"}']);
+    await negotiating.write(handshake("disk"));
+    const got = await negotiating.read(bytes);
+    assert.match(new TextDecoder().decode(bytes.subarray(0, got!)), /export 'disk' not present/);
+    user.close();
+    negotiating.close();
   }));
