@@ -6,6 +6,7 @@ import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockd
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
 import { MonitorOptions } from "../qmp/schema/monitor.ts";
 import { ObjectOptions } from "../qmp/schema/qom.ts";
+import { writeStdout } from "../sys/mod.ts";
 import type { LocatedLog } from "./located_log.ts";
 import type { Services } from "./services.ts";
 import type { Tracing } from "./trace.ts";
@@ -78,11 +79,14 @@ async function makeChardev(argument: string, applying: Applying): Promise<string
     log.warn(message);
     log.hint(hint);
   }
-  await services.chardevs.add(parsed, {
+  const { pty } = await services.chardevs.add(parsed, {
     daemonized: daemonize,
     stopped: services.stopRequested,
     info: (line) => log.info(line),
   });
+  if (pty !== undefined) {
+    writeStdout(`char device redirected to ${pty} (label ${parsed.id})\n`);
+  }
   return undefined;
 }
 
@@ -90,7 +94,9 @@ const isHelp = (word: string) => word === "help" || word === "?";
 
 function makeMonitor(argument: string, services: Services): void {
   const options = parseValue(argument, "chardev", MonitorOptions);
-  if (options.mode === "readline") throw new CommandError("Only QMP is supported");
+  if (options.mode === "readline" && services.chardevs.has(options.chardev)) {
+    throw new CommandError("Only QMP is supported");
+  }
   const name = options.id ?? options.chardev;
   services.qmp.addMonitor(
     { name, pretty: options.pretty ?? false },
