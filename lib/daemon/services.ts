@@ -107,8 +107,9 @@ export class Services {
   /**
    * The graceful stop, in the original's order: exports closed, requests drained, jobs cancelled, nodes flushed
    * and closed, monitors, then character devices and objects. Also right after a start that failed half-way.
+   * `last` is called just before the event loop ends.
    */
-  async stop(): Promise<void> {
+  async stop(last: () => void = () => {}): Promise<void> {
     this.qmp.freeze();
     await this.#closeExports();
     this.stage = "requests to finish";
@@ -124,6 +125,7 @@ export class Services {
     this.chardevs.close();
     this.objects.close();
     this.stage = "the event loop to end";
+    last();
     await this.context.close();
   }
 
@@ -134,6 +136,14 @@ export class Services {
   abandon(): void {
     this.nbd.server?.stopListening();
     this.chardevs.close();
+  }
+
+  /** What it serves, in a few words. */
+  summary(): string {
+    const some = (count: number, what: string) => `${count} ${what}${count === 1 ? "" : "s"}`;
+    return `Serving ${some(this.exports.list().length, "export")} of ${
+      some(this.graph.nodes().length, "node")
+    }`;
   }
 
   /** What a stop that does not end is waiting for, in words. */

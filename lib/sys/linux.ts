@@ -15,6 +15,7 @@ const CLOCK_AT = 28672;
 export class LinuxSys extends SocketSys implements Sys {
   readonly arch: Arch;
   readonly pid: number = Deno.pid;
+  readonly descriptors: Map<string, number> = new Map();
   readonly pool: ThreadPool;
   readonly #clock: Uint32Array;
   readonly #clockAt: number;

@@ -22,7 +22,7 @@ export type StreamAddress =
 /** Sockets that listen, and what to remove when they no longer do. */
 export interface Listening {
   readonly fds: readonly number[];
-  /** The socket file, if it was made here. */
+  /** The socket file, if it was made here; by its full path. */
   readonly path: string | undefined;
   /** Whether accepted connections get keep-alive probes. */
   readonly keepAlive: boolean;
@@ -78,7 +78,13 @@ function listenUnix(sys: Sys, address: Unix, backlog: number): Listening {
     if (!abstract) sys.unlink(path);
     throw failure(sys, fd, rc, "Failed to listen on socket");
   }
-  return { fds: [fd], path: abstract ? undefined : path, keepAlive: false };
+  return { fds: [fd], path: abstract ? undefined : fullPath(sys, path), keepAlive: false };
+}
+
+/** Where the file is to be found after a change of directory (--daemonize). */
+function fullPath(sys: Sys, path: string): string {
+  const full = sys.realpath(path);
+  return typeof full === "string" ? full : path;
 }
 
 /**
@@ -201,7 +207,7 @@ function uint32(text: string): number | undefined {
 
 /** A socket that came with the process: it is made to listen, and its file is not ours to remove. */
 function adoptListening(sys: Sys, text: string, backlog: number): Listening {
-  const fd = /^\d+$/.test(text) ? Number(text) : NaN;
+  const fd = /^\d+$/.test(text) ? Number(text) : sys.descriptors?.get(text) ?? NaN;
   if (!(fd <= 0x7fffffff)) throw new CommandError(`Unable to parse FD number ${text}`);
   const stat = sys.fstat(fd);
   if (typeof stat === "number" || stat.kind !== "socket") {

@@ -144,6 +144,8 @@ export interface Sys extends FileCalls<number> {
 
   // --- process, clock, chance ---
   readonly pid: number;
+  /** Descriptors that the process was handed down under a name (systemd's LISTEN_FDNAMES), for `fd:` addresses. */
+  readonly descriptors?: Map<string, number>;
   readonly arch: "x86_64" | "aarch64";
   umask(mask: number): number;
   chdir(path: string): number;

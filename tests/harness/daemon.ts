@@ -57,7 +57,8 @@ while sys.argv[at] != "--":
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(16)
-    os.dup2(listening.fileno(), int(fd), inheritable=True)
+    os.dup2(listening.fileno(), int(fd))
+    os.set_inheritable(int(fd), True)
     listening.detach()
     at += 1
 os.execvp(sys.argv[at + 1], sys.argv[at + 1:])
