@@ -1,7 +1,7 @@
 /** QMP commands on character devices. */
 import { CommandError } from "../base/mod.ts";
 import type { Handlers } from "../qmp/schema/core.ts";
-import type { chardevCommands } from "../qmp/schema/chardev.ts";
+import type { ChardevBackendValue, chardevCommands } from "../qmp/schema/chardev.ts";
 import { addFailed, type ChardevRegistry, type ChardevWaiting } from "./registry.ts";
 
 /** The handlers of `chardevCommands`; `around` is for devices made by them. */
@@ -15,12 +15,14 @@ export function chardevHandlers(
     async "chardev-add"({ id, backend }) {
       if (chardevs.has(id)) throw new CommandError(`Chardev with id '${id}' already exists`);
       try {
+        refuseDescriptors(backend);
         return await chardevs.addBackend(id, backend, around);
       } catch (error) {
         throw addFailed(id, error);
       }
     },
-    "chardev-change": ({ id, backend }) => chardevs.change(id, backend, around),
+    "chardev-change": ({ id, backend }) =>
+      chardevs.change(id, backend, around, () => refuseDescriptors(backend)),
     "chardev-remove"({ id }) {
       chardevs.remove(id);
       return {};
@@ -43,6 +45,12 @@ export function chardevHandlers(
         : new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
     },
   };
+}
+
+/** A client of a monitor has no business with the daemon's descriptors: they are for who starts it. */
+function refuseDescriptors(backend: ChardevBackendValue): void {
+  if (backend.type !== "socket" || backend.data.addr.type !== "fd") return;
+  throw new CommandError("only QEMU supports file descriptor passing");
 }
 
 /** Newlines are allowed in it. What is not complete is refused (the original drops the rest silently). */

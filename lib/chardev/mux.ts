@@ -31,11 +31,12 @@ interface Seat extends Channel {
 /** The device. Nothing is held: its base's limits are its own. */
 export class MuxChardev extends Chardev implements ChannelUser {
   readonly filename = "mux";
-  override readonly supportsOob = false;
+  override readonly supportsOob: boolean;
   private readonly base: Channel;
   private seats: Seat[] = [];
   private focus: Seat | undefined;
   private escaped = false;
+  private stamps = false;
   private stampsSince: number | undefined;
   private atLineStart = true;
 
@@ -43,6 +44,7 @@ export class MuxChardev extends Chardev implements ChannelUser {
   constructor(context: Context, id: string, base: Chardev) {
     super(context, id);
     this.base = base.attach(this);
+    this.supportsOob = base.supportsOob;
   }
 
   override get inUse(): boolean {
@@ -110,7 +112,7 @@ export class MuxChardev extends Chardev implements ChannelUser {
   }
 
   protected override transmit(bytes: Uint8Array): void {
-    this.base.send(this.stampsSince === undefined ? bytes : this.stamp(bytes, this.stampsSince));
+    this.base.send(this.stamps ? this.stamp(bytes) : bytes);
   }
 
   protected release(): void {
@@ -134,7 +136,7 @@ export class MuxChardev extends Chardev implements ChannelUser {
       get congested() {
         return mux.congested;
       },
-      supportsOob: false,
+      supportsOob: this.supportsOob,
       send: (bytes) => mux.send(bytes),
       pause(paused) {
         this.wantsPause = paused;
@@ -173,9 +175,8 @@ export class MuxChardev extends Chardev implements ChannelUser {
         return;
       }
       case "t":
-        this.stampsSince = this.stampsSince === undefined
-          ? this.context.sys.monotonicNs()
-          : undefined;
+        this.stamps = !this.stamps;
+        this.stampsSince = undefined;
         return;
       case "h":
       case "?":
@@ -183,9 +184,11 @@ export class MuxChardev extends Chardev implements ChannelUser {
     }
   }
 
-  /** Puts the time since `since` (CLOCK_MONOTONIC, nanoseconds) before each line. */
-  private stamp(bytes: Uint8Array, since: number): Uint8Array {
-    const ms = Math.floor((this.context.sys.monotonicNs() - since) / 1e6);
+  /** Puts the time since the first stamped line before each. */
+  private stamp(bytes: Uint8Array): Uint8Array {
+    const now = this.context.sys.monotonicNs();
+    this.stampsSince ??= now;
+    const ms = Math.floor((now - this.stampsSince) / 1e6);
     const two = (value: number) => String(Math.floor(value) % 60).padStart(2, "0");
     const hours = String(Math.floor(ms / 3_600_000)).padStart(2, "0");
     const rest = `${two(ms / 60_000)}:${two(ms / 1000)}.${String(ms % 1000).padStart(3, "0")}`;

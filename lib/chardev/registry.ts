@@ -83,12 +83,13 @@ export class ChardevRegistry {
 
   /**
    * chardev-change: replaces a device without a frontend. Throws CommandError; the old one stays then (the
-   * original loses it).
+   * original loses it). `check` may refuse the new one.
    */
   async change(
     id: string,
     backend: ChardevBackendValue,
     around: ChardevWaiting,
+    check: () => void = () => {},
   ): Promise<ChardevMade> {
     const old = this.entries.get(id);
     if (old === undefined) throw new CommandError(`Chardev '${id}' does not exist`);
@@ -96,7 +97,11 @@ export class ChardevRegistry {
       throw new CommandError("Mux device hotswap not supported yet");
     }
     if (old.device.inUse) throw new CommandError("Chardev user does not support chardev hotswap");
-    const refuse = (error: unknown) => addFailed(id, error);
+    try {
+      check();
+    } catch (error) {
+      throw addFailed(id, error);
+    }
     // Two devices cannot share the terminal or a listening address: then the old one goes first.
     const exclusive = sameResource(old.backend, backend);
     if (exclusive) this.drop(id);
@@ -108,7 +113,7 @@ export class ChardevRegistry {
         const again = await this.make(id, old.backend);
         this.entries.set(id, { device: again, backend: old.backend });
       }
-      throw refuse(error);
+      throw addFailed(id, error);
     }
     const now = this.entries.get(id);
     // Waiting for an address to be resolved lets others in.
