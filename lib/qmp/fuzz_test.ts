@@ -6,8 +6,8 @@ import assert from "node:assert/strict";
 import { parseValue } from "../cli/mod.ts";
 import { parseQemuOpts } from "../cli/mod.ts";
 import { CommandError } from "../base/mod.ts";
+import { almost, chance } from "./arbitrary.ts";
 import { JsonReader, parseJson, writeJson } from "./json/mod.ts";
-import type { Schema } from "./schema/core.ts";
 import { allCommands, allEvents } from "./schema/mod.ts";
 import { introspect } from "./schema/introspect.ts";
 import { visitJson } from "./schema/visit_json.ts";
@@ -18,18 +18,6 @@ function setting(name: string, byDefault: number): number {
 }
 const cases = setting("QSD_FUZZ_CASES", 3000);
 const firstSeed = setting("QSD_FUZZ_SEED", 1);
-
-/** mulberry32: numbers in [0, n). */
-function chance(seed: number): (n: number) => number {
-  let state = seed >>> 0;
-  return (n) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) % n;
-  };
-}
 
 function onlyCommandErrors(seed: number, run: () => void): void {
   try {
@@ -130,59 +118,13 @@ Deno.test("a key of very many fragments is refused, not overflowed", () => {
   assert.throws(() => parseValue(deep, "driver", schema), CommandError);
 });
 
-/** A value that mostly fits the schema, and in places does not. */
-function almost(schema: Schema<unknown>, pick: (n: number) => number, depth: number): unknown {
-  if (pick(12) === 0 || depth > 6) return wild(pick, depth);
-  const { meta } = schema;
-  switch (meta.kind) {
-    case "builtin":
-      return { str: "text", bool: true, number: 1.5, null: null, any: {} }[meta.name];
-    case "int":
-      return [0, 1, -1, 65536, 2n ** 63n, -(2n ** 63n), 2n ** 64n - 1n][pick(7)];
-    case "enum":
-      return meta.values[pick(meta.values.length)];
-    case "array":
-      return Array.from({ length: pick(4) }, () => almost(meta.element(), pick, depth + 1));
-    case "alternate": {
-      const alternatives = Object.values(meta.alternatives);
-      return almost(alternatives[pick(alternatives.length)]!(), pick, depth + 1);
-    }
-    default: {
-      const object = Object.create(null);
-      for (const [name, member] of Object.entries(meta.members)) {
-        if (pick(8) > (member.optional ? 3 : 0)) {
-          object[name] = almost(member.type(), pick, depth + 1);
-        }
-      }
-      if (meta.kind === "union" && typeof object[meta.tag] === "string") {
-        const branch = meta.branches[object[meta.tag]];
-        if (branch !== undefined) {
-          const more = almost(branch, pick, depth + 1);
-          if (typeof more === "object" && more !== null) Object.assign(object, more);
-        }
-      }
-      if (pick(10) === 0) {
-        object[["extra", "__proto__", "toString", "0"][pick(4)]!] = wild(pick, depth);
-      }
-      return object;
-    }
-  }
-}
-
-function wild(pick: (n: number) => number, depth: number): unknown {
-  const leaves = [null, true, "x", "", 0, -1, 1.5, 2n ** 64n - 1n, "a\0b", [], {}];
-  if (depth > 8) return leaves[pick(leaves.length)];
-  if (pick(4) === 0) return [wild(pick, depth + 1), wild(pick, depth + 1)];
-  return leaves[pick(leaves.length)];
-}
-
 Deno.test("arguments made from the schema, with mistakes, give a value or a CommandError", () => {
   const schemas = Object.values(allCommands).map(({ arguments: args }) => args);
   let accepted = 0;
   for (let seed = firstSeed; seed < firstSeed + cases; seed++) {
     const pick = chance(seed);
     const schema = schemas[pick(schemas.length)]!;
-    const value = almost(schema, pick, 0);
+    const value = almost(schema, pick);
     onlyCommandErrors(seed, () => {
       const typed = visitJson(schema, value);
       accepted++;
