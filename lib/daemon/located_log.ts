@@ -19,6 +19,11 @@ export class LocatedLog implements Log {
     this.write(`${this.prefix}warning: ${message}\n`);
   }
 
+  /** A warning about a line of a file. */
+  warnOfLine(file: string, line: number, message: string): void {
+    this.write(`${this.program}:${file}:${line}: warning: ${message}\n`);
+  }
+
   info(message: string): void {
     this.write(`${this.prefix}info: ${message}\n`);
   }

@@ -2,7 +2,8 @@
 import { CommandError } from "../base/mod.ts";
 import { parseQemuOpts } from "../cli/mod.ts";
 import { applyEvents, traceEvents, TraceRegistry } from "../observe/mod.ts";
-import { errnoText, type Log, O, type Sys, writeStderr } from "../sys/mod.ts";
+import { errnoText, O, type Sys, writeStderr } from "../sys/mod.ts";
+import type { LocatedLog } from "./located_log.ts";
 
 const CHUNK = 65536;
 
@@ -23,7 +24,7 @@ export class Tracing {
   }
 
   /** `[enable=]PATTERN[,events=FILE][,file=FILE]`. Returns a list to print, where help was asked for. */
-  apply(argument: string, log: Log): string | undefined {
+  apply(argument: string, log: LocatedLog): string | undefined {
     const { options, help } = parseQemuOpts(argument, "enable");
     if (help) return this.registry.names.map((name) => `${name}\n`).join("");
     for (const { key } of options) {
@@ -38,7 +39,7 @@ export class Tracing {
     }
     if (events !== undefined) {
       for (const { line, message } of applyEvents(this.registry, this.#read(events))) {
-        log.warn(`${events}:${line}: ${message}`);
+        log.warnOfLine(events, line, message);
       }
     }
     if (file !== undefined) this.#writeTo(file);
