@@ -7,6 +7,7 @@ import {
   exit,
   LinuxSys,
   onSignals,
+  onUncaught,
   programArguments,
   writeStdout,
 } from "../sys/mod.ts";
@@ -83,6 +84,7 @@ class Life {
 
   async run(): Promise<number> {
     const services = this.#services;
+    const uncaught = onUncaught((error) => this.#onUncaught(error));
     const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => this.#onSignal(signal));
     let status = 0;
     try {
@@ -102,6 +104,7 @@ class Life {
     this.#pidFile?.remove();
     this.tracing.close();
     watch.close();
+    uncaught.close();
     return status;
   }
 
@@ -137,7 +140,26 @@ class Life {
     if (++this.#signals === 1) return this.#services.requestStop(signal);
     const what = this.#services.waitingFor();
     this.log.error(`${signal} again while stopping: gave up waiting for ${what}`);
-    this.#pidFile?.remove();
-    exit(1);
+    this.#abandon();
+  }
+
+  /**
+   * A mistake of ours: the state can no longer be trusted, so that nothing more is written to images. What was
+   * acknowledged is with the kernel; clients see their connections end.
+   */
+  #onUncaught(error: unknown): void {
+    this.log.error("internal error; please report it:");
+    this.log.hint((error instanceof Error ? error.stack : undefined) ?? String(error));
+    this.#abandon();
+  }
+
+  /** Ends the process at once; only what others would take for a running daemon is removed. */
+  #abandon(): never {
+    try {
+      this.#pidFile?.remove();
+      this.#services.abandon();
+    } finally {
+      exit(1);
+    }
   }
 }

@@ -46,6 +46,26 @@ export function onSignals<S extends Signal>(
   return { close: () => listeners.forEach((remove) => remove()) };
 }
 
+/** Calls `handler` with whatever was thrown, or rejected, and caught by nobody, until `close`. */
+export function onUncaught(handler: (error: unknown) => void): { close(): void } {
+  const rejected = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    handler(event.reason);
+  };
+  const thrown = (event: ErrorEvent) => {
+    event.preventDefault();
+    handler(event.error ?? event.message);
+  };
+  globalThis.addEventListener("unhandledrejection", rejected);
+  globalThis.addEventListener("error", thrown);
+  return {
+    close() {
+      globalThis.removeEventListener("unhandledrejection", rejected);
+      globalThis.removeEventListener("error", thrown);
+    },
+  };
+}
+
 /** Writes all of `text` to standard output; false if it could not be written (a closed pipe, for example). */
 export function writeStdout(text: string): boolean {
   const bytes = new TextEncoder().encode(text);
