@@ -1,0 +1,118 @@
+/** Ends of a daemon that are not the usual one: what is said, the exit status, and that nothing is left behind. */
+import assert from "node:assert/strict";
+import { Daemon, ON_ORIGINAL, ROOT, runToEnd } from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { noisy } from "../harness/images.ts";
+import { NbdPeer } from "../harness/nbd.ts";
+import { CMD } from "../harness/nbd_wire.ts";
+import { serveArgs } from "../harness/serve.ts";
+import { until } from "../harness/wait.ts";
+
+const left = (dir: TestDir) => [...Deno.readDirSync(dir.path)].map(({ name }) => name).sort();
+
+Deno.test("a start that fails removes the sockets that it had made", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using dir = TestDir.make();
+  noisy(dir.file("disk.raw"), 4096);
+  const { status, stderr } = await runToEnd({
+    dir,
+    args: [
+      "--chardev",
+      "socket,id=q,path=qmp,server=on,wait=off",
+      "--monitor",
+      "q",
+      ...serveArgs(),
+      "--blockdev",
+      "raw,node-name=r,file=none",
+    ],
+  });
+  assert.equal(status, 1);
+  assert.match(
+    stderr,
+    /: --blockdev raw,node-name=r,file=none: Cannot find device='none' nor node-name='none'\n$/,
+  );
+  assert.deepEqual(left(dir), ["disk.raw"]);
+});
+
+/** A daemon whose requests take for ever. */
+async function stuck(): Promise<Daemon> {
+  return await Daemon.start({
+    args: [
+      "--trace",
+      "nbd_receive_request",
+      "--blockdev",
+      `null-co,node-name=slow,latency-ns=${1e15}`,
+      "--nbd-server",
+      "addr.type=unix,addr.path=nbd",
+      "--export",
+      "nbd,id=e,node-name=slow",
+    ],
+  });
+}
+
+async function client(daemon: Daemon): Promise<NbdPeer> {
+  const peer = await NbdPeer.connect(daemon.file("nbd"));
+  await peer.hello();
+  await peer.go("slow");
+  return peer;
+}
+
+Deno.test("a second signal ends a stop that hangs, and says what it waited for", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using daemon = await stuck();
+  using peer = await client(daemon);
+  using idle = await client(daemon);
+  await peer.ask({ type: CMD.READ, offset: 4096, length: 512 });
+  await until(() => daemon.stderr.includes("nbd_receive_request"), "the request to arrive");
+  daemon.kill("SIGTERM");
+  // The stop has begun when the idle client is dropped.
+  await idle.untilClosed();
+  daemon.kill("SIGINT");
+  const { status, stderr } = await daemon.end();
+  assert.equal(status, 1);
+  assert.match(
+    stderr,
+    /: SIGINT again while stopping: gave up waiting for clients of exports to finish their requests; requests that have not completed: 1 \(read of 512 bytes at 4096 on node 'slow' for \d+\.\d s\)\n$/,
+  );
+  assert.deepEqual(left(daemon.dir), []);
+});
+
+/** Runs the daemon beside a mistake of ours that comes with a signal: one that the daemon's code does not catch. */
+function mistaken(dir: TestDir): Promise<Daemon> {
+  const program = dir.file("mistaken.ts");
+  Deno.writeTextFileSync(
+    program,
+    `
+import { runDaemon } from ${JSON.stringify(`file://${ROOT}/lib/daemon/mod.ts`)};
+Deno.addSignalListener("SIGUSR1", () => {
+  setTimeout(() => { throw new Error("thrown by mistake"); });
+});
+Deno.addSignalListener("SIGUSR2", () => void Promise.reject(new Error("rejected by mistake")));
+await runDaemon();
+`,
+  );
+  noisy(dir.file("disk.raw"), 4096);
+  const wrapper = [Deno.execPath(), "run", "-A", "--no-check", "--no-config"];
+  return Daemon.start({ dir, wrapper, program, args: serveArgs() });
+}
+
+for (const [signal, word] of [["SIGUSR1", "thrown"], ["SIGUSR2", "rejected"]] as const) {
+  Deno.test(
+    `a mistake of our own (${word}) ends the daemon with its stack, and leaves no files behind`,
+    {
+      ignore: ON_ORIGINAL,
+    },
+    async () => {
+      await using dir = TestDir.make();
+      await using daemon = await mistaken(dir);
+      daemon.kill(signal);
+      const { status, stderr } = await daemon.end();
+      assert.equal(status, 1);
+      assert.match(stderr, /^qsd: internal error; please report it:\n/);
+      assert.match(stderr, new RegExp(`Error: ${word} by mistake\\n +at .*mistaken\\.ts`));
+      assert.deepEqual(left(dir), ["disk.raw", "mistaken.ts"]);
+    },
+  );
+}
