@@ -2,13 +2,20 @@
  * The NBD server: listening sockets, the exports by name, the connected clients. Beyond `maxConnections`
  * clients wait in the accept queue; one that does not finish its handshake in time is dropped.
  */
-import type { Context, Watch } from "../sys/mod.ts";
-import { SO, SOL, TCP } from "../sys/mod.ts";
-import { Errno, errnoText } from "../sys/mod.ts";
+import {
+  type Context,
+  Errno,
+  errnoText,
+  type Listening,
+  listenOn,
+  SO,
+  SOL,
+  TCP,
+  type Watch,
+} from "../sys/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
-import { type Listening, listenOn } from "../sys/mod.ts";
 import { SocketTransport } from "./transport.ts";
 
 /** As qemu-storage-daemon 7.2.22. */

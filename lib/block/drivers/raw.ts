@@ -15,6 +15,7 @@ import {
   Perm,
   type Placement,
   type ReopenChange,
+  RequestFlag,
   type TruncateOptions,
   type WritePlan,
 } from "../mod.ts";
@@ -57,6 +58,8 @@ function isWindow(options: RawOptions): boolean {
 
 class RawInstance implements FormatInstance {
   readonly kind = "format";
+  /** There is nothing but the data: it is durable when the child has made it so. */
+  readonly supportedFlags = RequestFlag.fua;
   #options: RawOptions;
   #window: Window;
 

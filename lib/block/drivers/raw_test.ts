@@ -1,13 +1,17 @@
 import assert from "node:assert/strict";
-import { BlockError, CommandError } from "../../base/mod.ts";
+import { BlockError, CommandError, IoVec } from "../../base/mod.ts";
 import {
+  BlockGraph,
   type Child,
+  driverRegistry,
   type FormatInstance,
   Perm,
   type Placement,
+  RequestFlag,
   type TruncateOptions,
   type WritePlan,
 } from "../mod.ts";
+import { MemoryDisk, memoryDriver, testContext as coreContext } from "../testing.ts";
 import { raw, type RawOptions } from "./raw.ts";
 import { openContext, openDriver, type TestContext, testContext } from "./testing.ts";
 
@@ -162,4 +166,25 @@ test("a window can be moved by reopening", async (context) => {
   const place = new Place();
   await node.locate(0, 1, place as unknown as Placement);
   assert.equal(place.at, 0);
+});
+
+Deno.test("FUA goes down with the data: a child that honours it needs no flush", async () => {
+  const disk = new MemoryDisk(SIZE);
+  disk.supportedFlags = RequestFlag.fua;
+  const context = coreContext();
+  const drivers = driverRegistry([memoryDriver({ d: disk }), raw as never]);
+  const graph = new BlockGraph({ context, drivers, events: { emit: () => {} } });
+  const options = { driver: "raw", "node-name": "r", file: { driver: "memory", disk: "d" } };
+  await graph.add(options, { monitorOwned: true });
+  const needed = Perm.consistentRead | Perm.write;
+  const backend = await graph.backend("r", { describe: "it", needed, shared: Perm.all });
+  const iov = IoVec.of(context.sys.allocate(512).address, 512);
+  await backend.write(0, iov, RequestFlag.fua);
+  await backend.writeZeroes(0, 512, RequestFlag.fua);
+  assert.deepEqual(disk.calls.map(({ op, flags }) => [op, flags]), [
+    ["write", RequestFlag.fua],
+    ["write-zeroes", RequestFlag.fua],
+  ]);
+  await backend.detach();
+  await graph.closeAll();
 });
