@@ -80,8 +80,16 @@ export class Services {
   #connectObjects(): void {
     const { objects, chardevs, qmp: server } = this;
     objects.addBranch(chardevClasses, { name: "chardevs", list: () => chardevs.qomObjects() });
-    const attach: MonitorSurroundings["attach"] = (id, user) => chardevs.attach(id, user);
-    objects.register(monitorClasses, monitorKind({ server, attach }));
+    const around: MonitorSurroundings = {
+      server,
+      attach: (id, user) => chardevs.attach(id, user),
+      deleteBoth(id, chardev) {
+        objects.delete(id);
+        chardevs.remove(chardev);
+      },
+      later: (task) => this.context.loop.defer(task),
+    };
+    objects.register(monitorClasses, monitorKind(around));
   }
 
   /** Asks for the stop; `stopRequested` resolves. Only the first reason counts. */

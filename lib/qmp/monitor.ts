@@ -34,6 +34,8 @@ export interface MonitorParts {
   readonly trace: MonitorTrace;
   /** The monitor has a request that can run. */
   readonly wake: () => void;
+  /** Its client has left. */
+  readonly left?: () => void;
 }
 
 /** A request as it waits: a value, or the text of a parse error that takes its place in the order. */
@@ -88,6 +90,7 @@ export class Monitor implements ChannelUser {
 
   closed(): void {
     this.forget();
+    this.parts.left?.();
   }
 
   drained(): void {

@@ -15,6 +15,7 @@ export const monitorClasses: readonly QomClass[] = [
     properties: [
       given("chardev", "string"),
       given("pretty", "bool"),
+      given("close-action", "MonitorQMPCloseAction"),
     ],
   },
 ];
@@ -24,21 +25,37 @@ export interface MonitorSurroundings {
   readonly server: QmpServer;
   /** Makes `user` the frontend of a character device. Throws CommandError. */
   readonly attach: (chardev: string, user: ChannelUser) => Channel;
+  /** Deletes object `id` and removes character device `chardev`; not called from within the device. */
+  readonly deleteBoth: (id: string, chardev: string) => void;
+  /** Runs `task` soon, when nothing else is on the stack. */
+  readonly later: (task: () => void) => void;
 }
 
 /** Makes monitors. */
 export function monitorKind(around: MonitorSurroundings): ObjectKind<MonitorQmpPropertiesValue> {
   return {
     type: "monitor-qmp",
-    make(id, { chardev, pretty = false }) {
+    make(id, { chardev, pretty = false, "close-action": action = "none" }) {
+      let removed = false;
+      const left = () =>
+        around.later(() => {
+          if (!removed) around.deleteBoth(id, chardev);
+        });
       const monitor = around.server.addMonitor(
-        { name: id, pretty },
+        { name: id, pretty, ...(action === "delete" ? { left } : {}) },
         (user) => around.attach(chardev, user),
       );
-      const values = new Map<string, unknown>([["chardev", chardev], ["pretty", pretty]]);
+      const values = new Map<string, unknown>([
+        ["chardev", chardev],
+        ["pretty", pretty],
+        ["close-action", action],
+      ]);
       return {
         get: (property) => values.get(property),
-        remove: () => around.server.removeMonitor(monitor),
+        remove() {
+          removed = true;
+          around.server.removeMonitor(monitor);
+        },
       };
     },
   };

@@ -25,6 +25,11 @@ function setUp() {
         channel.user = user;
         return channel;
       },
+      deleteBoth(id, chardev) {
+        objects.delete(id);
+        channels.delete(chardev);
+      },
+      later: queueMicrotask,
     }),
   );
   const ask = async (channel: FakeChannel, execute: string, args: unknown = {}) => {
@@ -89,4 +94,20 @@ Deno.test("what a monitor cannot have is refused, and nothing is left", async ()
     await refused(monitor("m", { chardev: "c" })),
     "attempt to add duplicate property 'm' to object (type 'container')",
   );
+});
+
+Deno.test("close-action=delete: the monitor and its device go with the client", async () => {
+  const { channels, connect, ask, start } = setUp();
+  const first = await start(connect());
+  for (const action of ["none", "delete"]) {
+    const second = new FakeChannel();
+    channels.set("c", second);
+    await ask(first, "object-add", monitor(action, { chardev: "c", "close-action": action }));
+    second.user!.closed();
+    await settle();
+    assert.equal(channels.has("c"), action === "none");
+    const [reply] = await ask(first, "object-del", { id: action });
+    const gone = { class: "GenericError", desc: "object 'delete' not found" };
+    assert.deepEqual(reply, action === "none" ? { return: {} } : { error: gone });
+  }
 });

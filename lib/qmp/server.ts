@@ -23,6 +23,8 @@ export interface QmpServerParts {
 export interface MonitorOptions {
   readonly name: string;
   readonly pretty: boolean;
+  /** Called when its client has left. */
+  readonly left?: () => void;
 }
 
 const SECOND_NS = 1e9;

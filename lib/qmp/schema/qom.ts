@@ -29,10 +29,13 @@ export const SecretProperties = struct("SecretProperties", {
 });
 export type SecretPropertiesValue = Infer<typeof SecretProperties>;
 
+/** What happens when the client of a monitor object leaves: nothing, or it and its character device go. */
+export const MonitorQmpCloseAction = enumeration("MonitorQMPCloseAction", ["none", "delete"]);
 /** A QMP monitor made at run time (QEMU 11.1). */
 export const MonitorQmpProperties = struct("MonitorQMPProperties", {
   chardev: str,
   pretty: opt(bool),
+  "close-action": opt(MonitorQmpCloseAction),
 });
 export type MonitorQmpPropertiesValue = Infer<typeof MonitorQmpProperties>;
 
