@@ -58,32 +58,19 @@ interface State {
   /** The descriptor is open for writing. */
   readonly writable: boolean;
   readonly direct: boolean;
-  /** No locks are taken. */
-  readonly forceShare: boolean;
   /** The descriptor that will take the place of the present one. */
   again: number | undefined;
-}
-
-/** Perm bits. */
-interface Permissions {
-  readonly needed: number;
-  readonly shared: number;
 }
 
 /** The state that the common options ask for, while `needed` are the permissions in use. */
 export function stateOf(open: OpenContext, needed: number): State {
   const mode = open.readOnly ? "read-only" : open.autoReadOnly ? "dynamic" : "read-write";
-  const { cache: { direct }, forceShare } = open;
-  return { mode, writable: isWritable(mode, needed), direct, forceShare, again: undefined };
+  const { direct } = open.cache;
+  return { mode, writable: isWritable(mode, needed), direct, again: undefined };
 }
 
 function isWritable(mode: Mode, needed: number): boolean {
   return mode === "read-write" || mode === "dynamic" && (needed & WRITING) !== 0;
-}
-
-/** What is to be locked for these permissions. */
-function lockable(needed: number, shared: number, forceShare: boolean): Permissions {
-  return forceShare ? { needed: Perm.none, shared: Perm.all } : { needed, shared };
 }
 
 /** An opened `file`, `host_device` or `host_cdrom` node. */
@@ -133,6 +120,10 @@ export class FileInstance implements IoInstance {
       this.#locks = new ImageLocks(open.context.sys, options.filename);
     }
     this.#findLimits(file.fd, this.#state.direct);
+  }
+
+  inserted(): boolean {
+    return this.#driver !== "host_cdrom" || this.#mediumPresent();
   }
 
   /** Bytes. Drives are asked each time, since media come and go. */
@@ -227,18 +218,15 @@ export class FileInstance implements IoInstance {
   async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
     // A reopen that is prepared will be committed first: these permissions are for what comes after it.
     const base = this.#next ?? this.#state;
-    const before = lockable(this.#needed, this.#shared, base.forceShare);
-    const wanted = lockable(needed, shared, base.forceShare);
-    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
-    const unlock = () => this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
+    this.#locks?.prepare(this.#fd, needed, shared);
+    const unlock = () => this.#locks?.abort(this.#fd, needed, shared);
     const writable = isWritable(base.mode, needed);
     let again: number | undefined;
     try {
       if (writable !== base.writable) again = await this.#openAgain({ ...base, writable });
       const replacing = again ?? this.#next?.again;
       if (replacing !== undefined) {
-        const both = before.needed | wanted.needed;
-        this.#locks?.placeOn(replacing, both, before.shared & wanted.shared);
+        this.#locks?.placeOn(replacing, this.#needed | needed, this.#shared & shared);
       }
     } catch (error) {
       if (again !== undefined) this.#context.sys.close(again);
@@ -251,7 +239,7 @@ export class FileInstance implements IoInstance {
         this.#state = { ...this.#state, writable };
         this.#needed = needed;
         this.#shared = shared;
-        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
+        this.#locks?.settle(this.#fd, needed, shared);
       },
       abort: () => {
         if (again !== undefined) this.#context.sys.close(again);
@@ -266,17 +254,14 @@ export class FileInstance implements IoInstance {
     refuseChanges(this.#options, given, FIXED);
     refuseResets(this.#options, given, STICKY);
     const next = stateOf(open, this.#needed);
-    const wanted = lockable(this.#needed, this.#shared, next.forceShare);
-    this.#locks?.prepare(this.#fd, wanted.needed, wanted.shared);
     const undo = () => {
       if (next.again !== undefined) this.#context.sys.close(next.again);
-      this.#locks?.abort(this.#fd, wanted.needed, wanted.shared);
       this.#next = undefined;
     };
     try {
       if (next.writable !== this.#state.writable || next.direct !== this.#state.direct) {
         next.again = await this.#openAgain(next);
-        this.#locks?.placeOn(next.again, wanted.needed, wanted.shared);
+        this.#locks?.placeOn(next.again, this.#needed, this.#shared);
       }
     } catch (error) {
       undo();
@@ -289,7 +274,6 @@ export class FileInstance implements IoInstance {
         this.#options = given;
         this.#state = { ...next, again: undefined };
         this.#next = undefined;
-        this.#locks?.settle(this.#fd, wanted.needed, wanted.shared);
         this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
         this.#findLimits(this.#fd, next.direct);
       },
