@@ -173,3 +173,22 @@ played("memory that runs out fails the request alone", async (server, transport)
   transport.feed(request(Cmd.write, 0, 512, { data: new Uint8Array(512) }));
   await transport.until(() => transport.sent === sent + 2 * 16, "no answer");
 });
+
+Deno.test("a client that hangs up while its request is slow keeps the loop from nothing", async () => {
+  const server = new TestServer(4 * MiB);
+  const { counters } = server.context.loop;
+  const client = await server.enter();
+  const held = hold(server);
+  await client.send(request(Cmd.read, 0, 512));
+  for (let i = 0; i < 300 && !held.has("read"); i++) await server.context.loop.sleep(0);
+  client.close();
+  // It parks as soon as there is nothing to do; a hang-up that is reported again and again is something.
+  const { parks } = counters;
+  for (let i = 0; i < 100 && counters.parks < parks + 3; i++) {
+    await server.context.loop.sleep(5e6);
+  }
+  assert.ok(counters.parks >= parks + 3, "the loop never rests");
+  held.get("read")![0]!();
+  await server.allGone();
+  await server.close();
+});

@@ -15,7 +15,7 @@ export interface Transport {
   receive(address: number, length: number): number;
   send(address: number, length: number): number;
   sendv(iov: IoVec): number;
-  /** Which of the two `ready` is called for; level-triggered. */
+  /** Which of the two `ready` is called for; level-triggered. With neither it is not called at all. */
   interest(read: boolean, write: boolean): void;
   /**
    * Called with what is ready. `broken`: the peer is gone for both directions (what it sent before may
@@ -36,30 +36,15 @@ export class SocketTransport implements Transport {
   ready: (read: boolean, write: boolean, broken: boolean) => void = () => {};
   readonly #context: Context;
   readonly #fd: number;
-  readonly #watch: Watch;
-  #events = EPOLLIN;
+  /** Absent while nothing is wanted: epoll reports a hang-up again and again, wanted or not. */
+  #watch: Watch | undefined;
+  #events = 0;
   #closed = false;
-  #watched = true;
 
   constructor(context: Context, fd: number) {
     this.#context = context;
     this.#fd = fd;
-    this.#watch = context.loop.watch(fd, EPOLLIN, (events) => {
-      const unwanted = this.#events === 0;
-      this.ready(
-        (events & EPOLLIN) !== 0,
-        (events & EPOLLOUT) !== 0,
-        (events & (EPOLLERR | EPOLLHUP)) !== 0,
-      );
-      // A hang-up is reported again and again, wanted or not: once is enough. An event that was wanted
-      // may leave nothing to want for a moment (its requests are under way): that is no reason to go.
-      if (unwanted && this.#events === 0) this.#unwatch();
-    });
-  }
-
-  #unwatch(): void {
-    if (this.#watched) this.#watch.close();
-    this.#watched = false;
+    this.interest(true, false);
   }
 
   receive(address: number, length: number): number {
@@ -76,15 +61,26 @@ export class SocketTransport implements Transport {
 
   interest(read: boolean, write: boolean): void {
     const events = (read ? EPOLLIN : 0) | (write ? EPOLLOUT : 0);
-    if (events === this.#events || !this.#watched) return;
+    if (events === this.#events) return;
     this.#events = events;
-    this.#watch.set(events);
+    if (events === 0) {
+      this.#watch?.close();
+      this.#watch = undefined;
+    } else if (this.#watch === undefined) {
+      this.#watch = this.#context.loop.watch(this.#fd, events, (ready) => {
+        const broken = (ready & (EPOLLERR | EPOLLHUP)) !== 0;
+        this.ready((ready & EPOLLIN) !== 0, (ready & EPOLLOUT) !== 0, broken);
+      });
+    } else {
+      this.#watch.set(events);
+    }
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#unwatch();
+    this.#watch?.close();
+    this.#watch = undefined;
     this.#context.sys.close(this.#fd);
   }
 }
