@@ -15,6 +15,7 @@ import {
   type ChildRole,
   type DriverDefinition,
   type DriverInstance,
+  type ImageFacts,
   type Limits,
   Perm,
   RequestFlag,
@@ -154,6 +155,10 @@ export class Edge implements Child {
   }
   get limits(): Readonly<Limits> {
     return this.node.limits;
+  }
+
+  facts(): MaybePromise<Partial<ImageFacts>> {
+    return this.node.instance.facts?.() ?? {};
   }
 
   /** Whether this edge may write `length` bytes at `offset`: past the end only with the resize permission. */

@@ -224,6 +224,8 @@ export interface Child {
   readonly size: number;
   /** Limits of the child node. */
   readonly limits: Readonly<Limits>;
+  /** What its driver tells about it. */
+  facts(): MaybePromise<Partial<ImageFacts>>;
   // For interposing filters and metadata; format data goes through locate/reserve instead.
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write(offset: number, iov: IoVec, flags: number): MaybePromise<void>;

@@ -1,6 +1,5 @@
 /** File names that QEMU makes up for nodes whose options a plain name cannot express: `json:{...}`. */
-import { CommandError, type MaybePromise } from "../../base/mod.ts";
-import type { Child, ImageFacts, NodeView } from "../mod.ts";
+import { CommandError } from "../../base/mod.ts";
 
 /** Options as text, with QEMU's blanks; undefined members are left out. */
 function text(value: unknown): string {
@@ -17,13 +16,6 @@ export function jsonFilename(options: Readonly<Record<string, unknown>>): string
 /** The options that a protocol node's name stands for, to nest it in a parent's name. */
 export function optionsOfName(driver: string, filename: string): Record<string, unknown> {
   return filename === `${driver}://` ? { driver } : { driver, filename };
-}
-
-/** What the driver of a child tells about itself. */
-export function childFacts(child: Child): MaybePromise<Partial<ImageFacts>> {
-  // The graph hands out nodes with their opened state, which is for facts (NodeView.instance).
-  const instance = (child.node as Partial<NodeView>).instance;
-  return instance?.facts?.() ?? {};
 }
 
 /** Refuses a negative size or offset; these are signed in the schema. `value` in bytes. */

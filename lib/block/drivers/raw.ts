@@ -19,7 +19,7 @@ import {
   type TruncateOptions,
   type WritePlan,
 } from "../mod.ts";
-import { childFacts, jsonFilename, optionsOfName, refuseNegative } from "./filename.ts";
+import { jsonFilename, optionsOfName, refuseNegative } from "./filename.ts";
 
 /** Options of raw. */
 export type RawOptions = Infer<typeof BlockdevOptionsRaw>;
@@ -105,7 +105,7 @@ class RawInstance implements FormatInstance {
   }
 
   async facts(): Promise<Partial<ImageFacts>> {
-    const { filename, options: inner, actualSize, dirtyFlag } = await childFacts(this.child);
+    const { filename, options: inner, actualSize, dirtyFlag } = await this.child.facts();
     const { offset, size } = this.#options;
     const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
     const options = { offset, driver: "raw", size, file };

@@ -20,11 +20,11 @@ const SIZE = 1024;
 /** A child that only has a length; what is asked of it is kept. */
 function child(facts: Record<string, unknown> = {}): Child & { truncated: number[] } {
   const truncated: number[] = [];
-  const node = { name: "c", driver: "file", size: SIZE, instance: { facts: () => facts } };
   return {
     name: "file",
-    node,
+    node: { name: "c", driver: "file", size: SIZE },
     size: SIZE,
+    facts: () => facts,
     truncated,
     truncate: (size: number, _options: TruncateOptions) => void truncated.push(size),
   } as unknown as Child & { truncated: number[] };
