@@ -64,6 +64,9 @@ export class Backend implements BlockBackend {
   get readOnly(): boolean {
     return this.node.readOnly;
   }
+  get inserted(): boolean {
+    return this.node.inserted;
+  }
   get inFlight(): number {
     return this.requests.size + this.#waiting.length;
   }

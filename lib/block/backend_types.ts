@@ -25,6 +25,8 @@ export interface BlockBackend {
   readonly size: number;
   readonly limits: Readonly<Limits>;
   readonly readOnly: boolean;
+  /** Whether there is a medium; without one (an empty drive) there is no length either. */
+  readonly inserted: boolean;
   /** Any offset and length within the node; unaligned ones are rounded (read-modify-write). */
   read(offset: number, iov: IoVec, flags?: number): MaybePromise<void>;
   write(offset: number, iov: IoVec, flags?: number): MaybePromise<void>;

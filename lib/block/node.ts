@@ -96,6 +96,11 @@ export class BlockNode implements NodeView {
   get size(): number {
     return alignUp(this.instance.size, SECTOR);
   }
+  /** Whether media are in the drives that it reads from. */
+  get inserted(): boolean {
+    return (this.instance.inserted?.() ?? true) &&
+      this.children.every((edge) => edge.node.inserted);
+  }
   /** Whether `end` lies within the node. (The length is seldom unaligned, and a remainder costs.) */
   holds(end: number): boolean {
     return end <= this.instance.size || end <= this.size;

@@ -130,6 +130,8 @@ export interface DriverInstanceBase {
   prepareReopen?(next: OpenContext, options: unknown): MaybePromise<ReopenChange>;
   /** What query-named-block-nodes tells: see ImageFacts. */
   facts?(): MaybePromise<Partial<ImageFacts>>;
+  /** Whether a medium is in the drive. Absent: there always is one. */
+  inserted?(): boolean;
   /** Driver-specific part of query-blockstats. */
   statistics?(): Record<string, unknown> | undefined;
   /** Drain: no request is in flight until `resume`. Background activity of the driver stops. */

@@ -119,6 +119,9 @@ export class NbdControl implements ExportType {
 
   create(backend: BlockBackend, options: BlockExportOptionsValue): ExportInstance {
     const { server, name } = this.#check(options);
+    if (!backend.inserted) {
+      throw new CommandError("Failed to determine the NBD export's length: No medium found");
+    }
     const { description } = options;
     const target = new NbdExport(backend, {
       name,

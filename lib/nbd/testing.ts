@@ -37,6 +37,7 @@ export class MemoryBackend implements BlockBackend {
   readonly node = { name: "disk", driver: "memory", size: 0 };
   limits: Limits = { ...limits };
   readOnly = false;
+  inserted = true;
   /** Answers later: after a turn of the loop, or when the test says so. */
   later: undefined | ((op: string) => Promise<void>);
   /** Fails a call: an errno's name. */
