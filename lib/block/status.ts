@@ -212,7 +212,8 @@ function throughLayers(
     if (below !== undefined && offset < layer.size) {
       return throughLayers(seam, below.node, offset, out.length, precise, out, depth + 1);
     }
-    if (!out.allocated && !out.data) out.zero = true;
+    // A format's holes read as zeroes; a protocol says itself what is to be found in its own.
+    if (!out.allocated && !out.data && layer.instance.kind === "format") out.zero = true;
     return out.allocated ? depth : 0;
   });
 }
