@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { alignDown, alignUp, BlockError, IoVec } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
-import type { Context, Memory } from "../sys/types.ts";
+import type { Context, Memory } from "../sys/mod.ts";
 import type { BlockBackend } from "./backend_types.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";

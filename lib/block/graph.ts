@@ -8,7 +8,7 @@
 import { assert, CommandError } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import { Section, withAncestors } from "./drain.ts";

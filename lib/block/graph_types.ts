@@ -1,6 +1,6 @@
 /** What the block graph offers its users (exports, jobs, the monitor): the types around BlockGraph. */
 import type { BlockNodeInfo, DriverDefinition, DriverInstance, Limits } from "./types.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 
 /** Finds a driver by QEMU's name (drivers/mod.ts has the one with all drivers). */

@@ -1,6 +1,6 @@
 /** Moving bytes between IoVecs and native buffers. */
 import type { IoVec } from "../base/mod.ts";
-import type { Sys } from "../sys/types.ts";
+import type { Sys } from "../sys/mod.ts";
 
 /** Zeroes the bytes [start, total) of `iov`. */
 export function zeroFill(sys: Sys, iov: IoVec, start = 0): void {

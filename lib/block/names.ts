@@ -1,6 +1,6 @@
 /** Node names: which ones users may choose, and the generated ones. qsd-facts 3.1. */
 import { CommandError, isIdentifier } from "../base/mod.ts";
-import type { Sys } from "../sys/types.ts";
+import type { Sys } from "../sys/mod.ts";
 
 /** Bytes of a node name. */
 const MAX_NAME = 31;

@@ -4,7 +4,7 @@
  */
 import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 import { checkDepth } from "./depth.ts";
 import type { DriverRegistry } from "./graph_types.ts";
 import type { NameGenerator } from "./names.ts";

@@ -1,10 +1,11 @@
 /** Carrying out a write plan: copies and data to their places, then commit; or abandon. */
 import { assert, IoVec, type MaybePromise } from "../base/mod.ts";
-import type { Memory } from "../sys/types.ts";
+import type { Memory } from "../sys/mod.ts";
 import { Bounded } from "./bounded.ts";
 import type { BlockNode, Edge } from "./node.ts";
 import type { PlanRecord, PlanStep } from "./placement.ts";
-import { isNotSupported, rescue, type Seam } from "./seam.ts";
+import { isNotSupported, rescue } from "./rescue.ts";
+import type { Seam } from "./seam.ts";
 import type { WriteIntent } from "./types.ts";
 
 /** Steps that are neighbours in one child and become one write. */

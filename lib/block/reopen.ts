@@ -8,7 +8,7 @@
  */
 import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 import { checkDepth } from "./depth.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";

@@ -6,8 +6,8 @@
  * What completes at once stays synchronous and allocates nothing. Nothing but the node, the IoVec and plain
  * numbers is relied on across an await: the graph is only changed while the node is drained.
  */
-import { BlockError, type IoVec, IoVec as Vec, isPromise, type MaybePromise } from "../base/mod.ts";
-import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/types.ts";
+import { BlockError, type IoVec, IoVec as Vec, type MaybePromise } from "../base/mod.ts";
+import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/mod.ts";
 import { inOrder, readAligned, writeAligned } from "./align.ts";
 import { Bounded } from "./bounded.ts";
 import { Engine } from "./engine.ts";
@@ -396,23 +396,4 @@ function pieceLength(node: BlockNode, offset: number, iov: IoVec, start: number)
 /** Writes are refused here with EPERM, as in QEMU. */
 function readOnlyError(node: BlockNode, op: string, offset: number): BlockError {
   return new BlockError("EPERM", "Block node is read-only", { node: node.name, op, offset });
-}
-
-/** Whether an error says that the driver cannot do it (so that another way is tried). */
-export function isNotSupported(error: unknown): boolean {
-  return error instanceof BlockError && error.kind === "not-supported";
-}
-
-/** Calls `act`, and `otherwise` if it throws or rejects. */
-export function rescue(
-  act: () => MaybePromise<void>,
-  otherwise: (error: unknown) => MaybePromise<void>,
-): MaybePromise<void> {
-  let result: MaybePromise<void>;
-  try {
-    result = act();
-  } catch (error) {
-    return otherwise(error);
-  }
-  return isPromise(result) ? result.catch(otherwise) : undefined;
 }

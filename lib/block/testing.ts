@@ -11,7 +11,7 @@ import {
   type MaybePromise,
 } from "../base/mod.ts";
 import { int, struct } from "../qmp/schema/core.ts";
-import type { BufferPool, Context, Loop, Memory, Sys, TracePoint } from "../sys/types.ts";
+import type { BufferPool, Context, Loop, Memory, Sys, TracePoint } from "../sys/mod.ts";
 import { type BlockdevOptionsValue, BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";

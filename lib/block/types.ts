@@ -10,7 +10,7 @@
  */
 import type { IoVec, MaybePromise } from "../base/mod.ts";
 import type { CommandError } from "../base/mod.ts";
-import type { Context } from "../sys/types.ts";
+import type { Context } from "../sys/mod.ts";
 import type { Schema } from "../qmp/schema/core.ts";
 
 /** Permissions on an edge of the graph (QEMU's BLK_PERM_*; the bit is also the lock byte's index). */

@@ -9,7 +9,8 @@ import {
 } from "../base/mod.ts";
 import { inOrder, writeZeroesAligned } from "./align.ts";
 import type { BlockNode } from "./node.ts";
-import { isNotSupported, rescue, type Seam } from "./seam.ts";
+import { isNotSupported, rescue } from "./rescue.ts";
+import type { Seam } from "./seam.ts";
 import { RequestFlag } from "./types.ts";
 
 /** Writes zeroes to a range of any alignment. */

@@ -2,7 +2,7 @@
  * Trace events (QEMU's --trace). A point that is off costs one branch; one that is on writes a line with
  * thread, time and name. One registry per process; contexts look their points up once and keep them.
  */
-import type { TracePoint } from "../sys/types.ts";
+import type { TracePoint } from "../sys/mod.ts";
 
 /** Where trace lines go, and what time it is. */
 export interface TraceSink {

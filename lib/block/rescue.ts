@@ -1,0 +1,21 @@
+/** Trying another way when a driver says that it cannot do something. */
+import { BlockError, isPromise, type MaybePromise } from "../base/mod.ts";
+
+/** Whether an error says that the driver cannot do it (so that another way is tried). */
+export function isNotSupported(error: unknown): boolean {
+  return error instanceof BlockError && error.kind === "not-supported";
+}
+
+/** Calls `act`, and `otherwise` if it throws or rejects. */
+export function rescue(
+  act: () => MaybePromise<void>,
+  otherwise: (error: unknown) => MaybePromise<void>,
+): MaybePromise<void> {
+  let result: MaybePromise<void>;
+  try {
+    result = act();
+  } catch (error) {
+    return otherwise(error);
+  }
+  return isPromise(result) ? result.catch(otherwise) : undefined;
+}
