@@ -22,6 +22,8 @@ Serves disk images to other programs, steered over QMP.
   --object TYPE,id=ID[,PROPERTY=VALUE]...
                          make an object; '--object help' lists the types
 
+  --config FILE          make what the file defines (YAML or JSON: a list of
+                         blockdev, export... with their members); x-qsd-reload reads it again
   --daemonize            go to the background once everything is set up
   --pidfile PATH         write the process id to PATH once everything is set up
 

@@ -4,9 +4,10 @@ import { chardevBackends } from "../chardev/mod.ts";
 import { type Option, parseKeyval, parseQemuOpts, parseValue } from "../cli/mod.ts";
 import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
-import { MonitorOptions } from "../qmp/schema/monitor.ts";
+import { MonitorOptions, type MonitorOptionsValue } from "../qmp/schema/monitor.ts";
 import { ObjectOptions } from "../qmp/schema/qom.ts";
 import { writeStdout } from "../sys/mod.ts";
+import type { Configuration, Makers } from "./config_reload.ts";
 import type { LocatedLog } from "./located_log.ts";
 import type { Services } from "./services.ts";
 import type { Tracing } from "./trace.ts";
@@ -14,6 +15,7 @@ import type { Tracing } from "./trace.ts";
 /** What options act on. */
 export interface Applying {
   readonly services: Services;
+  readonly configuration: Configuration;
   readonly tracing: Tracing;
   readonly log: LocatedLog;
   readonly daemonize: boolean;
@@ -40,10 +42,13 @@ export async function applyOption(
     case "export":
       await services.exports.add(parseValue(argument, "type", BlockExportOptions));
       return undefined;
+    case "config":
+      await applying.configuration.load(argument);
+      return undefined;
     case "chardev":
       return await makeChardev(argument, applying);
     case "monitor":
-      makeMonitor(argument, services);
+      makeMonitor(parseValue(argument, "chardev", MonitorOptions), services);
       return undefined;
     case "object": {
       const help = objectHelp(argument, services);
@@ -66,6 +71,25 @@ function objectHelp(argument: string, { objects }: Services): string | undefined
   const { value, help } = parseKeyval(argument, "qom-type");
   const type = value["qom-type"];
   return help ? objects.classes.help(typeof type === "string" ? type : undefined) : undefined;
+}
+
+/** How --config makes what needs more than the services. */
+export function configMakers(applying: Omit<Applying, "configuration" | "tracing">): Makers {
+  const { services, log, daemonize } = applying;
+  return {
+    chardev: async (id, members) => {
+      const { id: _id, ...rest } = members;
+      const options = Object.entries(rest).map(([key, value]) => ({ key, value }));
+      // As on the command line the backend comes first.
+      options.sort((a, b) => Number(b.key === "backend") - Number(a.key === "backend"));
+      await services.chardevs.add({ id, options }, {
+        daemonized: daemonize,
+        stopped: services.stopRequested,
+        info: (line) => log.info(line),
+      });
+    },
+    monitor: (options) => makeMonitor(options, services),
+  };
 }
 
 async function makeChardev(argument: string, applying: Applying): Promise<string | undefined> {
@@ -92,8 +116,7 @@ async function makeChardev(argument: string, applying: Applying): Promise<string
 
 const isHelp = (word: string) => word === "help" || word === "?";
 
-function makeMonitor(argument: string, services: Services): void {
-  const options = parseValue(argument, "chardev", MonitorOptions);
+function makeMonitor(options: MonitorOptionsValue, services: Services): void {
   if (options.mode === "readline" && services.chardevs.has(options.chardev)) {
     throw new CommandError("Only QMP is supported");
   }

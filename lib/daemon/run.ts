@@ -1,6 +1,7 @@
 /** From the command line to the exit status. */
 import { CommandError } from "../base/mod.ts";
 import { type CommandLine, parseCommandLine } from "../cli/mod.ts";
+import { reloadCommands } from "../qmp/schema/reload.ts";
 import {
   createContext,
   environment,
@@ -11,11 +12,13 @@ import {
   programArguments,
   writeStdout,
 } from "../sys/mod.ts";
-import { applyOption } from "./apply.ts";
+import { applyOption, configMakers } from "./apply.ts";
+import { Configuration } from "./config_reload.ts";
 import { type Daemonized, daemonSide, startDaemon } from "./daemonize.ts";
 import { LocatedLog } from "./located_log.ts";
 import { createPidFile, type PidFile } from "./pidfile.ts";
 import { Services } from "./services.ts";
+import { inheritedDescriptors, ServiceManager } from "./systemd.ts";
 import { Tracing } from "./trace.ts";
 import { VERSION } from "./version.ts";
 
@@ -65,6 +68,8 @@ async function start(called: string, args: readonly string[]): Promise<number> {
 /** The life of a daemon: options in their order, readiness, then until it is asked to stop. */
 class Life {
   readonly #services: Services;
+  readonly #manager: ServiceManager;
+  readonly #configuration: Configuration;
   #pidFile: PidFile | undefined;
   #signals = 0;
 
@@ -80,6 +85,14 @@ class Life {
       createContext({ name: "main", sys, log, trace }),
       tracing.registry,
     );
+    const { daemonize } = line;
+    const makers = configMakers({ services: this.#services, log, daemonize });
+    this.#configuration = new Configuration(this.#services, makers);
+    this.#services.commands.register(reloadCommands, {
+      "x-qsd-reload": ({ mode }) => this.#configuration.reload(mode ?? "safe"),
+    });
+    this.#manager = new ServiceManager(this.#services.context);
+    for (const [name, fd] of inheritedDescriptors(sys)) sys.descriptors.set(name, fd);
   }
 
   async run(): Promise<number> {
@@ -94,13 +107,14 @@ class Life {
       if (outcome === "ready") {
         this.#becomeReady();
         await stopped;
+        this.#manager.stopping(await services.stopRequested);
       }
     } catch (error) {
       complain(this.log, error);
       status = 1;
     }
     this.log.location = "";
-    await services.stop();
+    await services.stop(() => this.#manager.close());
     this.#pidFile?.remove();
     this.tracing.close();
     watch.close();
@@ -114,6 +128,7 @@ class Life {
       this.log.location = option.typed;
       const text = await applyOption(option, {
         services: this.#services,
+        configuration: this.#configuration,
         tracing: this.tracing,
         log: this.log,
         daemonize: this.line.daemonize,
@@ -133,6 +148,7 @@ class Life {
       this.#pidFile = createPidFile(this.#services.context.sys, pidfile);
     }
     this.daemonized?.ready(this.tracing.toStderr);
+    this.#manager.ready(this.#services.summary());
   }
 
   /** The first one asks for a graceful stop; the second ends a stop that hangs. */

@@ -5,6 +5,7 @@ import { controlCommands } from "./control.ts";
 import { exportCommandTable, exportEventTable, nbdCommandTable } from "./export.ts";
 import { jobCommandTable, jobEventTable } from "./job.ts";
 import { objectCommands } from "./qom.ts";
+import { reloadCommands } from "./reload.ts";
 import { statusCommands } from "./status.ts";
 import { traceCommands } from "./trace.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
@@ -20,6 +21,7 @@ export const allCommands: CommandTable = {
   ...objectCommands,
   ...traceCommands,
   ...statusCommands,
+  ...reloadCommands,
 };
 
 /** Every event. */
