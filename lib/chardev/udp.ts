@@ -3,6 +3,7 @@ import { CommandError } from "../base/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { type Context, EPOLL, Errno, errnoText, SOCK, type SocketAddress } from "../sys/mod.ts";
 import type { Watch } from "../sys/mod.ts";
+import type { Channel, ChannelUser } from "./channel.ts";
 import { Chardev } from "./chardev.ts";
 import { familyNumber, type InetAddress, resolveInet } from "./socket.ts";
 
@@ -52,6 +53,12 @@ export class UdpChardev extends Chardev {
 
   override get isOpen(): boolean {
     return this.heard;
+  }
+
+  override attach(user: ChannelUser): Channel {
+    const channel = super.attach(user);
+    this.pause(false); // it opens by reading
+    return channel;
   }
 
   override pause(paused: boolean): void {
