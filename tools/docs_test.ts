@@ -20,7 +20,10 @@ Deno.test("docs/qmp-reference.md is what `deno task docs` writes", async () => {
 });
 
 Deno.test("a command shows its arguments, its result, its errors and the types that they reach", () => {
-  const Colour = enumeration("Colour", ["red", "blue"], { blue: { features: ["deprecated"] } });
+  const Colour = enumeration("Colour", ["red", "blue"], { blue: { features: ["deprecated"] } }, {
+    values: ["green"],
+    message: (value) => `no such colour: ${value}`,
+  });
   const Thing = struct("Thing", { colour: opt(Colour) });
   const page = reference({
     paint: command(
@@ -39,5 +42,8 @@ Deno.test("a command shows its arguments, its result, its errors and the types t
   ));
   assert.ok(page.includes("### PAINTED\n\nData: [Thing](#thing)\n"));
   assert.ok(page.includes("### Thing\n\n\n- `colour`: [Colour](#colour), optional\n"));
-  assert.ok(page.includes("One of `red`, `blue` (deprecated)."));
+  assert.ok(page.includes(
+    "One of `red`, `blue` (deprecated).\n\n" +
+      "QEMU has more, which are refused (`no such colour: X`): `green`.\n",
+  ));
 });

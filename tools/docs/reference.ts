@@ -85,7 +85,11 @@ class Page {
             const features = meta.notes[value]?.features;
             return `\`${value}\`${features === undefined ? "" : ` (${features.join(", ")})`}`;
           });
-        return `${title}\nOne of ${values.join(", ")}.\n`;
+        const absent = meta.absent?.values.map((value) => `\`${value}\``).join(", ");
+        const refused = absent === undefined
+          ? ""
+          : `\nQEMU has more, which are refused (\`${meta.absent!.message("X")}\`): ${absent}.\n`;
+        return `${title}\nOne of ${values.join(", ")}.\n${refused}`;
       }
       case "alternate": {
         const types = Object.values(meta.alternatives).map((type) => this.type(type()));
