@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../base/mod.ts";
-import { AF, SOCK } from "../sys/mod.ts";
+import { AF, O, SOCK } from "../sys/mod.ts";
 import { lines, negotiate, type Setup, withSetup, write } from "./testing.ts";
 
 const greeting = /^\{"QMP": /;
@@ -121,6 +121,31 @@ Deno.test("whoever opens a pty's other side gets a greeting, one after the other
       other.close();
     }
     assert.ok(context.loop.counters.turns < 100_000, "an idle pty does not keep the loop busy");
+  }));
+
+Deno.test("a serial line carries a monitor, raw and at full speed, and takes a break", () =>
+  withSetup(async ({ add, monitor, chardevs, context: { sys } }) => {
+    const memory = sys.allocate(65536);
+    const far = sys.open("/dev/ptmx", O.RDWR | O.NOCTTY | O.CLOEXEC | O.NONBLOCK);
+    assert.ok(sys.ioctl(far, 0x40045431, /* TIOCSPTLCK */ memory.address) >= 0);
+    assert.ok(sys.ioctl(far, 0x80045430, /* TIOCGPTN */ memory.address) >= 0);
+    await add(`serial,id=s,path=/dev/pts/${memory.view.getInt32(0, true)}`);
+    monitor("s");
+    assert.ok(sys.ioctl(far, 0x5401, /* TCGETS */ memory.address) >= 0);
+    assert.equal(memory.view.getUint32(8, true) & 0o10017, 0o10002, "115200 baud");
+    await chardevs.sendBreak("s");
+    const text = new TextEncoder().encode(negotiate);
+    memory.bytes.set(text);
+    sys.write(far, memory.address, text.length);
+    let got = "";
+    await until(() => {
+      const rc = sys.read(far, memory.address, 65536);
+      if (rc > 0) got += new TextDecoder().decode(memory.bytes.subarray(0, rc));
+      return got.endsWith(`${answer}\r\n`) || undefined;
+    });
+    assert.match(got, greeting);
+    sys.close(far);
+    memory.unmap();
   }));
 
 Deno.test("two monitors share a device: both talk, Ctrl-A c chooses who listens", () =>
