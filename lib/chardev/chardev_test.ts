@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { lines, negotiate, withSetup, write } from "./testing.ts";
+import { lines, negotiate, withSetup, write } from "./setup_test.ts";
 
 Deno.test("a monitor on a Unix server socket: one client at a time, the next waits for its turn", () =>
   withSetup(async ({ add, monitor, dir, chardevs }) => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../base/mod.ts";
 import { AF, O, SOCK } from "../sys/mod.ts";
-import { lines, negotiate, type Setup, withSetup, write } from "./testing.ts";
+import { lines, negotiate, type Setup, withSetup, write } from "./setup_test.ts";
 
 const greeting = /^\{"QMP": /;
 const unix = (path: string) => Deno.connect({ transport: "unix", path });

@@ -1,5 +1,4 @@
-// deno-lint-ignore-file qsd/machine-only-in-sys
-/** For tests: character devices with monitors on them. */
+/** For the other tests here: character devices with monitors on them. */
 import { createContext, type OwnedContext } from "../sys/mod.ts";
 import { parseQemuOpts } from "../cli/mod.ts";
 import { CommandRegistry, compatibleVersion, controlHandlers, QmpServer } from "../qmp/mod.ts";
