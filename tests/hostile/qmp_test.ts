@@ -11,6 +11,7 @@ const start = () =>
     args: ["--chardev", "socket,id=bad,path=bad,server=on,wait=off", "--monitor", "bad"],
   });
 
+/** A monitor serves one client at a time: call it when no other is connected to `bad`. */
 async function well(daemon: Daemon): Promise<void> {
   assert.deepEqual(await daemon.qmp.execute("query-block-exports"), []);
   await using next = await QmpClient.open(daemon.file("bad"));
@@ -35,20 +36,26 @@ Deno.test("nesting beyond the limit is a parse error, and the session goes on", 
 
 Deno.test("nesting within the limit is understood", async () => {
   await using daemon = await start();
-  await using qmp = await QmpClient.open(daemon.file("bad"));
-  const id = "[".repeat(500) + "]".repeat(500);
-  await qmp.send(`{"execute":"query-block-exports","id":${id}}\n`);
-  assert.equal(JSON.stringify((await qmp.reply()).id), id);
+  {
+    await using qmp = await QmpClient.open(daemon.file("bad"));
+    for (const depth of [500, 1000, 1023]) {
+      const id = "[".repeat(depth) + "]".repeat(depth);
+      await qmp.send(`{"execute":"query-block-exports","id":${id}}\n`);
+      assert.equal(JSON.stringify((await qmp.reply()).id), id);
+    }
+  }
   await well(daemon);
 });
 
 // The original takes time that grows with the square of a token's length.
 Deno.test("a token of a megabyte is understood", { ignore: ON_ORIGINAL }, async () => {
   await using daemon = await start();
-  await using qmp = await QmpClient.open(daemon.file("bad"));
-  const name = "n".repeat(1048576);
-  assert.match(await qmp.refused(name), /has not been found/);
-  assert.match(await qmp.refused("blockdev-del", { "node-name": name }), /Failed to find node/);
+  {
+    await using qmp = await QmpClient.open(daemon.file("bad"));
+    const name = "n".repeat(1048576);
+    assert.match(await qmp.refused(name), /has not been found/);
+    assert.match(await qmp.refused("blockdev-del", { "node-name": name }), /Failed to find node/);
+  }
   await well(daemon);
 });
 
@@ -59,15 +66,17 @@ Deno.test(
   async () => {
     await using daemon = await start();
     const before = daemon.resident();
-    await using qmp = await QmpClient.open(daemon.file("bad"));
-    const piece = new Uint8Array(1048576).fill(0x61);
-    await qmp.send('{"execute":"');
-    const flood = (async () => {
-      for (let at = 0; at < 80; at++) await qmp.send(piece);
-    })().catch(() => {});
-    const { error } = await qmp.reply(60_000);
-    await flood;
-    assert.match(error.desc, /JSON|token/i);
+    {
+      await using qmp = await QmpClient.open(daemon.file("bad"));
+      const piece = new Uint8Array(1048576).fill(0x61);
+      await qmp.send('{"execute":"');
+      const flood = (async () => {
+        for (let at = 0; at < 80; at++) await qmp.send(piece);
+      })().catch(() => {});
+      const { error } = await qmp.reply(60_000);
+      await flood;
+      assert.match(error.desc, /JSON|token/i);
+    }
     await well(daemon);
     const grown = (daemon.resident() - before) / 1048576;
     assert.ok(grown < 600, `grew by ${grown} MiB`);

@@ -209,6 +209,7 @@ const locks: Case[] = [
     ...SERVER,
     "--export",
     "nbd,id=e,node-name=f",
+    "extra",
   ),
   locked(
     "a writer holds it, force-share, raw on top",
