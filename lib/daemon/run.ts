@@ -82,7 +82,13 @@ class Life {
   ) {
     const trace = (name: string) => tracing.registry.point("main", name);
     this.#services = new Services(
-      createContext({ name: "main", sys, log, trace }),
+      createContext({
+        name: "main",
+        sys,
+        log,
+        trace,
+        onError: (error) => this.#onUncaught(error),
+      }),
       tracing.registry,
     );
     const { daemonize } = line;

@@ -41,10 +41,10 @@ const TRIM_NS = 2e9;
 export function createContext(options: ContextOptions): OwnedContext {
   const { name } = options;
   const log = options.log ?? createLog(name, writeStderr);
-  const onError = options.onError ?? ((error: unknown) => log.error(describe(error)));
+  const complain = (error: unknown) => log.error(describe(error));
   const sys = options.sys ?? new LinuxSys();
   const owned = options.poller === undefined
-    ? new Poller(sys, archConstants(sys.arch), onError)
+    ? new Poller(sys, archConstants(sys.arch), complain)
     : undefined;
   const poller = options.poller ?? owned!.handle;
   if (!sys.pool.exactErrno) {
@@ -69,7 +69,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     onFirstPark: () => owned?.start(),
     onPark,
     awaitsOthers: () => sys.pool.inFlight > 0,
-    onError,
+    onError: options.onError ?? complain,
   });
 
   const points = new Map<string, TracePoint>();

@@ -79,26 +79,34 @@ Deno.test("a second signal ends a stop that hangs, and says what it waited for",
   assert.deepEqual(left(daemon.dir), []);
 });
 
-/** Runs the daemon beside a mistake of ours that comes with a signal: one that the daemon's code does not catch. */
+/** Runs the daemon with mistakes of ours that come with signals, or when a client does: nobody catches them. */
 function mistaken(dir: TestDir): Promise<Daemon> {
   const program = dir.file("mistaken.ts");
   Deno.writeTextFileSync(
     program,
     `
 import { runDaemon } from ${JSON.stringify(`file://${ROOT}/lib/daemon/mod.ts`)};
+import { LinuxSys } from ${JSON.stringify(`file://${ROOT}/lib/sys/mod.ts`)};
 Deno.addSignalListener("SIGUSR1", () => {
   setTimeout(() => { throw new Error("thrown by mistake"); });
 });
+LinuxSys.prototype.accept = () => { throw new Error("found by mistake"); };
 Deno.addSignalListener("SIGUSR2", () => void Promise.reject(new Error("rejected by mistake")));
 await runDaemon();
 `,
   );
   noisy(dir.file("disk.raw"), 4096);
   const wrapper = [Deno.execPath(), "run", "-A", "--no-check", "--no-config"];
-  return Daemon.start({ dir, wrapper, program, args: serveArgs() });
+  return Daemon.start({ dir, wrapper, program, args: serveArgs(), qmp: false });
 }
 
-for (const [signal, word] of [["SIGUSR1", "thrown"], ["SIGUSR2", "rejected"]] as const) {
+const mistakes: Record<string, (daemon: Daemon) => void | Promise<unknown>> = {
+  thrown: (daemon) => daemon.kill("SIGUSR1"),
+  rejected: (daemon) => daemon.kill("SIGUSR2"),
+  found: (daemon) => NbdPeer.connect(daemon.file("nbd")).then((peer) => peer.close()),
+};
+
+for (const [word, provoke] of Object.entries(mistakes)) {
   Deno.test(
     `a mistake of our own (${word}) ends the daemon with its stack, and leaves no files behind`,
     {
@@ -107,7 +115,7 @@ for (const [signal, word] of [["SIGUSR1", "thrown"], ["SIGUSR2", "rejected"]] as
     async () => {
       await using dir = TestDir.make();
       await using daemon = await mistaken(dir);
-      daemon.kill(signal);
+      await provoke(daemon);
       const { status, stderr } = await daemon.end();
       assert.equal(status, 1);
       assert.match(stderr, /^qsd: internal error; please report it:\n/);
