@@ -90,9 +90,9 @@ Deno.test({
     await t.step("it calls itself as it was called", async () => {
       const name = dir.file("qemu-storage-daemon");
       await Deno.symlink(program, name);
-      const ended = await runToEnd({ program: name, args: ["--nonsense"], env });
+      const ended = await runToEnd({ program: name, args: ["--blockdev", "x"], env });
       assert.equal(ended.status, 1);
-      assert.match(ended.stderr, /^qemu-storage-daemon: /);
+      assert.match(ended.stderr, /^qemu-storage-daemon: --blockdev x: /);
     });
     await t.step({
       name: "in a root with nothing but the file and what it needs",
