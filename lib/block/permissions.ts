@@ -118,7 +118,9 @@ export function resolvePermissions<N extends PermissionNode, E extends Permissio
   const state: PermissionState<N, E> = { nodes: new Map(), edges: new Map() };
   const place = (edge: E, parents: Permissions) => {
     const { needed, shared } = edge.derive(parents);
-    state.edges.set(edge, { needed, shared: edge.child.forceShare ? Perm.all : shared });
+    // As in QEMU, nodes share by force what their parents among the nodes would not; exports are asked.
+    const forced = edge.parent !== undefined && edge.child.forceShare;
+    state.edges.set(edge, { needed, shared: forced ? Perm.all : shared });
   };
   for (const edge of edges) {
     above.set(edge.child, [...(above.get(edge.child) ?? []), edge]);

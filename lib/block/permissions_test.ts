@@ -137,10 +137,16 @@ Deno.test("a read-only node refuses writers, with another text when it becomes r
   resolvePermissions<Node, Edge>([ro], [user(ro, R | Z, ALL)]);
 });
 
-Deno.test("users of a force-share node exclude nobody", () => {
+Deno.test("parents of a force-share node exclude nobody; users from outside are taken at their word", () => {
   const n = node("n", { readOnly: true, forceShare: true });
-  const state = resolvePermissions<Node, Edge>([n], [user(n, R, 0), user(n, R, 0)]);
+  const [one, two] = [node("one", { readOnly: true }), node("two", { readOnly: true })];
+  const edges = [link(one, n, ["filtered"]), link(two, n, ["filtered"])];
+  edges.push(user(one, R, 0), user(two, R, 0));
+  const state = resolvePermissions<Node, Edge>([one, two, n], edges);
   assert.deepEqual(state.nodes.get(n), { needed: R, shared: ALL });
+  assert.throws(() => resolvePermissions<Node, Edge>([n], [user(n, R, 0), user(n, R, 0)]), {
+    message: /^Permission conflict on node 'n'/,
+  });
 });
 
 Deno.test("every set of permissions has its name", () => {
