@@ -240,3 +240,55 @@ parity("events and statistics of a written export", [
     steps: [{ execute: "query-block-exports" }, { signal: "SIGTERM" }],
   },
 ]);
+
+const io = (...commands: string[]): Step => ({
+  tool: [
+    "sh",
+    "-c",
+    `qemu-io -f raw ${commands.map((one) => `-c '${one}'`).join(" ")} 'nbd+unix:///f?socket=nbd' |
+     sed 's/, [0-9]* ops.*//'`,
+  ],
+});
+const length: Step = { tool: ["nbdinfo", "--size", "nbd+unix:///f?socket=nbd"] };
+const cut = (size: string): Step => ({ tool: ["truncate", "-s", size, "a.raw"] });
+const nodes: Step = { execute: "query-named-block-nodes" };
+const blockResize = (size: number): Step => ({
+  execute: "block_resize",
+  arguments: { "node-name": "f", size },
+});
+parity("an exported image that changes its length underneath", [
+  {
+    ...file,
+    name: "what it grows by is not seen",
+    needs: ["qemu-io", "nbdinfo"],
+    steps: [cut("2M"), length, io("read 1020k 4k", "write 1020k 4k", "length"), nodes, {
+      tool: ["stat", "-c", "%s", "a.raw"],
+    }],
+  },
+  {
+    ...file,
+    name: "what it lost reads as zeroes, and comes back when it is written",
+    needs: ["qemu-io", "nbdinfo"],
+    steps: [
+      cut("64k"),
+      length,
+      io("read 0 64k", "read -P 0 512k 64k", "read -P 0 60k 8k", "read -P 0 1020k 4k"),
+      io("write -P 7 512k 4k", "read -P 7 512k 4k", "read -P 0 508k 4k", "write -z 900k 4k"),
+      nodes,
+      { tool: ["stat", "-c", "%s", "a.raw"] },
+    ],
+  },
+  {
+    ...file,
+    name: "block_resize is refused until the export is gone",
+    needs: ["nbdinfo"],
+    steps: [
+      blockResize(2097152),
+      del({ id: "e" }),
+      deleted,
+      blockResize(2097152),
+      add({ "node-name": "f" }),
+      length,
+    ],
+  },
+]);
