@@ -2,9 +2,9 @@
  * The object `secret`: bytes that others use as a password or key. Given as they are or in base64, in the option
  * or in a file, and perhaps encrypted (AES-256-CBC) with another secret; qsd-facts section 10.
  */
-import { createDecipheriv } from "node:crypto";
 import { CommandError } from "../base/mod.ts";
 import type { SecretPropertiesValue } from "../qmp/schema/qom.ts";
+import { loadCrypto } from "../sys/mod.ts";
 
 /** What a secret needs of its surroundings. */
 export interface SecretSources {
@@ -58,7 +58,7 @@ function decrypt(bytes: Uint8Array, key: Uint8Array, ivText: string | undefined)
       `Length ${bytes.length} must be a multiple of block size ${BLOCK_BYTES}`,
     );
   }
-  const cipher = createDecipheriv("aes-256-cbc", key, iv).setAutoPadding(false);
+  const cipher = loadCrypto().createDecipheriv("aes-256-cbc", key, iv).setAutoPadding(false);
   const plain = new Uint8Array([...cipher.update(bytes), ...cipher.final()]);
   const padding = plain[plain.length - 1]!;
   if (padding === 0 || padding > BLOCK_BYTES) {

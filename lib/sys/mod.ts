@@ -2,6 +2,7 @@
 export type * from "./types.ts";
 export { openAio, probeAio } from "./aio.ts";
 export * from "./constants.ts";
+export { loadCrypto } from "./crypto.ts";
 export * from "./context.ts";
 export * from "./errno.ts";
 export { makeFolder } from "./folders.ts";
