@@ -51,6 +51,8 @@ export type Step =
   | { readonly reconnect: true }
   /** Sends a signal and waits for the end. Only as the last step. */
   | { readonly signal: Deno.Signal }
+  /** Shows where one of the cases of `together` begins. */
+  | { readonly label: string }
   /** Which of these files exist now. */
   | { readonly exist: readonly string[] }
   /** Waits for the daemon to end by itself. Only as the last step. */
@@ -123,6 +125,20 @@ export function parity(suite: string, cases: readonly Case[]): void {
       await Promise.all(Array.from({ length: AT_ONCE }, lane));
     },
   });
+}
+
+/**
+ * Cases that leave nothing behind, one after the other on one daemon: a case each would mostly start daemons.
+ * All need the same command line; each has a connection of its own to the monitor.
+ */
+export function together(suite: string, cases: readonly Case[]): void {
+  const steps = cases.flatMap(({ name, steps = [], negotiate = true }): Step[] => [
+    { label: name },
+    { reconnect: true },
+    ...(negotiate ? [{ execute: "qmp_capabilities" }] : []),
+    ...steps,
+  ]);
+  parity(suite, [{ ...cases[0]!, name: `${cases.length} cases`, steps, negotiate: true }]);
 }
 
 /** Runs a case on both programs and compares. */
@@ -207,6 +223,7 @@ class Observation {
   }
 
   private async step(daemon: Daemon, qmp: QmpClient, step: Step): Promise<unknown> {
+    if ("label" in step) return step.label;
     if ("execute" in step) return await qmp.command(step);
     if ("probe" in step) return await this.probe(qmp, step.probe, step.reset ?? false);
     if ("line" in step) return await this.line(qmp, step.line);

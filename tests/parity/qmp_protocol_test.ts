@@ -1,5 +1,5 @@
 /** The QMP wire: envelope and parse errors, negotiation, ids, out-of-band, pretty printing. */
-import { type Case, parity } from "./mould.ts";
+import { type Case, parity, together } from "./mould.ts";
 
 /** One line of text, and after it proof that the monitor still answers. */
 const text = (probe: string, more: Partial<Case> = {}): Case => ({
@@ -12,7 +12,7 @@ const broken = (probe: string): Case => ({ name: probe, steps: [{ probe, reset: 
 const before = (raw: string): Case =>
   text(raw, { name: `${raw} (not negotiated)`, negotiate: false });
 
-parity("QMP envelope", [
+together("QMP envelope", [
   text("1"),
   text("-5"),
   text("1.5"),
@@ -52,7 +52,7 @@ parity("QMP envelope", [
   text("{'execute':'query-block-exports','id':'it\\'s'}"),
 ]);
 
-parity(
+together(
   "QMP ids keep their value",
   [
     ...["0", "-0", "9007199254740993", "9223372036854775807", "-9223372036854775808"],
@@ -64,7 +64,7 @@ parity(
   })),
 );
 
-parity("QMP parse errors", [
+together("QMP parse errors", [
   broken("x"),
   broken("nul"),
   broken("]"),
@@ -102,7 +102,7 @@ parity("QMP parse errors", [
   broken("#"),
 ]);
 
-parity("QMP negotiation", [
+together("QMP negotiation", [
   before('{"execute":"query-version"}'),
   before('{"execute":"nonsense"}'),
   before('{"execute":"nonsense","id":7}'),
