@@ -9,6 +9,10 @@ const packages: Readonly<Record<string, string>> = {
   "/usr/lib/python3/dist-packages/nbd.py": "python3-libnbd",
   "/usr/bin/nbdkit": "nbdkit",
   "/usr/bin/fio": "fio",
+  "/usr/bin/python3": "python3",
+  "/usr/bin/strace": "strace",
+  "/usr/bin/gcc": "gcc",
+  "/usr/include/stdio.h": "libc6-dev",
 };
 
 async function exists(path: string): Promise<boolean> {
