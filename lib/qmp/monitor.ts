@@ -214,7 +214,10 @@ export class Monitor implements ChannelUser {
     this.sendText(writeJson(message, this.parts.pretty));
   }
 
+  /** Every line of a pretty reply ends as the reply does; within strings, JSON has no line ends. */
   private sendText(text: string): void {
-    if (this.channel?.isOpen) this.channel.send(new TextEncoder().encode(text + "\r\n"));
+    if (!this.channel?.isOpen) return;
+    const lines = this.parts.pretty ? text.replaceAll("\n", "\r\n") : text;
+    this.channel.send(new TextEncoder().encode(lines + "\r\n"));
   }
 }

@@ -175,7 +175,19 @@ Deno.test("pretty=on indents by four blanks; every line ends in CRLF", async () 
   await settle();
   assert.equal(
     channel.output,
-    '{\n    "return": {\n    },\n    "id": [\n        1,\n        {\n        }\n    ]\n}\r\n',
+    [
+      "{",
+      '    "return": {',
+      "    },",
+      '    "id": [',
+      "        1,",
+      "        {",
+      "        }",
+      "    ]",
+      "}",
+      "",
+    ]
+      .join("\r\n"),
   );
 });
 

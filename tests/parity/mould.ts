@@ -41,7 +41,7 @@ export type Step =
   | { readonly probe: string; readonly reset?: boolean }
   /** A line whose reply is compared as text, so that no number is rounded. */
   | { readonly line: string }
-  /** Sends text and compares all that comes, as lines, up to one that holds `until`. */
+  /** Sends text and compares all that comes, as lines with their ends, up to one that holds `until`. */
   | { readonly text: string; readonly until: string }
   /** Waits for an event; it is compared. */
   | { readonly event: string }
@@ -263,7 +263,7 @@ class Observation {
     await qmp.send(text);
     await until(() => qmp.lines.some((line) => line.includes(end)), `a line with ${end}`);
     const shape = qmp.lines.map((line) => line.replace(/: ("[^"]*"|\d+)(,?)$/, ": <value>$2"));
-    return shape.map((line) => line.replace(/,$/, "")).sort();
+    return { lines: shape.map((line) => line.replace(/,$/, "")).sort(), ends: [...qmp.endings] };
   }
 
   private async tool(command: readonly string[], input?: string): Promise<unknown> {

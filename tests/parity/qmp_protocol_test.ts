@@ -175,6 +175,9 @@ parity("QMP framing", [
     name: "pretty answers",
     monitor: ",pretty=on",
     negotiate: false,
-    steps: [{ text: '{"execute":"qmp_capabilities"}', until: '"return"' }],
+    steps: [
+      { text: '{"execute":"qmp_capabilities"}', until: '"return"' },
+      { text: '{"execute":"nonsense","id":[1,{"a":[]},"b\\n"]}', until: '"error"' },
+    ],
   },
 ]);
