@@ -33,6 +33,17 @@ parity("getopt", [
   { ...wrong("-hV"), ignoreStdout: true },
 ]);
 
+const shell = (script: string): Case => ({
+  name: script,
+  steps: [{ tool: ["sh", "-c", script] }],
+});
+parity("the name in messages", [
+  shell(".bin/qemu-storage-daemon --nonsense; .bin/qemu-storage-daemon extra"),
+  shell("PATH=$PWD/.bin:$PATH; qemu-storage-daemon -x; qemu-storage-daemon extra"),
+  shell("cd .bin; ./qemu-storage-daemon --pidfile; ./qemu-storage-daemon --blockdev x"),
+  shell("ln -s .bin/qemu-storage-daemon other; ./other --nonsense; ./other extra"),
+]);
+
 parity("keyval", [
   wrong("--blockdev", ""),
   wrong("--blockdev", ","),
