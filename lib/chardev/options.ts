@@ -83,6 +83,26 @@ const sizeHints = [
   "and exabytes, respectively.",
 ];
 
+const MAX_PORT = 65535;
+
+function readNumber(key: string, text: string): bigint {
+  const value = parseInteger(text);
+  if (value === undefined || value < 0n) {
+    throw new CommandError(`Parameter '${key}' expects a number`);
+  }
+  return value;
+}
+
+function readSize(key: string, text: string): bigint {
+  const value = parseSize(text);
+  if (value !== undefined) return value;
+  throw new CommandError(
+    `Parameter '${key}' expects a non-negative number below 2^64`,
+    "GenericError",
+    sizeHints,
+  );
+}
+
 /** The last value given for each key, checked for its type. */
 class Values {
   private readonly values = new Map<string, string>();
@@ -94,17 +114,20 @@ class Values {
       if (type === "bool" && parseBool(value) === undefined) {
         throw new CommandError(`Parameter '${key}' expects 'on' or 'off'`);
       }
-      if (type === "number" && !((parseInteger(value) ?? -1n) >= 0n)) {
-        throw new CommandError(`Parameter '${key}' expects a number`);
-      }
-      if (type === "size" && parseSize(value) === undefined) {
-        throw new CommandError(
-          `Parameter '${key}' expects a non-negative number below 2^64`,
-          "GenericError",
-          sizeHints,
-        );
-      }
+      if (type === "number") this.limit(key, value, readNumber(key, value), "too large");
+      if (type === "size") this.limit(key, value, readSize(key, value), "out of range");
       this.values.set(key, value);
+    }
+  }
+
+  /** Numbers are kept as such: what they cannot hold exactly is refused, not rounded. */
+  private limit(key: string, text: string, value: bigint, problem: string): void {
+    if (value >= 2n ** 64n) {
+      throw new CommandError(`Value '${text}' is ${problem} for parameter '${key}'`);
+    }
+    const max = key === "to" ? MAX_PORT : Number.MAX_SAFE_INTEGER;
+    if (value > max) {
+      throw new CommandError(`Parameter '${key}' expects a value between 0 and ${max}`);
     }
   }
 

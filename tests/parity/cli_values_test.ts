@@ -136,6 +136,8 @@ parity("--chardev, --monitor, --object, --pidfile values", [
   wrong("--chardev", "socket,id=c,path=nobody"),
   wrong("--chardev", "socket,id=c,path=s,wait=off"),
   wrong("--chardev", "socket,id=c,host=127.0.0.1,server=on,wait=off"),
+  wrong("--chardev", "socket,id=c,path=s,reconnect=18446744073709551616"),
+  wrong("--chardev", "ringbuf,id=c,size=18446744073709551616"),
   {
     ...wrong(
       "--chardev",

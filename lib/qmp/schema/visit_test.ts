@@ -1,9 +1,10 @@
 /** Texts as qemu-storage-daemon 7.2.22 gave them for the same input. */
 import assert from "node:assert/strict";
+import { CommandError } from "../../base/mod.ts";
 import { parseValue } from "../../cli/mod.ts";
 import { parseJson } from "../json/mod.ts";
 import { BlockdevOptions, BlockdevRef } from "./blockdev.ts";
-import { array, int, int8, size, struct, uint16, uint32, uint64 } from "./core.ts";
+import { array, int, int8, type Schema, size, struct, uint16, uint32, uint64 } from "./core.ts";
 import { MonitorOptions } from "./monitor.ts";
 import { visitJson } from "./visit_json.ts";
 import { parseSize, visitKeyval } from "./visit_keyval.ts";
@@ -124,6 +125,57 @@ Deno.test("integers of every width: refused by name, or beyond what a number hol
     message: "Parameter 'n' expects a value between 0 and 9007199254740991",
   });
 });
+
+const between = (name: string, min: number) =>
+  `Parameter '${name}' expects a value between ${min} and 9007199254740991`;
+const signed = between("n", -9007199254740991);
+const unsigned = between("n", 0);
+/** Type, text, and what JSON and keyval say to it: exactly this value, or these words. */
+const limits: readonly (readonly [Schema<number>, string, number | string, number | string])[] = [
+  [int, "9007199254740991", 9007199254740991, 9007199254740991],
+  [int, "-9007199254740991", -9007199254740991, -9007199254740991],
+  [int, "9007199254740992", signed, signed],
+  [int, "9007199254740993", signed, signed],
+  [int, "-9007199254740992", signed, signed],
+  [int, "9223372036854775807", signed, signed],
+  [int, "-9223372036854775808", signed, signed],
+  [
+    int,
+    "9223372036854775808",
+    "Invalid parameter type for 'n', expected: integer",
+    "Parameter 'n' expects integer",
+  ],
+  ...[uint64, size].flatMap((type): (typeof limits[number])[] => [
+    [type, "9007199254740991", 9007199254740991, 9007199254740991],
+    [type, "9007199254740992", unsigned, unsigned],
+    [type, "18446744073709551615", unsigned, unsigned],
+  ]),
+  [
+    uint64,
+    "18446744073709551616",
+    "Parameter 'n' expects uint64",
+    "Parameter 'n' expects integer",
+  ],
+  [size, "18446744073709551616", "Parameter 'n' expects uint64", "Parameter 'n' expects size"],
+  [uint64, "-1", unsigned, unsigned],
+  [size, "-1", unsigned, "Parameter 'n' expects size"],
+  [size, "-0", 0, "Parameter 'n' expects size"],
+];
+for (const [type, text, json, keyval] of limits) {
+  Deno.test(`${type.meta.kind === "int" && type.meta.name} ${text}: exact, or refused by name and limit`, () => {
+    const schema = struct("limit", { n: type });
+    const outcome = (visitIt: () => { n: number }) => {
+      try {
+        return visitIt().n;
+      } catch (error) {
+        assert.ok(error instanceof CommandError);
+        return error.message;
+      }
+    };
+    assert.equal(outcome(() => visitJson(schema, parseJson(`{"n":${text}}`))), json);
+    assert.equal(outcome(() => visitKeyval(schema, { n: text })), keyval);
+  });
+}
 
 Deno.test("an alternate in a list is called null; other paths are whole", () => {
   const lists = struct("lists", { children: array(BlockdevRef) });
