@@ -1,5 +1,6 @@
 /** Clients that stall, never read, never negotiate, or come and go by the thousand. */
 import assert from "node:assert/strict";
+import { ON_ORIGINAL } from "../harness/daemon.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CMD, goData, OPT, option, pack, requestHeader } from "../harness/nbd_wire.ts";
 import { until, within } from "../harness/wait.ts";
@@ -143,7 +144,14 @@ async function everyState(target: Target): Promise<NbdPeer[]> {
   return [silent, greeted, inOption, idle, inHeader, inPayload, deaf];
 }
 
-Deno.test("nbd-server-stop with clients in every state drops them all, and the server starts again", async () => {
+// The original never answers while a client is in its handshake, or does not read.
+Deno.test({
+  name: "nbd-server-stop with clients in every state drops them all, and the server starts again",
+  ignore: ON_ORIGINAL,
+  fn: stopInEveryState,
+});
+
+async function stopInEveryState(): Promise<void> {
   await using target = await Target.start();
   const { daemon } = target;
   const peers = await everyState(target);
@@ -156,7 +164,7 @@ Deno.test("nbd-server-stop with clients in every state drops them all, and the s
   });
   await daemon.qmp.execute("block-export-add", { type: "nbd", id: "e0", "node-name": "disk" });
   await target.finish();
-});
+}
 
 Deno.test("SIGTERM with clients in every state ends with status 0", async () => {
   await using target = await Target.start();
