@@ -1,7 +1,9 @@
 /** `deno task docs`: writes the pages that are made from the source. */
-import { referencePage, referencePath } from "./docs/page.ts";
+import { formatted, pages } from "./docs/page.ts";
 import { say } from "./say.ts";
 import { root } from "./steps.ts";
 
-await Deno.writeTextFile(root + referencePath, await referencePage());
-say(`wrote ${referencePath}`);
+for (const page of pages) {
+  await Deno.writeTextFile(root + page.path, await formatted(page));
+  say(`wrote ${page.path}`);
+}

@@ -9,7 +9,8 @@ const head = `# QMP reference
 Every command, event and type that qsd has, made from the schema by \`deno task docs\`. Names, members
 and error texts are QEMU's. Integers are exact between -(2^53 - 1) and 2^53 - 1; what lies beyond is
 refused (\`Parameter 'P' expects a value between 0 and 9007199254740991\`), and so are negative numbers
-where the type is unsigned: QEMU takes those and adds 2^64.
+where the type is unsigned: QEMU takes those and adds 2^64. What QEMU has and qsd has not yet (of newer
+QEMU: \`blockdev-set-active\`, \`active\`, \`allow-inactive\`) is listed in [Compatibility](compatibility.md).
 
 Every command can fail with the errors of its arguments' types: \`Parameter 'P' is missing\`,
 \`Parameter 'P' is unexpected\`, \`Invalid parameter type for 'P', expected: T\`,

@@ -1,0 +1,51 @@
+/**
+ * Every intentional difference from the original, for the compatibility page. Those that a parity test expects are
+ * the `differs` of its cases.
+ */
+export const differences: Readonly<Record<string, readonly string[]>> = {
+  "Numbers": [
+    "64-bit integers are exact between -(2^53 - 1) and 2^53 - 1; what lies beyond is refused by name and limit, in QMP and on the command line (`id` is given back exactly whatever it is). No file, device or time reaches that far. QEMU takes more: `write-threshold` up to 2^64-1, `latency-ns` up to 2^63-1.",
+    "Negative numbers are refused where the type is unsigned; QEMU adds 2^64.",
+    "`--chardev socket,to=N` is refused above 65535; QEMU takes any number.",
+    "`--blockdev null-co,size=-1` and the like are refused; QEMU aborts.",
+  ],
+  "Command line": [
+    "`--help`, `--version` and `--object help` are qsd's own texts in the form that scripts know; types whose feature is still to come are not listed and refused as types that were not built in.",
+    "`--config`, and `qmp` and `status` as a first argument, are qsd's own (docs/using.md).",
+  ],
+  "Start and end": [
+    "Sockets that qsd has bound are removed at the end and after a failed start, with `--daemonize` too; QEMU leaves the NBD server's.",
+    "A second SIGTERM, SIGINT or SIGHUP ends a stop that hangs, and says what it was waiting for. SIGTERM works while a `wait=on` character device waits.",
+    "A stale socket file, or an empty file, is replaced when a server binds; a file with contents is kept and the address is in use. QEMU deletes it.",
+  ],
+  "Images": [
+    "A FIFO is refused by `file`; QEMU's start waits for another program to open it.",
+    "`drop-cache` and `x-check-cache-dropped` are about live migration: only their defaults are taken.",
+    "A name with a null byte is refused with EINVAL; QEMU uses what stands before it.",
+    "The hint `Is another process using the image [...]?` follows every refused lock.",
+    "`blockdev-create` refuses what can be refused before an old file is emptied.",
+    "`blockdev-reopen` with another driver says so; QEMU names an option that only the old driver has. An empty list is not fatal.",
+    "Reads of `null-co` and `null-aio` give zeroes without `read-zeroes` too; QEMU leaves older contents of memory in the buffer.",
+  ],
+  "NBD": [
+    "Errors are those of the protocol document: EPERM for changes to a read-only export, ENOSPC for writes and zeroes past the end, EINVAL else. QEMU answers all of them with EINVAL.",
+    "A structured read that fails is answered with an error; QEMU closes the connection.",
+    "`LIST_META_CONTEXT` with bytes left over is refused; QEMU aborts.",
+    "`tls-authz` without `tls-creds` has no effect, and a warning says so.",
+  ],
+  "Character devices": [
+    "When `chardev-change` fails, the old device stays; QEMU has lost it.",
+    "A multiplexer without frontends is not busy.",
+    "`ringbuf-write` refuses incomplete base64; QEMU drops what is incomplete. A ring buffer of more than 256 MiB is refused; QEMU dies of a size that it cannot allocate.",
+    "`query-chardev` lists devices in the order of their making and `qom-list` children by name, QEMU both in that of a hash table. A client's `filename` shows where it is connected to.",
+    "`websocket=on` and `tn3270=on` are refused as not supported.",
+    "An id that is taken is refused in the same words for every back end.",
+  ],
+  "QMP": [
+    "Members of replies come in an order of their own.",
+    "`qom-list` shows `/objects` always, QEMU from the first object on.",
+    "`query-version` shows the level of QEMU that qsd is compatible with; `package` is qsd and its version.",
+    "A client that does not read its events loses the newest ones after a limit, and a warning says how many; memory does not grow.",
+    "Long tokens are parsed in linear time.",
+  ],
+};
