@@ -21,7 +21,7 @@ export async function compileNative(target: string): Promise<string | undefined>
       "--no-check",
       "--no-lock",
       "--no-prompt",
-      ...await permissionFlags(root.replace(/\/$/, "")),
+      ...await permissionFlags(),
       ...workers,
       "--output",
       unfinished,

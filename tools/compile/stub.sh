@@ -35,8 +35,6 @@ unpack_all() {
 
 # Sets dir to where the program is, unpacked if need be, in cache directory "$1"; false if that cannot be.
 prepare() {
-  # deno cannot name a path with a comma in a permission.
-  case $1 in *,*) return 1 ;; esac
   umask_was=$(umask)
   umask 077
   dir=$1/$key
