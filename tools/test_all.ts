@@ -55,7 +55,7 @@ await installPackages();
 const skipFile = await Deno.makeTempFile({ suffix: ".skips" });
 const env = { QSD_TEST_SKIPS: skipFile };
 try {
-  const outcomes = [...await checks(), await tests("unit", ["lib", "tools"], env)];
+  const outcomes = [...await checks(), await tests("unit", ["lib", "tools", "bench"], env)];
   for (const folder of await folders()) {
     if (!await hasTests(`${root}tests/${folder}`)) continue;
     outcomes.push(await tests(folder, [`tests/${folder}`], env));
