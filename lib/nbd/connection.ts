@@ -25,7 +25,7 @@ import { greeting, parseOptionHeader } from "./wire_options.ts";
 /** Requests that one client may have served in one turn before others get theirs. */
 export const TURN_REQUESTS = 256;
 /** As TURN_REQUESTS, in bytes. */
-export const TURN_BYTES = 2 * 1024 * 1024;
+export const TURN_BYTES = 1024 * 1024;
 /** Options of a handshake answered in one turn; more than any client needs. */
 const TURN_OPTIONS = 32;
 
