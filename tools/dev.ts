@@ -82,7 +82,8 @@ Try, in another terminal:
   qemu-io -f raw -c 'write -P 0x51 2M 64k' -c 'read -P 0x51 2M 64k' '${tcp}'
 
 QMP of the one on the Unix socket (the other has ${dir}/qmp-tcp.sock):
-  printf '%s' '{"execute": "qmp_capabilities"}' '{"execute": "query-block-exports"}' | socat -t1 - ${dir}/qmp.sock
+  ${root}qsd qmp ${dir}/qmp.sock query-block-exports
+  ${root}qsd status --watch ${dir}/qmp.sock
   ${root}qsd --help
 
 Ctrl-C stops and removes everything under ${dir}.`);
