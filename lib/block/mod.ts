@@ -3,5 +3,6 @@ export * from "./types.ts";
 export * from "./backend_types.ts";
 export * from "./graph_types.ts";
 export { PlacementRecord, PlanRecord } from "./placement.ts";
+export { zeroFill } from "./memory.ts";
 export { BlockGraph } from "./graph.ts";
 export { blockCommands } from "./commands.ts";

@@ -5,10 +5,10 @@ import { ExportRegistry } from "../export/mod.ts";
 import type { NbdServerOptionsValue } from "../qmp/schema/export.ts";
 import { AF, createContext, type OwnedContext, SOCK, type SocketAddress } from "../sys/mod.ts";
 import { NbdControl } from "./control.ts";
+import { AGAIN } from "./transport.ts";
 import { greeting } from "./wire_options.ts";
 
 type Address = NbdServerOptionsValue["addr"];
-const AGAIN = -11;
 const IN_PROGRESS = -115;
 
 async function withControl(

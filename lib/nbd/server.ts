@@ -4,6 +4,7 @@
  */
 import {
   type Context,
+  EPOLL,
   Errno,
   errnoText,
   type Listening,
@@ -30,7 +31,6 @@ const ACCEPT_BATCH = 16;
 const ACCEPT_RETRY_NS = 100_000_000;
 /** Most lines about failed handshakes in one second. */
 const FAILURES_PER_SECOND = 10;
-const EPOLLIN = 1;
 
 /** How a server is to be. */
 export interface NbdServerConfig {
@@ -92,7 +92,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
       replyError: context.trace("nbd_co_send_structured_error"),
     };
     this.#watches = listening.fds.map((fd) =>
-      context.loop.watch(fd, EPOLLIN, () => this.#accept(fd))
+      context.loop.watch(fd, EPOLL.IN, () => this.#accept(fd))
     );
   }
 
@@ -216,7 +216,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     const { maxConnections } = this.#config;
     if (maxConnections > 0 && this.#connections.size >= maxConnections) return;
     this.#accepting = true;
-    for (const watch of this.#watches) watch.set(EPOLLIN);
+    for (const watch of this.#watches) watch.set(EPOLL.IN);
   }
 
   // --- what connections tell ---

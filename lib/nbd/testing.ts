@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
 import type { BackendStatistics, BlockBackend, BlockStatus, Limits } from "../block/mod.ts";
-import { type Context, createContext, type Memory, type OwnedContext } from "../sys/mod.ts";
+import { type Context, createContext, EPOLL, type Memory, type OwnedContext } from "../sys/mod.ts";
+import { AGAIN } from "./transport.ts";
 import { Connection, type ConnectionHost } from "./connection.ts";
 import { type ExportDirectory, NbdExport } from "./export.ts";
 import { SocketTransport } from "./transport.ts";
@@ -16,8 +17,6 @@ import {
 } from "./wire.ts";
 import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.ts";
 
-const EPOLLIN = 1;
-const EPOLLOUT = 4;
 const PAGE = 64 * 1024;
 
 const limits: Limits = {
@@ -202,7 +201,7 @@ export class ByteClient {
       const length = Math.min(bytes.length - at, this.#buffer.length);
       this.#buffer.bytes.set(bytes.subarray(at, at + length));
       const sent = this.#context.sys.send(this.#out, this.#buffer.address, length, 0);
-      if (sent === -11) await this.#until(this.#out, EPOLLOUT);
+      if (sent === AGAIN) await this.#until(this.#out, EPOLL.OUT);
       else if (sent < 0) return false;
       else at += sent;
     }
@@ -215,8 +214,8 @@ export class ByteClient {
     for (let at = 0; at < length;) {
       const want = Math.min(length - at, this.#buffer.length);
       const got = this.#context.sys.recv(this.#fd, this.#buffer.address, want, 0);
-      if (got === -11) {
-        await this.#until(this.#fd, EPOLLIN);
+      if (got === AGAIN) {
+        await this.#until(this.#fd, EPOLL.IN);
       } else if (got <= 0) {
         return out.subarray(0, at);
       } else {

@@ -3,12 +3,12 @@
  * shape (its plain text arrives and leaves in native buffers, and `interest` looks at what it has buffered).
  */
 import type { IoVec } from "../base/mod.ts";
-import type { Context, Watch } from "../sys/mod.ts";
+import { type Context, EPOLL, Errno, type Watch } from "../sys/mod.ts";
 
 /** -EAGAIN: nothing can be moved now. */
-export const AGAIN = -11;
+export const AGAIN = -Errno.EAGAIN;
 /** -EINTR: nothing was moved, for no reason. */
-export const INTERRUPTED = -4;
+export const INTERRUPTED = -Errno.EINTR;
 
 /** A byte stream. Results: bytes moved, 0 at the end of the stream (receive only), or -errno. */
 export interface Transport {
@@ -25,11 +25,6 @@ export interface Transport {
   /** Lets the stream go. Idempotent. */
   close(): void;
 }
-
-const EPOLLIN = 1;
-const EPOLLOUT = 4;
-const EPOLLERR = 8;
-const EPOLLHUP = 16;
 
 /** A non-blocking socket, owned: closed with the transport. */
 export class SocketTransport implements Transport {
@@ -60,7 +55,7 @@ export class SocketTransport implements Transport {
   }
 
   interest(read: boolean, write: boolean): void {
-    const events = (read ? EPOLLIN : 0) | (write ? EPOLLOUT : 0);
+    const events = (read ? EPOLL.IN : 0) | (write ? EPOLL.OUT : 0);
     if (events === this.#events) return;
     this.#events = events;
     if (events === 0) {
@@ -68,8 +63,8 @@ export class SocketTransport implements Transport {
       this.#watch = undefined;
     } else if (this.#watch === undefined) {
       this.#watch = this.#context.loop.watch(this.#fd, events, (ready) => {
-        const broken = (ready & (EPOLLERR | EPOLLHUP)) !== 0;
-        this.ready((ready & EPOLLIN) !== 0, (ready & EPOLLOUT) !== 0, broken);
+        const broken = (ready & (EPOLL.ERR | EPOLL.HUP)) !== 0;
+        this.ready((ready & EPOLL.IN) !== 0, (ready & EPOLL.OUT) !== 0, broken);
       });
     } else {
       this.#watch.set(events);

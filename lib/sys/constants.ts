@@ -186,9 +186,6 @@ export const F = {
   FD_CLOEXEC: 1,
 } as const;
 
-/** memfd seals. */
-export const SEAL = { SEAL: 1, SHRINK: 2, GROW: 4, WRITE: 8, FUTURE_WRITE: 16 } as const;
-
 /** lseek(2). */
 export const SEEK = { SET: 0, CUR: 1, END: 2, DATA: 3, HOLE: 4 } as const;
 

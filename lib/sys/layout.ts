@@ -13,8 +13,6 @@ export const IOV_MAX = 1024;
 export const RW_MAX = 0x7ffff000;
 /** Bytes of struct statx. */
 export const STATX_SIZE = 256;
-/** Bytes of struct flock. */
-export const FLOCK_SIZE = 32;
 /** Bytes of struct msghdr. */
 export const MSGHDR_SIZE = 56;
 /** Bytes of struct cmsghdr; the data follows. */
@@ -137,11 +135,6 @@ export function putMsghdr(view: DataView, header: MessageHeader): void {
 /** msg_controllen after recvmsg. */
 export function getMsgControlLength(view: DataView): number {
   return getU64(view, 40);
-}
-
-/** msg_flags after recvmsg. */
-export function getMsgFlags(view: DataView): number {
-  return view.getInt32(48, true);
 }
 
 /** Writes one SCM_RIGHTS message at 0; returns its length (CMSG_LEN, without trailing padding). */

@@ -19,6 +19,7 @@ import {
   type OpenContext,
   type ReopenChange,
   RequestFlag,
+  zeroFill,
 } from "../mod.ts";
 import { jsonFilename, refuseNegative } from "./filename.ts";
 import { refuseChanges } from "./reopen.ts";
@@ -43,9 +44,7 @@ class NullInstance implements IoInstance {
 
   read(_offset: number, iov: IoVec): MaybePromise<void> {
     // Always: the buffer may hold what another client's request left in it.
-    for (let i = 0; i < iov.count; i++) {
-      this.context.sys.fill(iov.addresses[i]!, 0, iov.lengths[i]!);
-    }
+    zeroFill(this.context.sys, iov);
     return this.#later();
   }
 

@@ -10,6 +10,7 @@
  */
 import { Errno, RWF, type Sys } from "../../../sys/mod.ts";
 import type { IoVec, MaybePromise } from "../../../base/mod.ts";
+import { zeroFill } from "../../mod.ts";
 import type { TransferEngine } from "./engine.ts";
 import { blockError } from "./failures.ts";
 import { SlowGuard } from "./guard.ts";
@@ -89,17 +90,8 @@ export class Transfer {
       }
       // The end of the file. O_DIRECT cannot go on from an odd place, and need not: only an end is odd.
       if (rc === 0 || (this.directAlignment > 0 && rc > 0 && rc % this.directAlignment !== 0)) {
-        return this.#zeroFrom(iov, done);
+        return zeroFill(this.#sys, iov, done);
       }
-    }
-  }
-
-  /** Zeroes in `iov` after its first `done` bytes. */
-  #zeroFrom(iov: IoVec, done: number): void {
-    for (let i = 0, at = 0; i < iov.count; at += iov.lengths[i]!, i++) {
-      const skip = Math.max(done - at, 0);
-      const left = iov.lengths[i]! - skip;
-      if (left > 0) this.#sys.fill(iov.addresses[i]! + skip, 0, left);
     }
   }
 
