@@ -1,0 +1,125 @@
+/**
+ * What the parts of the qcow2 driver know of each other. `Qcow2Image` is an opened image: the map (map.ts),
+ * the reference counts (refcounts.ts) and the write-back of both (commit.ts) implement it; snapshots, bitmaps,
+ * check, resize and information are written against it.
+ *
+ * ## The order of writes
+ * A power cut at any point leaves an image without errors (leaks allowed), because changes of metadata stay
+ * in the caches until `commit`, which writes them in this order:
+ *
+ * 1. reference count blocks (only increases are in them, see 5), then, if there are new blocks, a flush and the
+ *    reference count table;
+ * 2. a flush: counts and data (copy-on-write included) are stable before anything leads to them;
+ * 3. L2 slices; then, if there are new L2 tables, a flush and the L1 entries that lead to them;
+ * 4. a flush;
+ * 5. only now clusters that nothing leads to any more are given back: their counts decrease in the cache (a cut
+ *    before the next commit leaks them), and they may be used again once requests that were in flight settled.
+ *
+ * All offsets and lengths are in bytes; "host" offsets are in the image file (or data file), "guest" offsets in
+ * the virtual disk. Source: the QCOW2 specification (docs/interop/qcow2).
+ */
+import type { MaybePromise } from "../../../base/mod.ts";
+import type { Child } from "../../types.ts";
+import type { Header } from "./header.ts";
+
+/** Fixed figures of an image, from its header. */
+export interface Geometry {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  /** Bytes of a cluster: 512 to 2 MiB. */
+  readonly clusterSize: number;
+  /** Bits of a reference count: 1 to 64. */
+  readonly refcountBits: number;
+  /** Largest reference count that is used, capped to 2^53 - 1. */
+  readonly refcountMax: number;
+  /** 128-bit L2 entries with 32 subclusters. */
+  readonly extendedL2: boolean;
+  /** Bytes of an L2 entry: 8 or 16; entries of one L2 table (one cluster). */
+  readonly l2EntrySize: number;
+  readonly l2Entries: number;
+  /** Guest bytes that one L2 table maps. */
+  readonly l2Coverage: number;
+  /** Bytes of a subcluster: a cluster without extended L2. */
+  readonly subclusterSize: number;
+  /** Reference counts in one block (one cluster). */
+  readonly refcountBlockEntries: number;
+  /** Guest data lives in an external data file. */
+  readonly externalData: boolean;
+  readonly dataFileRaw: boolean;
+  readonly compression: "zlib" | "zstd";
+}
+
+/** What a host range holds, for overlap checks and messages. */
+export type MetadataKind =
+  | "header"
+  | "active L1 table"
+  | "active L2 table"
+  | "refcount table"
+  | "refcount block"
+  | "snapshot table"
+  | "inactive L1 table"
+  | "inactive L2 table"
+  | "bitmap directory"
+  | "bitmap table"
+  | "bitmap data"
+  | "data";
+
+/** An opened image, as its parts see it. */
+export interface Qcow2Image {
+  readonly nodeName: string;
+  readonly geometry: Geometry;
+  /** The header as it is on disk, or is about to be. Change it by `updateHeader` only. */
+  readonly header: Header;
+  /** The image file; metadata lives here. */
+  readonly file: Child;
+  /** Guest data: `file`, or the external data file. */
+  readonly data: Child;
+  readonly backing: Child | undefined;
+  readonly readOnly: boolean;
+  /** Length of the virtual disk in bytes. */
+  size: number;
+
+  /**
+   * Runs `task` alone: no reserve is outstanding and no other exclusive task runs; reads go on. For changes of
+   * more than one L2 entry: snapshots, resize, bitmaps' directory.
+   */
+  exclusive<T>(task: () => Promise<T>): Promise<T>;
+
+  // --- metadata, uncached: tables of snapshots and bitmaps, headers ---
+  /** `length` bytes at `offset` of the image file; what lies past its end reads as zeroes. */
+  readMetadata(offset: number, length: number): Promise<Uint8Array>;
+  /** Writes them, after an overlap check that `kind` may pass. */
+  writeMetadata(offset: number, bytes: Uint8Array, kind: MetadataKind): Promise<void>;
+  /** Rewrites the header cluster with `change` applied, stable before and after. */
+  updateHeader(change: Partial<Header>): Promise<void>;
+
+  // --- reference counts ---
+  /** The count of the cluster at `offset` (cached view). */
+  refcount(offset: number): MaybePromise<number>;
+  /** Allocates contiguous clusters for `length` bytes; count 1. Contents are undefined. ENOSPC, EFBIG... */
+  allocate(length: number): Promise<number>;
+  /** One more reference for every cluster of [offset, offset + length). */
+  reference(offset: number, length: number): Promise<void>;
+  /** One less, after the next commit (order of writes, 5). `discard`: pass on to the file what became free. */
+  release(offset: number, length: number, discard: "request" | "snapshot" | "other" | "never"): void;
+
+  // --- the map ---
+  /** Entries of the active L1 table, as on disk (bit 63: copied). Index below `l1Length`. */
+  readonly l1Length: number;
+  l1Entry(index: number): bigint;
+  /** Replaces the active L1 table (in memory and, at the next commit, on disk): resize, snapshot apply. */
+  replaceL1(entries: BigUint64Array): Promise<void>;
+  /**
+   * Walks an L1 table's L2 tables and adds `delta` (1, -1, 0) to everything that they lead to, compressed
+   * clusters included, and sets the copied bits of a table that is active from the counts afterwards.
+   */
+  changeReferences(l1: BigUint64Array, delta: 1 | 0 | -1, active: boolean): Promise<void>;
+
+  /** Writes all cached metadata in the order above; stable when it resolves. */
+  commit(): Promise<void>;
+  /** Drops cached metadata that is not dirty (after repair or snapshot apply). */
+  dropCaches(): void;
+
+  /** A structure is broken: marks the image corrupt, sends BLOCK_IMAGE_CORRUPTED, and throws EIO. */
+  corrupt(message: string, offset?: number, size?: number): never;
+}
