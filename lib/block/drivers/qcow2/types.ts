@@ -18,8 +18,10 @@
  * All offsets and lengths are in bytes; "host" offsets are in the image file (or data file), "guest" offsets in
  * the virtual disk. Source: the QCOW2 specification (docs/interop/qcow2).
  */
-import type { MaybePromise } from "../../../base/mod.ts";
-import type { Child } from "../../types.ts";
+import type { IoVec, MaybePromise } from "../../../base/mod.ts";
+import type { Context } from "../../../sys/mod.ts";
+import type { Child, FormatInstance, ImageFacts, OpenContext, ReopenChange } from "../../types.ts";
+import type { CompressedCluster } from "./format.ts";
 import type { Header } from "./header.ts";
 
 /** Fixed figures of an image, from its header. */
@@ -64,8 +66,92 @@ export type MetadataKind =
   | "bitmap data"
   | "data";
 
+/** Options of an opened image, resolved (open.ts): defaults filled in, percentages and sizes checked. */
+export interface ImageOptions {
+  /** Bytes of the L2 cache, of one of its entries (512 to a cluster), and of the refcount cache. */
+  readonly l2CacheSize: number;
+  readonly l2CacheEntrySize: number;
+  readonly refcountCacheSize: number;
+  /** Seconds after which unused cache entries are dropped; 0: never. */
+  readonly cacheCleanInterval: number;
+  /** Reference counts are written late, under the dirty bit (option, or the header's compatible feature). */
+  readonly lazyRefcounts: boolean;
+  readonly passDiscardRequest: boolean;
+  readonly passDiscardSnapshot: boolean;
+  readonly passDiscardOther: boolean;
+  /** Discards keep clusters allocated (zero flag only). */
+  readonly discardNoUnref: boolean;
+  /** Structures that are looked after before each write. */
+  readonly overlapCheck: ReadonlySet<MetadataKind>;
+}
+
+/** Compressed clusters: compressed.ts implements it, mod.ts hands it in. */
+export interface ClusterCodec {
+  /** Fills `iov` with the bytes from `from` on of what the cluster holds when it is expanded. */
+  decode(
+    image: Qcow2Image,
+    cluster: CompressedCluster,
+    from: number,
+    iov: IoVec,
+  ): MaybePromise<void>;
+  /**
+   * Compresses one cluster of data (`iov.total` is the cluster size) to native memory at `target`, which has
+   * room for a cluster. The length, or 0 when it would not be shorter than a cluster.
+   */
+  encode(image: Qcow2Image, iov: IoVec, target: number): MaybePromise<number>;
+}
+
+/** Encryption of guest data. Offsets are those of the data's first byte, multiples of 512. */
+export interface ClusterCipher {
+  decrypt(iov: IoVec, guest: number, host: number): MaybePromise<void>;
+  /** Encrypts `iov` to native memory at `target`, which has room for it. */
+  encrypt(iov: IoVec, target: number, guest: number, host: number): MaybePromise<void>;
+}
+
+/** What the node's driver definition (mod.ts) adds to the image. */
+export interface ImageHooks {
+  facts(image: Qcow2Image): MaybePromise<Partial<ImageFacts>>;
+  prepareReopen?(
+    image: OpenedImage,
+    next: OpenContext,
+    options: unknown,
+  ): MaybePromise<ReopenChange>;
+  /** Before the last commit: persistent bitmaps are stored here. The image may be read-only. */
+  beforeClose?(image: Qcow2Image): MaybePromise<void>;
+  /** Before a change of the length: throws where bitmaps or snapshots forbid it. */
+  beforeResize?(image: Qcow2Image, size: number): MaybePromise<void>;
+}
+
+/** What `openImage(parts: ImageParts): Promise<OpenedImage>` (image.ts) is given. */
+export interface ImageParts {
+  readonly context: Context;
+  readonly open: OpenContext;
+  readonly nodeName: string;
+  /** Parsed and checked; the dirty bit was dealt with (repaired) before. */
+  readonly header: Header;
+  readonly file: Child;
+  /** `file`, or the external data file. */
+  readonly data: Child;
+  readonly backing: Child | undefined;
+  readonly readOnly: boolean;
+  readonly options: ImageOptions;
+  readonly codec: ClusterCodec;
+  readonly cipher?: ClusterCipher;
+  readonly hooks: ImageHooks;
+}
+
+/** An opened image as the block layer and the driver definition see it. */
+export interface OpenedImage extends FormatInstance, Qcow2Image {
+  /** Takes new options (reopen); caches of another size are made anew when nothing is dirty. */
+  configure(options: ImageOptions, readOnly: boolean): Promise<void>;
+  /** Writes one cluster (or the short last one) compressed, or as it is when that is not shorter. */
+  writeCompressed(offset: number, iov: IoVec): MaybePromise<void>;
+}
+
 /** An opened image, as its parts see it. */
 export interface Qcow2Image {
+  readonly context: Context;
+  readonly options: ImageOptions;
   readonly nodeName: string;
   readonly geometry: Geometry;
   /** The header as it is on disk, or is about to be. Change it by `updateHeader` only. */
@@ -101,7 +187,11 @@ export interface Qcow2Image {
   /** One more reference for every cluster of [offset, offset + length). */
   reference(offset: number, length: number): Promise<void>;
   /** One less, after the next commit (order of writes, 5). `discard`: pass on to the file what became free. */
-  release(offset: number, length: number, discard: "request" | "snapshot" | "other" | "never"): void;
+  release(
+    offset: number,
+    length: number,
+    discard: "request" | "snapshot" | "other" | "never",
+  ): void;
 
   // --- the map ---
   /** Entries of the active L1 table, as on disk (bit 63: copied). Index below `l1Length`. */
