@@ -8,6 +8,7 @@ import type {
 } from "./backend_types.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
+import type { Permissions } from "./permissions.ts";
 import type { Seam } from "./seam.ts";
 import { chainDepth, chainStatus } from "./status.ts";
 import { type BlockStatus, type Limits, Perm, RequestFlag } from "./types.ts";
@@ -24,8 +25,11 @@ const counters = (): OperationStatistics => ({ operations: 0, bytes: 0, failed: 
 export class Backend implements BlockBackend {
   /** How it is called as a child of this user. */
   readonly name = "root";
+  /** What it holds: what it wants, or nothing while the node is inactive. */
   needed: number;
   shared: number;
+  /** What it said that it needs and shares. */
+  wanted: Readonly<Permissions>;
   readonly statistics: BackendStatistics = {
     read: counters(),
     write: counters(),
@@ -49,6 +53,7 @@ export class Backend implements BlockBackend {
   ) {
     this.needed = options.needed;
     this.shared = options.shared;
+    this.wanted = { needed: options.needed, shared: options.shared };
     this.#writeFlags = options.writethrough === true ? RequestFlag.fua : 0;
   }
 
@@ -203,7 +208,10 @@ export class Backend implements BlockBackend {
   #checkWrite(op: string, offset: number, length: number): void {
     this.#check(op, offset, length);
     if ((this.needed & (Perm.write | Perm.writeUnchanged)) !== 0) return;
-    throw new BlockError("EPERM", `${this.describe} has no permission to write`, {
+    const why = this.node.active
+      ? `${this.describe} has no permission to write`
+      : `node '${this.node.name}' is inactive`;
+    throw new BlockError("EPERM", why, {
       node: this.node.name,
       op,
       offset,

@@ -11,6 +11,8 @@ export interface BackendOptions {
   readonly shared: number;
   /** Flush after each write. */
   readonly writethrough?: boolean;
+  /** It can do with reading while the node is inactive (blockdev-set-active); else it keeps the node active. */
+  readonly allowInactive?: boolean;
   /** The node's length changed. */
   onResize?(size: number): void;
 }

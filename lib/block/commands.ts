@@ -40,6 +40,10 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
       if (size < 0) throw new CommandError("Parameter 'size' expects a >0 size");
       return refusing(() => graph.resize(node, size));
     },
+    "blockdev-set-active"({ "node-name": name, active }) {
+      const node = name === undefined ? undefined : graph.lookup(undefined, name);
+      return refusing(() => graph.setActive(node, active));
+    },
     "query-named-block-nodes": ({ flat }) =>
       Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true))),
     // Only guest devices are listed, and the daemon has none.
@@ -138,6 +142,7 @@ async function deviceInfo(
     ro: node.readOnly,
     drv: node.driver,
     backing_file_depth: chain.length,
+    active: node.active,
     encrypted: facts.encrypted === true,
     detect_zeroes: node.common.detectZeroes,
     bps: 0,

@@ -27,6 +27,7 @@ Deno.test("query-named-block-nodes shows the newest first, in QEMU's shape", asy
     ro: false,
     drv: "memory",
     backing_file_depth: 0,
+    active: true,
     encrypted: false,
     detect_zeroes: "off",
     bps: 0,

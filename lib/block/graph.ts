@@ -9,6 +9,7 @@ import { assert, CommandError } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
+import { activate, inactivate } from "./activation.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import { Section, withAncestors } from "./drain.ts";
@@ -149,12 +150,23 @@ export class BlockGraph {
     return this.#queue.run(() => reopenNodes(this, list));
   }
 
+  /** blockdev-set-active: of all nodes, if none is given. */
+  setActive(node: BlockNodeInfo | undefined, active: boolean): Promise<void> {
+    return this.#queue.run(() => {
+      const nodes = node === undefined ? this.nodes() : [this.#own(node)];
+      return active ? activate(this, nodes) : inactivate(this, nodes);
+    });
+  }
+
   /** Attaches a user. Throws CommandError with QEMU's conflict text. */
   backend(node: BlockNodeInfo | string, options: BackendOptions): Promise<BlockBackend> {
     return this.#queue.run(() => this.#attach(this.#own(node), options));
   }
 
   async #attach(node: BlockNode, options: BackendOptions): Promise<Backend> {
+    if (!node.active && options.allowInactive !== true) {
+      throw new CommandError(`Node '${node.name}' is inactive`);
+    }
     const backend = new Backend(
       {
         setPermissions: (which, needed, shared) =>

@@ -156,6 +156,7 @@ Deno.test("inline children inherit, children by reference do not", async () => {
     discard: "unmap",
     detectZeroes: "off",
     forceShare: true,
+    active: true,
   });
   await add(inline("g"));
   await add({ driver: "raw", "node-name": "s", "read-only": true, file: "g" });

@@ -29,6 +29,8 @@ export interface NodeView extends BlockNodeInfo {
   /** Length in bytes, a multiple of 512 as in QEMU (a short tail reads as zeroes). */
   readonly size: number;
   readonly readOnly: boolean;
+  /** Not handed over to another process (blockdev-set-active). */
+  readonly active: boolean;
   readonly limits: Readonly<Limits>;
   /** Whether blockdev-add (or --blockdev) made it. */
   readonly monitorOwned: boolean;

@@ -31,6 +31,8 @@ export interface CommonOptions {
   discard: "ignore" | "unmap";
   detectZeroes: "off" | "on" | "unmap";
   forceShare: boolean;
+  /** Not handed over to another process: blockdev-set-active changes it. */
+  active: boolean;
 }
 
 /** Whatever holds a node: an edge from a parent node, or a backend. */
@@ -110,6 +112,9 @@ export class BlockNode implements NodeView {
   }
   get forceShare(): boolean {
     return this.common.forceShare;
+  }
+  get active(): boolean {
+    return this.common.active;
   }
   get limits(): Limits {
     return this.#limits;

@@ -167,6 +167,9 @@ export class NodeOpenContext implements OpenContext {
   get forceShare(): boolean {
     return this.node.common.forceShare;
   }
+  get active(): boolean {
+    return this.node.common.active;
+  }
 
   async child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child> {
     const child = await this.optionalChild(name, edge);

@@ -13,6 +13,7 @@ const COMMON: ReadonlySet<string> = new Set([
   "read-only",
   "auto-read-only",
   "force-share",
+  "active",
   "detect-zeroes",
 ]);
 
@@ -50,6 +51,7 @@ export function commonOptions(
     discard: given<"ignore" | "unmap">("discard") ?? (parent === undefined ? "ignore" : "unmap"),
     detectZeroes: given<"off" | "on" | "unmap">("detect-zeroes") ?? "off",
     forceShare: given<boolean>("force-share") ?? parent?.forceShare ?? false,
+    active: given<boolean>("active") ?? parent?.active ?? true,
   };
   if (resolved.forceShare && !resolved.readOnly) {
     throw new CommandError("force-share=on can only be used with read-only images");

@@ -1,4 +1,5 @@
 /** Applying permissions to a graph: resolve, let drivers prepare, then commit or abort. */
+import { CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
 import type { BlockNode, Edge, Parent } from "./node.ts";
@@ -9,12 +10,13 @@ import {
   type Permissions,
   resolvePermissions,
 } from "./permissions.ts";
-import type { ChildRole, PermissionChange } from "./types.ts";
+import { type ChildRole, Perm, type PermissionChange } from "./types.ts";
 
 /** A node as it is to be after the change that is being prepared. */
 export interface NextNode {
   readonly readOnly?: boolean;
   readonly forceShare?: boolean;
+  readonly active?: boolean;
   readonly options?: BlockdevOptionsValue;
 }
 
@@ -36,23 +38,35 @@ interface View {
   readonly readOnly: boolean;
   readonly forceShare: boolean;
   readonly becomesReadOnly: boolean;
+  readonly active: boolean;
   readonly options: BlockdevOptionsValue;
 }
 interface ViewEdge extends PermissionEdge<View> {
   readonly holder: Parent;
 }
 
-/** What `node` needs and shares on its child, given what its own parents need and share. */
-export function childPermissions(
-  node: BlockNode,
+/** What a node needs and shares on its child, given what its own parents need and share. */
+function childPermissions(
+  { node, readOnly, active, options }: View,
   name: string,
   role: readonly ChildRole[],
-  parents: Permissions & { readOnly: boolean },
-  options: BlockdevOptionsValue,
+  parents: Permissions,
 ): Permissions {
   const own = node.definition.childPermissions;
-  if (own !== undefined) return own(name, role, parents, driverOptions(options));
-  return defaultChildPermissions(role, parents);
+  const given = { ...parents, readOnly: readOnly || !active };
+  const result = own === undefined
+    ? defaultChildPermissions(role, given)
+    : own(name, role, given, driverOptions(options));
+  // Whoever has the image now may do anything with it.
+  return active ? result : { needed: result.needed & Perm.consistentRead, shared: Perm.all };
+}
+
+/** Throws where a node that may write would stand on one that may not. */
+function checkActive(parent: View, name: string, child: View): void {
+  if (!parent.active || child.active) return;
+  throw new CommandError(
+    `Inactive '${child.name}' can't be a ${name} child of active '${parent.name}'`,
+  );
 }
 
 /** A prepared change of all permissions. */
@@ -72,6 +86,7 @@ function views(nodes: Iterable<BlockNode>, plan: PermissionPlan): Map<BlockNode,
       readOnly,
       forceShare: next?.forceShare ?? node.forceShare,
       becomesReadOnly: readOnly && !node.readOnly,
+      active: next?.active ?? node.active,
       options: next?.options ?? node.options,
     });
   }
@@ -87,31 +102,29 @@ function edges(
   const target = (holder: Parent) => all.get(plan.targets?.get(holder) ?? holder.node)!;
   for (const [node, parent] of all) {
     for (const edge of node.children) {
+      const child = target(edge);
+      checkActive(parent, edge.name, child);
       result.push({
         holder: edge,
         describe: node.describe,
         parent,
-        child: target(edge),
+        child,
         name: edge.name,
         derive: (parents) =>
-          childPermissions(
-            node,
-            edge.name,
-            plan.roles?.get(edge) ?? edge.role,
-            { ...parents, readOnly: parent.readOnly },
-            parent.options,
-          ),
+          childPermissions(parent, edge.name, plan.roles?.get(edge) ?? edge.role, parents),
       });
     }
   }
   for (const backend of backends) {
-    const said = plan.backends?.get(backend) ?? backend;
+    const { needed, shared } = plan.backends?.get(backend) ?? backend.wanted;
+    const child = target(backend);
     result.push({
       holder: backend,
       describe: backend.describe,
-      child: target(backend),
+      child,
       name: backend.name,
-      derive: () => ({ needed: said.needed, shared: said.shared }),
+      // What an inactive node's user wants, it gets when the node is activated.
+      derive: () => child.active ? { needed, shared } : { needed: Perm.none, shared: Perm.all },
     });
   }
   return result;
@@ -152,6 +165,7 @@ export async function preparePermissions(
         edge.holder.needed = needed;
         edge.holder.shared = shared;
       }
+      for (const [backend, wanted] of plan.backends ?? []) backend.wanted = wanted;
     },
     abort,
   };

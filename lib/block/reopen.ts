@@ -73,6 +73,10 @@ function collect(
         : "Cannot change the option 'force-share'",
     );
   }
+  if (options["active"] !== undefined && options["active"] !== node.active) {
+    throw new CommandError("Cannot change the option 'active'");
+  }
+  common.active = node.active;
   const item: Item = { node, options, common, moved: new Map(), roles: new Map(), dropped: [] };
   items.set(node, item);
   for (const edge of node.children) collectChild(graph, items, item, edge);
@@ -211,6 +215,9 @@ class ReopenContext implements OpenContext {
   }
   get forceShare(): boolean {
     return this.item.common.forceShare;
+  }
+  get active(): boolean {
+    return this.item.common.active;
   }
 
   async child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child> {

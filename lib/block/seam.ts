@@ -235,7 +235,7 @@ export class Seam {
 
   /** Makes every write that has completed durable: the node's own part, then its children's. */
   flush(node: BlockNode): MaybePromise<void> {
-    if (node.readOnly) return undefined;
+    if (node.readOnly || !node.active) return undefined;
     if (this.#traceFlush.enabled) this.#traceFlush.emit(`bs ${node.name}`);
     const own = this.#flushOwn(node);
     if (own === undefined) return this.#flushChildren(node);
@@ -308,6 +308,7 @@ export class Seam {
   /** Refuses writes on read-only nodes. */
   checkWritable(node: BlockNode, op: string, offset: number): void {
     if (node.common.readOnly) throw readOnlyError(node, op, offset);
+    if (!node.common.active) throw inactiveError(node, op, offset);
   }
 
   #checkThreshold(node: BlockNode, end: number): void {
@@ -391,6 +392,11 @@ function pieceLength(node: BlockNode, offset: number, iov: IoVec, start: number)
     if (end > start) segments++;
   }
   return Math.min(most, end - start);
+}
+
+/** As readOnlyError, for nodes that are another process's now. */
+function inactiveError({ name }: BlockNode, op: string, offset: number): BlockError {
+  return new BlockError("EPERM", `node '${name}' is inactive`, { node: name, op, offset });
 }
 
 /** Writes are refused here with EPERM, as in QEMU. */

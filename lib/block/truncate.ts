@@ -12,6 +12,7 @@ export function truncateNode(
   options: TruncateOptions,
 ): MaybePromise<void> {
   if (node.readOnly) throw new CommandError("Image is read-only");
+  if (!node.active) throw new CommandError("Image is inactive");
   const { instance } = node;
   let result: MaybePromise<void>;
   if (instance.truncate !== undefined) {

@@ -137,6 +137,13 @@ export interface DriverInstanceBase {
   /** Drain: no request is in flight until `resume`. Background activity of the driver stops. */
   quiesce?(): MaybePromise<void>;
   resume?(): void;
+  /**
+   * The node becomes inactive: another process may take the image over. Everything was flushed and no request is
+   * in flight; what close would still write is written now, since nothing may be afterwards (not even by close).
+   */
+  inactivate?(): MaybePromise<void>;
+  /** The opposite, with the permissions already taken: the image may be another by now, so nothing cached holds. */
+  activate?(): MaybePromise<void>;
   /** Last call: everything was flushed, no request is in flight. */
   close(): MaybePromise<void>;
 }
@@ -255,6 +262,8 @@ export interface OpenContext {
   readonly discard: "ignore" | "unmap";
   readonly detectZeroes: "off" | "on" | "unmap";
   readonly forceShare: boolean;
+  /** False: the node is only read until `activate` is called; nothing is written, not even by opening. */
+  readonly active: boolean;
   /** The parent's options as given, without the common ones. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */

@@ -26,6 +26,8 @@ export interface ExportType {
   /** Permissions beyond reading and (when writable) writing, and those that are not shared. */
   readonly needs: number;
   readonly unshared: number;
+  /** Does nothing but read while the node is inactive. */
+  readonly allowsInactive?: boolean;
   /** Begins to serve. Throws CommandError; the registry then lets go of `backend`. */
   create(backend: BlockBackend, options: BlockExportOptionsValue): ExportInstance;
 }
@@ -106,11 +108,17 @@ export class ExportRegistry {
     options: BlockExportOptionsValue,
   ): Promise<BlockExport> {
     type.precheck(options);
+    const allowInactive = options["allow-inactive"] ?? false;
+    if (allowInactive && type.allowsInactive !== true) {
+      throw new CommandError("Export type does not support inactive exports");
+    }
+    if (!allowInactive && !node.active) await this.#graph.setActive(node, true);
     const writable = options.writable ?? false;
     const backend = await this.#graph.backend(node, {
       describe: "an unnamed block device",
       needed: Perm.consistentRead | (writable ? Perm.write : 0) | type.needs,
       shared: Perm.all & ~type.unshared,
+      allowInactive,
     });
     let instance: ExportInstance;
     try {

@@ -15,6 +15,7 @@ export class NbdControl implements ExportType {
   readonly type = "nbd";
   readonly needs = Perm.none;
   readonly unshared = Perm.resize;
+  readonly allowsInactive = true;
   readonly #context: Context;
   readonly #graph: BlockGraph;
   readonly #registry: ExportRegistry;

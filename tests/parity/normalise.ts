@@ -28,7 +28,8 @@ export function normalise(value: unknown, folder: string): unknown {
 
 /** Members of nodes and images that newer QEMU has and 7.2 has not. */
 function isNewer(key: string, of: object): boolean {
-  return key === "children" && "drv" in of || key === "limits" && "virtual-size" in of;
+  return (key === "children" || key === "active") && "drv" in of ||
+    key === "limits" && "virtual-size" in of;
 }
 
 /** The same for text. */

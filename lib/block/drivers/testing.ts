@@ -106,6 +106,7 @@ export function openContext(
     discard: "unmap",
     detectZeroes: "off",
     forceShare: how.forceShare ?? false,
+    active: true,
     options,
     child,
     optionalChild: child,

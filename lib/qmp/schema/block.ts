@@ -111,6 +111,7 @@ export const BlockDeviceInfo = struct("BlockDeviceInfo", {
   drv: str,
   backing_file: opt(str),
   backing_file_depth: int,
+  active: bool,
   encrypted: bool,
   detect_zeroes: BlockdevDetectZeroesOptions,
   bps: int,
@@ -316,6 +317,19 @@ export const blockCommandTable = {
         "`Failed to find node with node-name='N'`",
         "`Cannot change the option 'X'`",
         "what the drivers and permissions refuse",
+      ],
+    },
+  ),
+  "blockdev-set-active": command(
+    struct("q_obj_blockdev-set-active-arg", { "node-name": opt(str), active: bool }),
+    empty,
+    {
+      doc:
+        "Hands images over between processes (QEMU 10.0). An inactive node takes no writes and holds no locks. Activating a node activates its children first; inactivating it takes along those of its children that nothing active uses. Of all nodes without `node-name`.",
+      errors: [
+        "`Cannot find device='' nor node-name='N'`",
+        "`Node 'N' is in use by P, which needs it active`: by a parent node, or an export without `allow-inactive`",
+        'what is refused when the locks are taken, as `Failed to get "write" lock`',
       ],
     },
   ),

@@ -96,6 +96,7 @@ export const blockdevCommonMembers = {
   "read-only": opt(bool),
   "auto-read-only": opt(bool),
   "force-share": opt(bool),
+  active: opt(bool),
   "detect-zeroes": opt(BlockdevDetectZeroesOptions),
 } as const;
 

@@ -300,6 +300,12 @@ export class FileInstance implements IoInstance {
     };
   }
 
+  /** Another process may have changed the file's length and where its holes are. */
+  activate(): void {
+    this.#extents.clear();
+    this.#transfer.size = sizeOf(this.#context, this.#fd, this.#fileKind);
+  }
+
   close(): MaybePromise<void> {
     // No request is in flight, so that the engine needs the descriptor no more.
     this.#context.sys.close(this.#fd);
