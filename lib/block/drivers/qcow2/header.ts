@@ -1,0 +1,452 @@
+/**
+ * The header of a qcow2 image: bytes to a checked value and back. Pure. Everything is checked against the limits
+ * before anybody allocates anything by it; a wrong field is a BlockError in QEMU's words. What is not known is kept
+ * byte for byte: later fields of a longer header, extensions of other programs.
+ *
+ * The order of the checks is the original's, so that an image with several faults gives the same message.
+ * All offsets and lengths are in bytes. Source: the QCOW2 specification (docs/interop/qcow2), "Header".
+ */
+import { BlockError, MAX_OFFSET, MiB } from "../../../base/mod.ts";
+import {
+  type Extensions,
+  featureNames,
+  parseExtensions,
+  serialiseExtensions,
+} from "./extensions.ts";
+
+export {
+  type BitmapsExtension,
+  defaultFeatureTable,
+  type FeatureName,
+  featureNames,
+  type UnknownExtension,
+} from "./extensions.ts";
+
+/** The first four bytes: "QFI\xfb". */
+export const QCOW2_MAGIC = 0x514649fb;
+/** Incompatible features: who does not know a bit that is set must not open the image. */
+export const Incompatible = {
+  dirty: 1n << 0n,
+  corrupt: 1n << 1n,
+  dataFile: 1n << 2n,
+  compression: 1n << 3n,
+  extendedL2: 1n << 4n,
+} as const;
+/** Compatible features: unknown bits are of no matter. */
+export const Compatible = { lazyRefcounts: 1n << 0n } as const;
+/** Autoclear features: who does not know a bit clears it before the first write. */
+export const Autoclear = { bitmaps: 1n << 0n, dataFileRaw: 1n << 1n } as const;
+/** All incompatible bits that are known here. */
+const KNOWN_INCOMPATIBLE = 31n;
+/** All autoclear bits that are known here. */
+export const KNOWN_AUTOCLEAR = 3n;
+
+/** Limits on what an image may ask for; QEMU's, against the memory that a hostile image could take. */
+export const HeaderLimits = {
+  minClusterBits: 9,
+  maxClusterBits: 21,
+  /** Extended L2 entries: a subcluster (a 32nd of a cluster) has at least a sector. */
+  minSubclusterBits: 9,
+  maxL1Bytes: 32 * MiB,
+  maxRefcountTableBytes: 8 * MiB,
+  maxSnapshots: 65536,
+  maxSnapshotTableBytes: 1024 * 65536,
+  maxBackingName: 1023,
+  /** What `parseHeader` wants to be given: no header is longer. */
+  maxHeaderBytes: 2 * MiB,
+} as const;
+
+/** How guest data is encrypted. */
+export type CryptMethod = "none" | "aes" | "luks";
+
+/** The header, as on disk. Plain data: a changed one is a new one. */
+export interface Header extends Extensions {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  /** Length of the virtual disk. */
+  readonly size: number;
+  readonly cryptMethod: CryptMethod;
+  readonly l1Offset: number;
+  /** Entries of the active L1 table. */
+  readonly l1Size: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  readonly snapshotsOffset: number;
+  readonly snapshotCount: number;
+  readonly incompatible: bigint;
+  readonly compatible: bigint;
+  readonly autoclear: bigint;
+  /** Bits of a reference count are 1 << refcountOrder. */
+  readonly refcountOrder: number;
+  readonly compression: "zlib" | "zstd";
+  /** Length of the header structure: 72 for version 2, else at least 104. */
+  readonly headerLength: number;
+  /** What stands behind the compression type in a longer header, padding included; kept as it is. */
+  readonly laterFields: Uint8Array;
+  /** Name of the backing file; an image may have an empty one. */
+  readonly backingFile?: string | undefined;
+}
+
+/** Offsets of the fields. */
+const At = {
+  magic: 0,
+  version: 4,
+  backingOffset: 8,
+  backingLength: 16,
+  clusterBits: 20,
+  size: 24,
+  cryptMethod: 32,
+  l1Size: 36,
+  l1Offset: 40,
+  refcountTableOffset: 48,
+  refcountTableClusters: 56,
+  snapshotCount: 60,
+  snapshotsOffset: 64,
+  incompatible: 72,
+  compatible: 80,
+  autoclear: 88,
+  refcountOrder: 96,
+  headerLength: 100,
+  compression: 104,
+  laterFields: 105,
+} as const;
+
+/** Length of a version 2 header, and the least of version 3. */
+const V2_LENGTH = 72;
+const V3_LENGTH = 104;
+/** Length that new images get. */
+export const NEW_HEADER_LENGTH = 112;
+
+const CRYPT_METHODS: readonly CryptMethod[] = ["none", "aes", "luks"];
+
+/** The image is not what it should be; QEMU's words. */
+export function badImage(message: string, errno = "EINVAL"): BlockError {
+  return new BlockError(errno, message, { op: "open" });
+}
+
+/** `bytes`, or a zero-filled copy that has `length`: what lies past the end of a file reads as zeroes. */
+function padded(bytes: Uint8Array, length: number): Uint8Array {
+  if (bytes.length >= length) return bytes;
+  const copy = new Uint8Array(length);
+  copy.set(bytes);
+  return copy;
+}
+
+/**
+ * Reads a header from the first bytes of an image: its first cluster, or whatever is there (at most
+ * HeaderLimits.maxHeaderBytes are looked at). Throws BlockError.
+ */
+export function parseHeader(image: Uint8Array): Header {
+  const { clusterBits, version } = parseStart(image);
+  const cluster = padded(image, 1 << clusterBits).subarray(0, 1 << clusterBits);
+  const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
+  const features = parseFeatures(view, cluster, version);
+  const tables = parseTables(view, clusterBits, features.incompatible);
+  const { refcountOrder, headerLength, compression } = features;
+  const extensions = parseExtensions(cluster, features.extensionsStart, {
+    end: endOfExtensions(view, cluster.length),
+    luks: tables.cryptMethod === "luks",
+    version,
+    bitmapsConsistent: (features.autoclear & Autoclear.bitmaps) !== 0n,
+    clusterSize: cluster.length,
+  });
+  const named = version === 3 && headerLength > At.compression;
+  return {
+    ...extensions,
+    ...tables,
+    version,
+    clusterBits,
+    incompatible: features.incompatible,
+    compatible: features.compatible,
+    autoclear: features.autoclear,
+    refcountOrder,
+    compression,
+    headerLength,
+    laterFields: named ? cluster.slice(At.laterFields, headerLength) : new Uint8Array(),
+    backingFile: parseBackingFile(view, cluster),
+  };
+}
+
+/** Magic, version and cluster size: what says how to read the rest. */
+function parseStart(image: Uint8Array): { version: 2 | 3; clusterBits: number } {
+  const start = padded(image, V3_LENGTH);
+  const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
+  if (view.getUint32(At.magic) !== QCOW2_MAGIC) throw badImage("Image is not in qcow2 format");
+  const version = view.getUint32(At.version);
+  if (version !== 2 && version !== 3) {
+    throw badImage(`Unsupported qcow2 version ${version}`, "ENOTSUP");
+  }
+  const clusterBits = view.getUint32(At.clusterBits);
+  const { minClusterBits, maxClusterBits } = HeaderLimits;
+  if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
+    throw badImage(`Unsupported cluster size: 2^${clusterBits}`);
+  }
+  return { version, clusterBits };
+}
+
+/** What parseFeatures finds. */
+interface Features {
+  incompatible: bigint;
+  compatible: bigint;
+  autoclear: bigint;
+  refcountOrder: number;
+  headerLength: number;
+  extensionsStart: number;
+  compression: "zlib" | "zstd";
+}
+
+function parseFeatures(view: DataView, cluster: Uint8Array, version: 2 | 3): Features {
+  const features: Features = {
+    incompatible: 0n,
+    compatible: 0n,
+    autoclear: 0n,
+    refcountOrder: 4,
+    headerLength: V2_LENGTH,
+    extensionsStart: V2_LENGTH,
+    compression: "zlib",
+  };
+  if (version === 3) {
+    features.incompatible = view.getBigUint64(At.incompatible);
+    features.compatible = view.getBigUint64(At.compatible);
+    features.autoclear = view.getBigUint64(At.autoclear);
+    features.refcountOrder = view.getUint32(At.refcountOrder);
+    features.headerLength = view.getUint32(At.headerLength);
+    features.extensionsStart = features.headerLength;
+    if (features.headerLength < V3_LENGTH) throw badImage("qcow2 header too short");
+    if (features.headerLength > cluster.length) throw badImage("qcow2 header exceeds cluster size");
+  }
+  if (view.getBigUint64(At.backingOffset) > BigInt(cluster.length)) {
+    throw badImage("Invalid backing file offset");
+  }
+  features.compression = parseCompression(view, features);
+  const unknown = features.incompatible & ~KNOWN_INCOMPATIBLE;
+  if (unknown !== 0n) throw unsupported(unknown, view, cluster, features.extensionsStart);
+  return features;
+}
+
+function parseCompression(view: DataView, features: Features): "zlib" | "zstd" {
+  const present = features.headerLength > At.compression;
+  const type = present ? view.getUint8(At.compression) : 0;
+  if (type > 1) throw badImage(`qcow2: unknown compression type: ${type}`, "ENOTSUP");
+  const flagged = (features.incompatible & Incompatible.compression) !== 0n;
+  if (flagged !== (type !== 0)) {
+    const must = flagged ? "must not be set" : "must be set";
+    throw badImage(`qcow2: Compression type incompatible feature bit ${must}`);
+  }
+  return type === 0 ? "zlib" : "zstd";
+}
+
+/** Unknown incompatible features, by the names of the image's own table where it has them. */
+function unsupported(
+  unknown: bigint,
+  view: DataView,
+  cluster: Uint8Array,
+  start: number,
+): BlockError {
+  let names = new Map<number, string>();
+  try {
+    names = incompatibleNames(cluster, start, endOfExtensions(view, cluster.length));
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error; // a broken table names nothing
+  }
+  const known: string[] = [];
+  let nameless = 0n;
+  for (let bit = 0; bit < 64; bit++) {
+    if ((unknown >> BigInt(bit) & 1n) === 0n) continue;
+    const name = names.get(bit);
+    if (name === undefined) nameless |= 1n << BigInt(bit);
+    else known.push(name);
+  }
+  if (nameless !== 0n) known.push(`Unknown incompatible feature: ${nameless.toString(16)}`);
+  return badImage(`Unsupported qcow2 feature(s): ${known.join(", ")}`, "ENOTSUP");
+}
+
+function incompatibleNames(cluster: Uint8Array, start: number, end: number): Map<number, string> {
+  const { featureTable } = parseExtensions(cluster, start, {
+    end,
+    namesOnly: true,
+    luks: true,
+    version: 3,
+    bitmapsConsistent: false,
+    clusterSize: cluster.length,
+  });
+  return new Map(
+    featureNames(featureTable).filter((one) => one.type === "incompatible")
+      .map((one) => [one.bit, one.name]),
+  );
+}
+
+/** The backing file's name ends the area of the extensions. */
+function endOfExtensions(view: DataView, clusterSize: number): number {
+  const at = Number(view.getBigUint64(At.backingOffset));
+  return at === 0 ? clusterSize : at;
+}
+
+/** Sizes and places of the tables. */
+type Tables = Pick<
+  Header,
+  | "size"
+  | "cryptMethod"
+  | "l1Offset"
+  | "l1Size"
+  | "refcountTableOffset"
+  | "refcountTableClusters"
+  | "snapshotsOffset"
+  | "snapshotCount"
+>;
+
+/** A table's offset: aligned, and where all of the table can be addressed. */
+function tableOffset(
+  view: DataView,
+  at: number,
+  clusterSize: number,
+  length: number,
+  name: string,
+): number {
+  const offset = Number(view.getBigUint64(at)); // rounded when beyond 2^53, and then refused
+  if (offset % clusterSize !== 0 || offset > MAX_OFFSET - length) {
+    throw badImage(`${name} offset invalid`);
+  }
+  return offset;
+}
+
+function parseTables(view: DataView, clusterBits: number, incompatible: bigint): Tables {
+  const clusterSize = 1 << clusterBits;
+  const extended = (incompatible & Incompatible.extendedL2) !== 0n;
+  if (extended && clusterBits - 5 < HeaderLimits.minSubclusterBits) {
+    throw badImage(`Unsupported subcluster size: ${clusterSize / 32}`);
+  }
+  if (view.getUint32(At.version) === 3 && view.getUint32(At.refcountOrder) > 6) {
+    throw badImage("Reference count entry width too large; may not exceed 64 bits");
+  }
+  const refcountTableClusters = view.getUint32(At.refcountTableClusters);
+  if (refcountTableClusters === 0) throw badImage("Image does not contain a reference count table");
+  const refcountBytes = refcountTableClusters * clusterSize;
+  if (refcountBytes > HeaderLimits.maxRefcountTableBytes) {
+    throw badImage("Reference count table too large");
+  }
+  const refcountTableOffset = tableOffset(
+    view,
+    At.refcountTableOffset,
+    clusterSize,
+    refcountBytes,
+    "Reference count table",
+  );
+  const snapshotCount = view.getUint32(At.snapshotCount);
+  if (snapshotCount > HeaderLimits.maxSnapshots) {
+    throw badImage("Snapshot table too large", "EFBIG");
+  }
+  const snapshotBytes = HeaderLimits.maxSnapshotTableBytes;
+  const snapshotsOffset = tableOffset(
+    view,
+    At.snapshotsOffset,
+    clusterSize,
+    snapshotBytes,
+    "Snapshot table",
+  );
+  const crypt = view.getUint32(At.cryptMethod);
+  const cryptMethod = CRYPT_METHODS[crypt];
+  if (cryptMethod === undefined) throw badImage(`Unsupported encryption method ${crypt}`);
+  return {
+    ...parseL1(view, clusterBits, extended),
+    cryptMethod,
+    refcountTableOffset,
+    refcountTableClusters,
+    snapshotsOffset,
+    snapshotCount,
+  };
+}
+
+function parseL1(
+  view: DataView,
+  clusterBits: number,
+  extended: boolean,
+): Pick<Header, "size" | "l1Offset" | "l1Size"> {
+  const clusterSize = 1 << clusterBits;
+  const l1Size = view.getUint32(At.l1Size);
+  if (l1Size * 8 > HeaderLimits.maxL1Bytes) throw badImage("Active L1 table too large", "EFBIG");
+  const l1Offset = tableOffset(view, At.l1Offset, clusterSize, l1Size * 8, "Active L1 table");
+  const size = Number(view.getBigUint64(At.size));
+  if (size > MAX_OFFSET || l1EntriesFor(size, clusterBits, extended) > 0x7fffffff) {
+    throw badImage("Image is too big", "EFBIG");
+  }
+  if (l1Size < l1EntriesFor(size, clusterBits, extended)) {
+    throw badImage("L1 table is too small");
+  }
+  return { size, l1Offset, l1Size };
+}
+
+/** How many L1 entries a virtual disk of `size` bytes needs. */
+export function l1EntriesFor(size: number, clusterBits: number, extendedL2: boolean): number {
+  const clusterSize = 2 ** clusterBits;
+  return Math.ceil(size / (clusterSize * (clusterSize / (extendedL2 ? 16 : 8))));
+}
+
+function parseBackingFile(view: DataView, cluster: Uint8Array): string | undefined {
+  const at = Number(view.getBigUint64(At.backingOffset));
+  if (at === 0) return undefined;
+  const length = view.getUint32(At.backingLength);
+  if (length > Math.min(HeaderLimits.maxBackingName, cluster.length - at)) {
+    throw badImage("Backing file name too long");
+  }
+  const bytes = cluster.subarray(at, at + length);
+  const end = bytes.indexOf(0);
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+      .decode(end < 0 ? bytes : bytes.subarray(0, end));
+  } catch {
+    throw badImage("Backing file name is not valid UTF-8");
+  }
+}
+
+/**
+ * The first cluster of an image with this header: header, extensions, backing file name, zeroes. BlockError
+ * ENOSPC when they do not fit.
+ */
+export function serialiseHeader(header: Header): Uint8Array {
+  const cluster = new Uint8Array(2 ** header.clusterBits);
+  const view = new DataView(cluster.buffer);
+  view.setUint32(At.magic, QCOW2_MAGIC);
+  view.setUint32(At.version, header.version);
+  view.setUint32(At.clusterBits, header.clusterBits);
+  view.setBigUint64(At.size, BigInt(header.size));
+  view.setUint32(At.cryptMethod, CRYPT_METHODS.indexOf(header.cryptMethod));
+  view.setUint32(At.l1Size, header.l1Size);
+  view.setBigUint64(At.l1Offset, BigInt(header.l1Offset));
+  view.setBigUint64(At.refcountTableOffset, BigInt(header.refcountTableOffset));
+  view.setUint32(At.refcountTableClusters, header.refcountTableClusters);
+  view.setUint32(At.snapshotCount, header.snapshotCount);
+  view.setBigUint64(At.snapshotsOffset, BigInt(header.snapshotsOffset));
+  let at = V2_LENGTH;
+  if (header.version === 3) at = writeVersion3(view, cluster, header);
+  const extensions = serialiseExtensions(header);
+  const name = new TextEncoder().encode(header.backingFile ?? "");
+  if (at + extensions.length + name.length > cluster.length) {
+    throw new BlockError("ENOSPC", "The header does not fit into the first cluster");
+  }
+  cluster.set(extensions, at);
+  if (header.backingFile !== undefined) {
+    const nameAt = at + extensions.length;
+    cluster.set(name, nameAt);
+    view.setBigUint64(At.backingOffset, BigInt(nameAt));
+    view.setUint32(At.backingLength, name.length);
+  }
+  return cluster;
+}
+
+/** The fields that version 2 does not have; returns the header's length. */
+function writeVersion3(view: DataView, cluster: Uint8Array, header: Header): number {
+  view.setBigUint64(At.incompatible, header.incompatible);
+  view.setBigUint64(At.compatible, header.compatible);
+  view.setBigUint64(At.autoclear, header.autoclear);
+  view.setUint32(At.refcountOrder, header.refcountOrder);
+  const length = header.compression === "zlib"
+    ? Math.max(header.headerLength, V3_LENGTH)
+    : Math.max(header.headerLength, NEW_HEADER_LENGTH);
+  view.setUint32(At.headerLength, length);
+  if (length > At.compression) {
+    view.setUint8(At.compression, header.compression === "zlib" ? 0 : 1);
+    cluster.set(header.laterFields, At.laterFields);
+  }
+  return length;
+}
