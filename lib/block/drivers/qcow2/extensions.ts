@@ -3,21 +3,11 @@
  * Source: the QCOW2 specification, "Header extensions" and the sections of each.
  */
 import { BlockError, MAX_OFFSET, MiB } from "../../../base/mod.ts";
-
-/** Types of extensions. */
-export const ExtensionType = {
-  end: 0x00000000,
-  backingFormat: 0xe2792aca,
-  featureTable: 0x6803f857,
-  crypto: 0x0537be77,
-  bitmaps: 0x23852875,
-  dataFile: 0x44415441,
-} as const;
+import { Bounds, Extension } from "./format.ts";
 
 /** Longest name of a backing file's format, bytes. */
 const MAX_FORMAT = 15;
-/** Most bitmaps of an image, and the bytes that one's directory entry can have. */
-const MAX_BITMAPS = 65535;
+/** Largest directory of bitmaps, bytes. */
 const MAX_DIRECTORY = 67107840;
 /** Bytes of a feature table's entry, and of the name in it. */
 const FEATURE_ENTRY = 48;
@@ -107,11 +97,11 @@ export function parseExtensions(
     const type = view.getUint32(at);
     const length = view.getUint32(at + 4);
     at += 8;
-    if (type === ExtensionType.end) break;
+    if (type === Extension.end) break;
     if (length > rules.end - at) throw bad("Header extension too large");
     const data = cluster.slice(at, at + length);
     if (!rules.namesOnly) takeExtension(found, unknown, type, data, rules);
-    else if (type === ExtensionType.featureTable) found.featureTable = data;
+    else if (type === Extension.featureNames) found.featureTable = data;
     at += Math.ceil(length / 8) * 8;
   }
   if (!rules.namesOnly && rules.luks && found.crypto === undefined) {
@@ -128,22 +118,22 @@ function takeExtension(
   rules: ExtensionRules,
 ): void {
   switch (type) {
-    case ExtensionType.backingFormat:
+    case Extension.backingFormat:
       if (data.length > MAX_FORMAT) {
         throw bad(`ERROR: ext_backing_format: len=${data.length} too large (>=${MAX_FORMAT + 1})`);
       }
       found.backingFormat = text(data, "Backing file format");
       break;
-    case ExtensionType.featureTable:
+    case Extension.featureNames:
       found.featureTable = data;
       break;
-    case ExtensionType.crypto:
+    case Extension.cryptoHeader:
       found.crypto = parseCrypto(data, rules);
       break;
-    case ExtensionType.bitmaps:
+    case Extension.bitmaps:
       takeBitmaps(found, data, rules);
       break;
-    case ExtensionType.dataFile:
+    case Extension.dataFile:
       found.dataFile = text(data, "Data file name");
       break;
     default:
@@ -184,9 +174,9 @@ function takeBitmaps(found: Mutable<Extensions>, data: Uint8Array, rules: Extens
   const directorySize = view.getBigUint64(8);
   const directoryOffset = view.getBigUint64(16);
   if (view.getUint32(4) !== 0) throw bad("bitmaps_ext: Reserved field is not zero");
-  if (count > MAX_BITMAPS) {
+  if (count > Bounds.maxBitmaps) {
     throw bad(
-      `bitmaps_ext: Image has ${count} bitmaps, exceeding the QEMU supported maximum of ${MAX_BITMAPS}`,
+      `bitmaps_ext: Image has ${count} bitmaps, exceeding the QEMU supported maximum of ${Bounds.maxBitmaps}`,
     );
   }
   if (count === 0) throw bad("found bitmaps extension with zero bitmaps");
@@ -260,15 +250,15 @@ export function serialiseExtensions(extensions: Extensions): Uint8Array {
   const parts: UnknownExtension[] = [];
   const add = (type: number, data: Uint8Array) => parts.push({ type, data });
   if (crypto !== undefined) {
-    add(ExtensionType.crypto, words([[crypto.offset, 8], [crypto.length, 8]]));
+    add(Extension.cryptoHeader, words([[crypto.offset, 8], [crypto.length, 8]]));
   }
-  if (backingFormat !== undefined) add(ExtensionType.backingFormat, encoded(backingFormat));
-  if (dataFile !== undefined) add(ExtensionType.dataFile, encoded(dataFile));
-  if (featureTable !== undefined) add(ExtensionType.featureTable, featureTable);
+  if (backingFormat !== undefined) add(Extension.backingFormat, encoded(backingFormat));
+  if (dataFile !== undefined) add(Extension.dataFile, encoded(dataFile));
+  if (featureTable !== undefined) add(Extension.featureNames, featureTable);
   if (bitmaps !== undefined) {
     const { count, directorySize, directoryOffset } = bitmaps;
     add(
-      ExtensionType.bitmaps,
+      Extension.bitmaps,
       words([[count, 4], [0, 4], [directorySize, 8], [directoryOffset, 8]]),
     );
   }

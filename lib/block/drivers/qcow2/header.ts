@@ -6,13 +6,21 @@
  * The order of the checks is the original's, so that an image with several faults gives the same message.
  * All offsets and lengths are in bytes. Source: the QCOW2 specification (docs/interop/qcow2), "Header".
  */
-import { BlockError, MAX_OFFSET, MiB } from "../../../base/mod.ts";
+import { BlockError, MAX_OFFSET } from "../../../base/mod.ts";
 import {
   type Extensions,
   featureNames,
   parseExtensions,
   serialiseExtensions,
 } from "./extensions.ts";
+import {
+  Autoclear,
+  Bounds,
+  CompressionType,
+  Incompatible,
+  INCOMPATIBLE_KNOWN,
+  QCOW_MAGIC,
+} from "./format.ts";
 
 export {
   type BitmapsExtension,
@@ -22,39 +30,8 @@ export {
   type UnknownExtension,
 } from "./extensions.ts";
 
-/** The first four bytes: "QFI\xfb". */
-export const QCOW2_MAGIC = 0x514649fb;
-/** Incompatible features: who does not know a bit that is set must not open the image. */
-export const Incompatible = {
-  dirty: 1n << 0n,
-  corrupt: 1n << 1n,
-  dataFile: 1n << 2n,
-  compression: 1n << 3n,
-  extendedL2: 1n << 4n,
-} as const;
-/** Compatible features: unknown bits are of no matter. */
-export const Compatible = { lazyRefcounts: 1n << 0n } as const;
-/** Autoclear features: who does not know a bit clears it before the first write. */
-export const Autoclear = { bitmaps: 1n << 0n, dataFileRaw: 1n << 1n } as const;
-/** All incompatible bits that are known here. */
-const KNOWN_INCOMPATIBLE = 31n;
-/** All autoclear bits that are known here. */
-export const KNOWN_AUTOCLEAR = 3n;
-
-/** Limits on what an image may ask for; QEMU's, against the memory that a hostile image could take. */
-export const HeaderLimits = {
-  minClusterBits: 9,
-  maxClusterBits: 21,
-  /** Extended L2 entries: a subcluster (a 32nd of a cluster) has at least a sector. */
-  minSubclusterBits: 9,
-  maxL1Bytes: 32 * MiB,
-  maxRefcountTableBytes: 8 * MiB,
-  maxSnapshots: 65536,
-  maxSnapshotTableBytes: 1024 * 65536,
-  maxBackingName: 1023,
-  /** What `parseHeader` wants to be given: no header is longer. */
-  maxHeaderBytes: 2 * MiB,
-} as const;
+/** What `parseHeader` wants to be given at most: no header is longer. */
+export const MAX_HEADER_BYTES: number = 2 ** Bounds.maxClusterBits;
 
 /** How guest data is encrypted. */
 export type CryptMethod = "none" | "aes" | "luks";
@@ -73,12 +50,13 @@ export interface Header extends Extensions {
   readonly refcountTableClusters: number;
   readonly snapshotsOffset: number;
   readonly snapshotCount: number;
-  readonly incompatible: bigint;
-  readonly compatible: bigint;
-  readonly autoclear: bigint;
+  readonly incompatibleFeatures: bigint;
+  readonly compatibleFeatures: bigint;
+  readonly autoclearFeatures: bigint;
   /** Bits of a reference count are 1 << refcountOrder. */
   readonly refcountOrder: number;
-  readonly compression: "zlib" | "zstd";
+  /** CompressionType. */
+  readonly compressionType: number;
   /** Length of the header structure: 72 for version 2, else at least 104. */
   readonly headerLength: number;
   /** What stands behind the compression type in a longer header, padding included; kept as it is. */
@@ -111,9 +89,6 @@ const At = {
   laterFields: 105,
 } as const;
 
-/** Length of a version 2 header, and the least of version 3. */
-const V2_LENGTH = 72;
-const V3_LENGTH = 104;
 /** Length that new images get. */
 export const NEW_HEADER_LENGTH = 112;
 
@@ -134,20 +109,20 @@ function padded(bytes: Uint8Array, length: number): Uint8Array {
 
 /**
  * Reads a header from the first bytes of an image: its first cluster, or whatever is there (at most
- * HeaderLimits.maxHeaderBytes are looked at). Throws BlockError.
+ * MAX_HEADER_BYTES are looked at). Throws BlockError.
  */
 export function parseHeader(image: Uint8Array): Header {
   const { clusterBits, version } = parseStart(image);
   const cluster = padded(image, 1 << clusterBits).subarray(0, 1 << clusterBits);
   const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
   const features = parseFeatures(view, cluster, version);
-  const tables = parseTables(view, clusterBits, features.incompatible);
-  const { refcountOrder, headerLength, compression } = features;
+  const tables = parseTables(view, clusterBits, features.incompatibleFeatures);
+  const { refcountOrder, headerLength, compressionType } = features;
   const extensions = parseExtensions(cluster, features.extensionsStart, {
     end: endOfExtensions(view, cluster.length),
     luks: tables.cryptMethod === "luks",
     version,
-    bitmapsConsistent: (features.autoclear & Autoclear.bitmaps) !== 0n,
+    bitmapsConsistent: (features.autoclearFeatures & Autoclear.bitmaps) !== 0n,
     clusterSize: cluster.length,
   });
   const named = version === 3 && headerLength > At.compression;
@@ -156,11 +131,11 @@ export function parseHeader(image: Uint8Array): Header {
     ...tables,
     version,
     clusterBits,
-    incompatible: features.incompatible,
-    compatible: features.compatible,
-    autoclear: features.autoclear,
+    incompatibleFeatures: features.incompatibleFeatures,
+    compatibleFeatures: features.compatibleFeatures,
+    autoclearFeatures: features.autoclearFeatures,
     refcountOrder,
-    compression,
+    compressionType,
     headerLength,
     laterFields: named ? cluster.slice(At.laterFields, headerLength) : new Uint8Array(),
     backingFile: parseBackingFile(view, cluster),
@@ -169,15 +144,15 @@ export function parseHeader(image: Uint8Array): Header {
 
 /** Magic, version and cluster size: what says how to read the rest. */
 function parseStart(image: Uint8Array): { version: 2 | 3; clusterBits: number } {
-  const start = padded(image, V3_LENGTH);
+  const start = padded(image, Bounds.headerV3);
   const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
-  if (view.getUint32(At.magic) !== QCOW2_MAGIC) throw badImage("Image is not in qcow2 format");
+  if (view.getUint32(At.magic) !== QCOW_MAGIC) throw badImage("Image is not in qcow2 format");
   const version = view.getUint32(At.version);
   if (version !== 2 && version !== 3) {
     throw badImage(`Unsupported qcow2 version ${version}`, "ENOTSUP");
   }
   const clusterBits = view.getUint32(At.clusterBits);
-  const { minClusterBits, maxClusterBits } = HeaderLimits;
+  const { minClusterBits, maxClusterBits } = Bounds;
   if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
     throw badImage(`Unsupported cluster size: 2^${clusterBits}`);
   }
@@ -186,54 +161,56 @@ function parseStart(image: Uint8Array): { version: 2 | 3; clusterBits: number } 
 
 /** What parseFeatures finds. */
 interface Features {
-  incompatible: bigint;
-  compatible: bigint;
-  autoclear: bigint;
+  incompatibleFeatures: bigint;
+  compatibleFeatures: bigint;
+  autoclearFeatures: bigint;
   refcountOrder: number;
   headerLength: number;
   extensionsStart: number;
-  compression: "zlib" | "zstd";
+  compressionType: number;
 }
 
 function parseFeatures(view: DataView, cluster: Uint8Array, version: 2 | 3): Features {
   const features: Features = {
-    incompatible: 0n,
-    compatible: 0n,
-    autoclear: 0n,
+    incompatibleFeatures: 0n,
+    compatibleFeatures: 0n,
+    autoclearFeatures: 0n,
     refcountOrder: 4,
-    headerLength: V2_LENGTH,
-    extensionsStart: V2_LENGTH,
-    compression: "zlib",
+    headerLength: Bounds.headerV2,
+    extensionsStart: Bounds.headerV2,
+    compressionType: CompressionType.zlib,
   };
   if (version === 3) {
-    features.incompatible = view.getBigUint64(At.incompatible);
-    features.compatible = view.getBigUint64(At.compatible);
-    features.autoclear = view.getBigUint64(At.autoclear);
+    features.incompatibleFeatures = view.getBigUint64(At.incompatible);
+    features.compatibleFeatures = view.getBigUint64(At.compatible);
+    features.autoclearFeatures = view.getBigUint64(At.autoclear);
     features.refcountOrder = view.getUint32(At.refcountOrder);
     features.headerLength = view.getUint32(At.headerLength);
     features.extensionsStart = features.headerLength;
-    if (features.headerLength < V3_LENGTH) throw badImage("qcow2 header too short");
+    if (features.headerLength < Bounds.headerV3) throw badImage("qcow2 header too short");
     if (features.headerLength > cluster.length) throw badImage("qcow2 header exceeds cluster size");
   }
   if (view.getBigUint64(At.backingOffset) > BigInt(cluster.length)) {
     throw badImage("Invalid backing file offset");
   }
-  features.compression = parseCompression(view, features);
-  const unknown = features.incompatible & ~KNOWN_INCOMPATIBLE;
+  features.compressionType = parseCompression(view, features);
+  const unknown = features.incompatibleFeatures & ~INCOMPATIBLE_KNOWN;
   if (unknown !== 0n) throw unsupported(unknown, view, cluster, features.extensionsStart);
   return features;
 }
 
-function parseCompression(view: DataView, features: Features): "zlib" | "zstd" {
+function parseCompression(view: DataView, features: Features): number {
   const present = features.headerLength > At.compression;
   const type = present ? view.getUint8(At.compression) : 0;
-  if (type > 1) throw badImage(`qcow2: unknown compression type: ${type}`, "ENOTSUP");
-  const flagged = (features.incompatible & Incompatible.compression) !== 0n;
+  if (type > CompressionType.zstd) {
+    throw badImage(`qcow2: unknown compression type: ${type}`, "ENOTSUP");
+  }
+  const flagged = (features.incompatibleFeatures & Incompatible.compressionType) !== 0n;
   if (flagged !== (type !== 0)) {
     const must = flagged ? "must not be set" : "must be set";
     throw badImage(`qcow2: Compression type incompatible feature bit ${must}`);
   }
-  return type === 0 ? "zlib" : "zstd";
+  return type;
 }
 
 /** Unknown incompatible features, by the names of the image's own table where it has them. */
@@ -313,16 +290,18 @@ function tableOffset(
 function parseTables(view: DataView, clusterBits: number, incompatible: bigint): Tables {
   const clusterSize = 1 << clusterBits;
   const extended = (incompatible & Incompatible.extendedL2) !== 0n;
-  if (extended && clusterBits - 5 < HeaderLimits.minSubclusterBits) {
+  if (extended && clusterBits < Bounds.minExtendedClusterBits) {
     throw badImage(`Unsupported subcluster size: ${clusterSize / 32}`);
   }
-  if (view.getUint32(At.version) === 3 && view.getUint32(At.refcountOrder) > 6) {
+  if (
+    view.getUint32(At.version) === 3 && view.getUint32(At.refcountOrder) > Bounds.maxRefcountOrder
+  ) {
     throw badImage("Reference count entry width too large; may not exceed 64 bits");
   }
   const refcountTableClusters = view.getUint32(At.refcountTableClusters);
   if (refcountTableClusters === 0) throw badImage("Image does not contain a reference count table");
   const refcountBytes = refcountTableClusters * clusterSize;
-  if (refcountBytes > HeaderLimits.maxRefcountTableBytes) {
+  if (refcountBytes > Bounds.maxRefcountTableBytes) {
     throw badImage("Reference count table too large");
   }
   const refcountTableOffset = tableOffset(
@@ -333,10 +312,10 @@ function parseTables(view: DataView, clusterBits: number, incompatible: bigint):
     "Reference count table",
   );
   const snapshotCount = view.getUint32(At.snapshotCount);
-  if (snapshotCount > HeaderLimits.maxSnapshots) {
+  if (snapshotCount > Bounds.maxSnapshots) {
     throw badImage("Snapshot table too large", "EFBIG");
   }
-  const snapshotBytes = HeaderLimits.maxSnapshotTableBytes;
+  const snapshotBytes = Bounds.maxSnapshotTable;
   const snapshotsOffset = tableOffset(
     view,
     At.snapshotsOffset,
@@ -364,7 +343,7 @@ function parseL1(
 ): Pick<Header, "size" | "l1Offset" | "l1Size"> {
   const clusterSize = 1 << clusterBits;
   const l1Size = view.getUint32(At.l1Size);
-  if (l1Size * 8 > HeaderLimits.maxL1Bytes) throw badImage("Active L1 table too large", "EFBIG");
+  if (l1Size * 8 > Bounds.maxL1Bytes) throw badImage("Active L1 table too large", "EFBIG");
   const l1Offset = tableOffset(view, At.l1Offset, clusterSize, l1Size * 8, "Active L1 table");
   const size = Number(view.getBigUint64(At.size));
   if (size > MAX_OFFSET || l1EntriesFor(size, clusterBits, extended) > 0x7fffffff) {
@@ -386,7 +365,7 @@ function parseBackingFile(view: DataView, cluster: Uint8Array): string | undefin
   const at = Number(view.getBigUint64(At.backingOffset));
   if (at === 0) return undefined;
   const length = view.getUint32(At.backingLength);
-  if (length > Math.min(HeaderLimits.maxBackingName, cluster.length - at)) {
+  if (length > Math.min(Bounds.maxBackingName, cluster.length - at)) {
     throw badImage("Backing file name too long");
   }
   const bytes = cluster.subarray(at, at + length);
@@ -406,7 +385,7 @@ function parseBackingFile(view: DataView, cluster: Uint8Array): string | undefin
 export function serialiseHeader(header: Header): Uint8Array {
   const cluster = new Uint8Array(2 ** header.clusterBits);
   const view = new DataView(cluster.buffer);
-  view.setUint32(At.magic, QCOW2_MAGIC);
+  view.setUint32(At.magic, QCOW_MAGIC);
   view.setUint32(At.version, header.version);
   view.setUint32(At.clusterBits, header.clusterBits);
   view.setBigUint64(At.size, BigInt(header.size));
@@ -417,7 +396,7 @@ export function serialiseHeader(header: Header): Uint8Array {
   view.setUint32(At.refcountTableClusters, header.refcountTableClusters);
   view.setUint32(At.snapshotCount, header.snapshotCount);
   view.setBigUint64(At.snapshotsOffset, BigInt(header.snapshotsOffset));
-  let at = V2_LENGTH;
+  let at: number = Bounds.headerV2;
   if (header.version === 3) at = writeVersion3(view, cluster, header);
   const extensions = serialiseExtensions(header);
   const name = new TextEncoder().encode(header.backingFile ?? "");
@@ -436,16 +415,16 @@ export function serialiseHeader(header: Header): Uint8Array {
 
 /** The fields that version 2 does not have; returns the header's length. */
 function writeVersion3(view: DataView, cluster: Uint8Array, header: Header): number {
-  view.setBigUint64(At.incompatible, header.incompatible);
-  view.setBigUint64(At.compatible, header.compatible);
-  view.setBigUint64(At.autoclear, header.autoclear);
+  view.setBigUint64(At.incompatible, header.incompatibleFeatures);
+  view.setBigUint64(At.compatible, header.compatibleFeatures);
+  view.setBigUint64(At.autoclear, header.autoclearFeatures);
   view.setUint32(At.refcountOrder, header.refcountOrder);
-  const length = header.compression === "zlib"
-    ? Math.max(header.headerLength, V3_LENGTH)
+  const length = header.compressionType === CompressionType.zlib
+    ? Math.max(header.headerLength, Bounds.headerV3)
     : Math.max(header.headerLength, NEW_HEADER_LENGTH);
   view.setUint32(At.headerLength, length);
   if (length > At.compression) {
-    view.setUint8(At.compression, header.compression === "zlib" ? 0 : 1);
+    view.setUint8(At.compression, header.compressionType);
     cluster.set(header.laterFields, At.laterFields);
   }
   return length;
