@@ -1,6 +1,7 @@
 /** The machine: the only place that says Deno.*, dlopen, clocks and timers. See types.ts for the contract. */
 export type * from "./types.ts";
 export { openAio, probeAio } from "./aio.ts";
+export { type Codec, type CodecKind, openCodec } from "./compress.ts";
 export * from "./constants.ts";
 export { loadCrypto } from "./crypto.ts";
 export * from "./context.ts";
