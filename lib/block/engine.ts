@@ -7,7 +7,7 @@
  * metadata through another format while it answers). A call that does not answer at once keeps its record,
  * and the engine takes a new one: nothing reused is held across an await.
  */
-import { assert, type IoVec, isPromise, type MaybePromise } from "../base/mod.ts";
+import { assert, chain, type IoVec, type MaybePromise } from "../base/mod.ts";
 import { Bounded } from "./bounded.ts";
 import { zeroFill } from "./memory.ts";
 import type { BlockNode } from "./node.ts";
@@ -40,11 +40,14 @@ export class Engine {
     } finally {
       this.#depth = depth;
     }
+    let result: MaybePromise<void>;
     if (pending !== undefined) {
       this.#places[depth] = new PlacementRecord();
-      return pending.then(() => this.#readPlaced(node, format, place, true, offset, iov, flags));
+      result = pending.then(() => this.#readPlaced(node, format, place, true, offset, iov, flags));
+    } else {
+      result = this.#readPlaced(node, format, place, false, offset, iov, flags);
     }
-    return this.#readPlaced(node, format, place, false, offset, iov, flags);
+    return tracked(node, result);
   }
 
   /** `mine`: the record is not one of the reused. */
@@ -181,21 +184,24 @@ export class Engine {
     } finally {
       this.#depth = depth;
     }
-    if (pending === undefined) {
-      if (plan.simple) {
-        return this.#writeOne(plan, length, intent, iov, flags);
-      }
-      this.#plans[depth] = new PlanRecord();
-      return this.#carryOut(node, format, plan, offset, length, intent, iov, flags);
+    if (pending === undefined && plan.simple) {
+      return tracked(node, this.#writeOne(plan, length, intent, iov, flags));
     }
     this.#plans[depth] = new PlanRecord();
-    return pending.then(
-      () => this.#carryOut(node, format, plan, offset, length, intent, iov, flags),
-      (error) => {
-        plan.abandon?.();
-        throw error;
-      },
-    );
+    const carryOut = () => this.#carryOut(node, plan, offset, length, intent, iov, flags);
+    const rest = () => {
+      const { planned } = plan;
+      if (planned === length) return undefined;
+      const part = iov?.slice(planned, length - planned);
+      return this.#planned(node, format, offset + planned, length - planned, intent, part, flags);
+    };
+    if (pending === undefined) return chain(tracked(node, carryOut()), rest);
+    // Parts are counted one by one: one that waits in the driver may wait for those before it to settle.
+    const done = pending.then(carryOut, (error) => {
+      plan.abandon?.();
+      throw error;
+    });
+    return chain(tracked(node, done), rest);
   }
 
   /** A plan that is one write in one child. */
@@ -218,10 +224,9 @@ export class Engine {
     }
   }
 
-  /** Executes the plan, then plans what it left over. */
+  /** Executes the plan; it may cover but the front part of the range. */
   #carryOut(
     node: BlockNode,
-    format: FormatInstance,
     plan: PlanRecord,
     offset: number,
     length: number,
@@ -229,25 +234,18 @@ export class Engine {
     iov: IoVec | undefined,
     flags: number,
   ): MaybePromise<void> {
-    const planned = plan.planned;
+    const { planned } = plan;
     assert(planned > 0, "a driver must make progress");
     const part = iov === undefined || planned === length ? iov : iov.slice(0, planned);
-    const result = plan.simple
+    return plan.simple
       ? this.#writeOne(plan, planned, intent, part, flags)
       : executePlan(this.seam, node, plan, offset, intent, part, flags);
-    if (planned === length) return result;
-    const rest = () =>
-      this.#planned(
-        node,
-        format,
-        offset + planned,
-        length - planned,
-        intent,
-        iov?.slice(planned, length - planned),
-        flags,
-      );
-    return isPromise(result) ? result.then(rest) : rest();
   }
+}
+
+/** Counts a part of a request while it is in flight, where the driver wants to know. */
+function tracked(node: BlockNode, result: MaybePromise<void>): MaybePromise<void> {
+  return node.epochs === undefined ? result : node.epochs.track(result);
 }
 
 function refuseReserve(node: BlockNode): never {

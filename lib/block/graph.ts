@@ -281,6 +281,11 @@ export class BlockGraph {
     }
   }
 
+  /** Sends a QMP event on behalf of a driver. */
+  emit(event: string, data: Record<string, unknown>): void {
+    this.#events.emit(event, data);
+  }
+
   #thresholdExceeded(node: BlockNode, exceeded: number): void {
     const threshold = node.writeThreshold;
     node.writeThreshold = 0;

@@ -6,6 +6,7 @@ import { alignUp, assert, type IoVec, type MaybePromise, SECTOR } from "../base/
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
 import type { NodeView, RequestInFlight } from "./graph_types.ts";
+import type { RequestEpochs } from "./epochs.ts";
 import { resolveLimits } from "./limits.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
@@ -58,12 +59,14 @@ export class BlockNode implements NodeView {
   serialiser: Serialiser | undefined;
   /** Nested drained sections. */
   drained = 0;
+  /** Generations of requests in flight, where the driver asked for them. */
+  epochs: RequestEpochs | undefined;
   /** Counts completed writes; a flush covers those up to `flushedGeneration`. */
   writeGeneration = 0;
   flushedGeneration = 0;
   flushing: Promise<void> | undefined;
-  /** block-set-write-threshold, bytes; 0 is off. */
-  writeThreshold = 0;
+  /** block-set-write-threshold, bytes; 0 is off. A bigint is beyond every write. */
+  writeThreshold: number | bigint = 0;
   /** End of the furthest write, bytes. */
   writeHighest = 0;
   /** Takes any offset, length and address: the short way through the seam. */

@@ -6,6 +6,7 @@ import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { checkDepth } from "./depth.ts";
+import { RequestEpochs } from "./epochs.ts";
 import type { DriverRegistry } from "./graph_types.ts";
 import type { NameGenerator } from "./names.ts";
 import { checkNodeName } from "./names.ts";
@@ -26,6 +27,8 @@ export interface OpenGraph {
   updatePermissions(): Promise<void>;
   /** Length or limits of the node may have changed. */
   changed(node: BlockNode): void;
+  /** Sends a QMP event. */
+  emit(event: string, data: Record<string, unknown>): void;
 }
 
 /** Links a child to its parent; permissions are the caller's business. */
@@ -219,6 +222,15 @@ export class NodeOpenContext implements OpenContext {
 
   problem(option: string, message: string): CommandError {
     return new CommandError(`Parameter '${option}' ${message}`);
+  }
+
+  trackRequests(): () => Promise<void> | undefined {
+    const epochs = this.node.epochs ??= new RequestEpochs();
+    return () => epochs.settled();
+  }
+
+  emit(event: string, data: Record<string, unknown>): void {
+    this.graph.emit(event, data);
   }
 
   limitsChanged(): void {

@@ -10,6 +10,7 @@ import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { checkDepth } from "./depth.ts";
+import { RequestEpochs } from "./epochs.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
@@ -253,6 +254,13 @@ class ReopenContext implements OpenContext {
   }
   problem(option: string, message: string): CommandError {
     return new CommandError(`Parameter '${option}' ${message}`);
+  }
+  trackRequests(): () => Promise<void> | undefined {
+    const epochs = this.item.node.epochs ??= new RequestEpochs();
+    return () => epochs.settled();
+  }
+  emit(event: string, data: Record<string, unknown>): void {
+    this.graph.emit(event, data);
   }
   limitsChanged(): void {
     assert(this.item.node.opened);

@@ -276,6 +276,13 @@ export interface OpenContext {
   problem(option: string, message: string): CommandError;
   /** The driver's length or limits changed by themselves (a file that grew). */
   limitsChanged(): void;
+  /**
+   * Makes the engine count the requests on this format node from now on. The result waits for all parts of
+   * requests that are in flight when it is called (undefined: there are none); later ones do not matter.
+   */
+  trackRequests(): () => Promise<void> | undefined;
+  /** Sends a QMP event. */
+  emit(event: string, data: Record<string, unknown>): void;
 }
 
 /** What a driver is given to create an image. */

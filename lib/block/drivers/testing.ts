@@ -115,6 +115,8 @@ export function openContext(
     },
     problem: (option, message) => new CommandError(`parameter ${option} ${message}`),
     limitsChanged() {},
+    trackRequests: () => () => undefined,
+    emit() {},
   };
 }
 

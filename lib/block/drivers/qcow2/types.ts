@@ -163,7 +163,7 @@ export interface Qcow2Image {
   readonly backing: Child | undefined;
   readonly readOnly: boolean;
   /** Length of the virtual disk in bytes. */
-  size: number;
+  readonly size: number;
 
   /**
    * Runs `task` alone: no reserve is outstanding and no other exclusive task runs; reads go on. For changes of
