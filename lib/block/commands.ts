@@ -68,6 +68,7 @@ function fileName(node: BlockNode, facts: Partial<ImageFacts>): string {
 /** JSON with blanks as QEMU writes it. */
 function qemuJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(qemuJson).join(", ")}]`;
+  if (typeof value === "bigint") return String(value);
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
   const members = Object.entries(value).filter(([key]) => key !== "node-name");
   return `{${members.map(([key, one]) => `${JSON.stringify(key)}: ${qemuJson(one)}`).join(", ")}}`;
@@ -157,7 +158,10 @@ async function deviceInfo(
       direct: node.common.direct,
       "no-flush": node.common.noFlush,
     },
-    write_threshold: node.writeThreshold,
+    // The schema has it signed, unlike the command.
+    write_threshold: typeof node.writeThreshold === "bigint"
+      ? BigInt.asIntN(64, node.writeThreshold)
+      : node.writeThreshold,
   };
   const [backing] = chain;
   if (backing !== undefined) {

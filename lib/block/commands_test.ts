@@ -90,6 +90,10 @@ Deno.test("block_resize and block-set-write-threshold refuse in QEMU's words", a
     async () => await set({ "node-name": "n12", "write-threshold": 1 }),
     { message: "Device 'n12' not found" },
   );
+  for (const [exact, shown] of [[2n ** 53n + 1n, 2n ** 53n + 1n], [2n ** 64n - 5n, -5n]] as const) {
+    await set({ "node-name": "f", "write-threshold": exact });
+    assert.equal((await commands["query-named-block-nodes"]({}))[1]!.write_threshold, shown);
+  }
   await set({ "node-name": "f", "write-threshold": 512 });
   assert.equal((await commands["query-named-block-nodes"]({}))[1]!.write_threshold, 512);
   await graph.closeAll();

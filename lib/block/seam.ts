@@ -312,7 +312,8 @@ export class Seam {
   }
 
   #checkThreshold(node: BlockNode, end: number): void {
-    if (end > node.writeThreshold) this.events.thresholdExceeded(node, end - node.writeThreshold);
+    if (end <= node.writeThreshold) return;
+    this.events.thresholdExceeded(node, end - Number(node.writeThreshold));
   }
 
   /** Puts a request on the node's list until `result` settles. */

@@ -39,7 +39,7 @@ export function chardevHandlers(
     "ringbuf-read"({ device, size, format }) {
       const ringbuf = chardevs.ringbuf(device);
       if (size <= 0) throw new CommandError("size must be greater than zero");
-      const bytes = ringbuf.read(size);
+      const bytes = ringbuf.read(Number(size));
       return format === "base64"
         ? bytes.toBase64()
         : new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);

@@ -113,6 +113,6 @@ async function makeSocket(context: Context, id: string, data: SocketData): Promi
     server,
     nodelay: data.nodelay ?? false,
     telnet: data.telnet ?? false,
-    reconnect: Math.max(0, reconnect),
+    reconnect: Math.max(0, Number(reconnect)),
   });
 }

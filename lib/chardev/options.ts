@@ -103,6 +103,22 @@ function readSize(key: string, text: string): bigint {
   );
 }
 
+function limit(key: string, text: string, value: bigint, problem: string): void {
+  if (value >= 2n ** 64n) {
+    throw new CommandError(`Value '${text}' is ${problem} for parameter '${key}'`);
+  }
+  if (key === "to" && value > MAX_PORT) {
+    throw new CommandError(`Parameter '${key}' expects a value between 0 and ${MAX_PORT}`);
+  }
+}
+
+/** As the schema's exact types have it; QEMU's are signed. */
+function exactly(value: bigint): number | bigint {
+  const signed = BigInt.asIntN(64, value);
+  const plain = Number(signed);
+  return Number.isSafeInteger(plain) ? plain : signed;
+}
+
 /** The last value given for each key, checked for its type. */
 class Values {
   private readonly values = new Map<string, string>();
@@ -114,20 +130,9 @@ class Values {
       if (type === "bool" && parseBool(value) === undefined) {
         throw new CommandError(`Parameter '${key}' expects 'on' or 'off'`);
       }
-      if (type === "number") this.limit(key, value, readNumber(key, value), "too large");
-      if (type === "size") this.limit(key, value, readSize(key, value), "out of range");
+      if (type === "number") limit(key, value, readNumber(key, value), "too large");
+      if (type === "size") limit(key, value, readSize(key, value), "out of range");
       this.values.set(key, value);
-    }
-  }
-
-  /** Numbers are kept as such: what they cannot hold exactly is refused, not rounded. */
-  private limit(key: string, text: string, value: bigint, problem: string): void {
-    if (value >= 2n ** 64n) {
-      throw new CommandError(`Value '${text}' is ${problem} for parameter '${key}'`);
-    }
-    const max = key === "to" ? MAX_PORT : Number.MAX_SAFE_INTEGER;
-    if (value > max) {
-      throw new CommandError(`Parameter '${key}' expects a value between 0 and ${max}`);
     }
   }
 
@@ -141,13 +146,13 @@ class Values {
     const value = this.values.get(key);
     return value === undefined ? undefined : parseBool(value);
   }
-  number(key: string): number | undefined {
+  number(key: string): number | bigint | undefined {
     const value = this.values.get(key);
-    return value === undefined ? undefined : Number(parseInteger(value));
+    return value === undefined ? undefined : exactly(parseInteger(value)!);
   }
-  size(key: string): number | undefined {
+  size(key: string): number | bigint | undefined {
     const value = this.values.get(key);
-    return value === undefined ? undefined : Number(parseSize(value));
+    return value === undefined ? undefined : exactly(parseSize(value)!);
   }
 }
 
@@ -275,6 +280,9 @@ function describeSocket(values: Values): ChardevBackendValue {
   };
 }
 
+/** It is at most MAX_PORT. */
+const toPort = (to: number | bigint | undefined) => to === undefined ? undefined : Number(to);
+
 function socketAddress(values: Values): SocketAddressLegacyValue {
   const path = values.string("path");
   if (path !== undefined) {
@@ -286,7 +294,7 @@ function socketAddress(values: Values): SocketAddressLegacyValue {
   const port = values.string("port");
   if (port === undefined) throw new CommandError("chardev: socket: no port given");
   const more = given({
-    to: values.number("to"),
+    to: toPort(values.number("to")),
     ipv4: values.bool("ipv4"),
     ipv6: values.bool("ipv6"),
   });

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
+import { writeJson } from "../qmp/json/mod.ts";
 import { describeChardev } from "./options.ts";
 
 const MAX = "9007199254740991";
-const between = (key: string, max = MAX) =>
+const between = (key: string, max: string) =>
   `Parameter '${key}' expects a value between 0 and ${max}`;
 const socket = { backend: "socket", path: "s" };
 const ringbuf = { backend: "ringbuf" };
@@ -11,8 +12,8 @@ const inet = { backend: "socket", host: "h", port: "1" };
 /** Options, the one in question, and what is wrong with it; nothing where it is kept exactly. */
 const numbers: readonly [Record<string, string>, string, string, string?][] = [
   [socket, "reconnect", MAX],
-  [socket, "reconnect", "9007199254740993", between("reconnect")],
-  [socket, "reconnect", "18446744073709551615", between("reconnect")],
+  [socket, "reconnect", "9007199254740993"],
+  [socket, "reconnect", "9223372036854775807"],
   [
     socket,
     "reconnect",
@@ -21,7 +22,7 @@ const numbers: readonly [Record<string, string>, string, string, string?][] = [
   ],
   [socket, "reconnect", "-1", "Parameter 'reconnect' expects a number"],
   [ringbuf, "size", MAX],
-  [ringbuf, "size", "8P", between("size")],
+  [ringbuf, "size", "9007199254740993"],
   [ringbuf, "size", "16E", "Value '16E' is out of range for parameter 'size'"],
   [ringbuf, "size", "x", "Parameter 'size' expects a non-negative number below 2^64"],
   [inet, "to", "65535"],
@@ -34,7 +35,7 @@ for (const [rest, key, value, problem] of numbers) {
       value,
     }));
     const describe = () => describeChardev({ id: "c", options });
-    if (problem === undefined) assert.ok(JSON.stringify(describe()).includes(`"${key}":${value}`));
+    if (problem === undefined) assert.ok(writeJson(describe()).includes(`"${key}": ${value}`));
     else assert.throws(describe, { name: "CommandError", message: problem });
   });
 }

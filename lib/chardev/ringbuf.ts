@@ -1,5 +1,5 @@
 /** ringbuf (alias memory): what its frontend sends is kept, the oldest given up first; QMP reads and writes it. */
-import { CommandError, isPowerOfTwo } from "../base/mod.ts";
+import { CommandError } from "../base/mod.ts";
 import type { Context, Memory } from "../sys/mod.ts";
 import { Chardev } from "./chardev.ts";
 
@@ -17,15 +17,21 @@ export class RingbufChardev extends Chardev {
   private length = 0;
 
   /** `filename` is the name by which it was asked for. Throws CommandError. */
-  constructor(context: Context, id: string, readonly filename: string, wanted: number | undefined) {
+  constructor(
+    context: Context,
+    id: string,
+    readonly filename: string,
+    wanted: number | bigint = 0,
+  ) {
     super(context, id);
-    this.size = wanted === undefined || wanted === 0 ? DEFAULT_BYTES : wanted;
-    if (!isPowerOfTwo(this.size)) {
+    const size = BigInt(wanted);
+    if (size < 0n || (size & (size - 1n)) !== 0n) {
       throw new CommandError("size of ringbuf chardev must be power of two");
     }
-    if (this.size > MAX_BYTES) {
+    if (size > MAX_BYTES) {
       throw new CommandError(`size of ringbuf chardev must be at most ${MAX_BYTES}`);
     }
+    this.size = wanted === 0 ? DEFAULT_BYTES : Number(wanted);
     this.memory = context.sys.allocate(this.size);
   }
 

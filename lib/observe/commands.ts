@@ -5,7 +5,11 @@ import type { traceCommands } from "../qmp/schema/trace.ts";
 import type { TraceRegistry } from "./trace.ts";
 
 /** The names that `pattern` stands for; a name that is no pattern must exist. Throws CommandError. */
-function match(registry: TraceRegistry, pattern: string, vcpu: number | undefined): string[] {
+function match(
+  registry: TraceRegistry,
+  pattern: string,
+  vcpu: number | bigint | undefined,
+): string[] {
   if (vcpu !== undefined) throw new CommandError(`invalid vCPU index ${vcpu}`);
   const names = registry.match(pattern);
   if (names === undefined) throw new CommandError(`unknown event "${pattern}"`);

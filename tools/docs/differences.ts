@@ -4,8 +4,9 @@
  */
 export const differences: Readonly<Record<string, readonly string[]>> = {
   "Numbers": [
-    "64-bit integers are exact between -(2^53 - 1) and 2^53 - 1; what lies beyond is refused by name and limit, in QMP and on the command line (`id` is given back exactly whatever it is). No file, device or time reaches that far. QEMU takes more: `write-threshold` up to 2^64-1, `latency-ns` up to 2^63-1.",
-    "Negative numbers are refused where the type is unsigned; QEMU adds 2^64.",
+    "64-bit integers are exact, both ways, in QMP and on the command line. Lengths and offsets that qsd computes with (`size` of `block_resize`, `blockdev-create` and `null-co`; the sizes of caches) are refused by name and limit beyond 2^53 - 1, which no file, device or time reaches.",
+    "For those alone, negative numbers are refused where the type is unsigned; else 2^64 is added, as in QEMU.",
+    "`--chardev ringbuf,size=N` uses all 64 bits; QEMU the lower 32.",
     "`--chardev socket,to=N` is refused above 65535; QEMU takes any number.",
     "`--blockdev null-co,size=-1` and the like are refused; QEMU aborts.",
   ],

@@ -3,6 +3,7 @@ import { CommandError } from "../../base/mod.ts";
 
 /** Options as text, with QEMU's blanks; undefined members are left out. */
 function text(value: unknown): string {
+  if (typeof value === "bigint") return String(value);
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
   const members = Object.entries(value).filter(([, member]) => member !== undefined);
   return `{${members.map(([name, member]) => `"${name}": ${text(member)}`).join(", ")}}`;
@@ -19,7 +20,7 @@ export function optionsOfName(driver: string, filename: string): Record<string, 
 }
 
 /** Refuses a negative size or offset; these are signed in the schema. `value` in bytes. */
-export function refuseNegative(option: string, value: number | undefined): void {
+export function refuseNegative(option: string, value: number | bigint | undefined): void {
   if (value === undefined || value >= 0) return;
   throw new CommandError(
     `Parameter '${option}' expects a non-negative number below 2^64`,

@@ -38,7 +38,7 @@ class NullInstance implements IoInstance {
 
   constructor(readonly context: Context, readonly name: Name, readonly options: NullOptions) {
     this.size = options.size ?? GiB;
-    this.#latency = options["latency-ns"] ?? 0;
+    this.#latency = Number(options["latency-ns"] ?? 0);
     this.#zeroes = options["read-zeroes"] ?? false;
   }
 
@@ -103,7 +103,7 @@ function define(name: Name): DriverDefinition<NullOptions> {
       refuseNegative("size", options.size);
       const latency = options["latency-ns"] ?? 0;
       // The latency is a signed 64-bit number inside.
-      if (latency >= 2 ** 63) throw new CommandError("latency-ns is invalid");
+      if (latency >= 2n ** 63n) throw new CommandError("latency-ns is invalid");
       return new NullInstance(open.context, name, options);
     },
   });

@@ -40,16 +40,18 @@ function windowOf(options: RawOptions, child: Child): Window {
       `Offset (${offset}) cannot be greater than size of the containing file (${end})`,
     );
   }
-  if (size !== undefined && size > end - offset) {
+  if (size !== undefined && size > end - Number(offset)) {
     throw new CommandError(
       `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the ` +
         ` actual size of the containing file (${end})`,
     );
   }
-  if (size !== undefined && size % SECTOR !== 0) {
+  // Neither is beyond the end of the child any more.
+  const window = { offset: Number(offset), size: size === undefined ? undefined : Number(size) };
+  if (size !== undefined && Number(size) % SECTOR !== 0) {
     throw new CommandError("Specified size is not multiple of 512");
   }
-  return { offset, size };
+  return window;
 }
 
 function isWindow(options: RawOptions): boolean {

@@ -5,6 +5,8 @@ import {
   command,
   empty,
   enumeration,
+  exactInt,
+  exactUint64,
   type Infer,
   int,
   member,
@@ -136,7 +138,7 @@ export const BlockDeviceInfo = struct("BlockDeviceInfo", {
   iops_size: opt(int),
   group: opt(str),
   cache: BlockdevCacheInfo,
-  write_threshold: int,
+  write_threshold: exactInt,
   "dirty-bitmaps": opt(array(BlockDirtyInfo)),
 });
 
@@ -371,7 +373,7 @@ export const blockCommandTable = {
   "block-set-write-threshold": command(
     struct("q_obj_block-set-write-threshold-arg", {
       "node-name": str,
-      "write-threshold": member(uint64),
+      "write-threshold": member(exactUint64),
     }),
     empty,
     {

@@ -3,6 +3,8 @@ import {
   alternate,
   bool,
   enumeration,
+  exactInt,
+  exactUint64,
   type Infer,
   int,
   nullType,
@@ -10,7 +12,6 @@ import {
   type Schema,
   str,
   struct,
-  uint64,
   union,
 } from "./core.ts";
 
@@ -70,20 +71,20 @@ export const BlockdevOptionsFile = struct("BlockdevOptionsFile", {
   "pr-manager": opt(str),
   locking: opt(OnOffAuto),
   aio: opt(BlockdevAioOptions),
-  "aio-max-batch": opt(int),
+  "aio-max-batch": opt(exactInt),
   "drop-cache": opt(bool),
   "x-check-cache-dropped": opt(bool, { features: ["unstable"] }),
 });
 
 export const BlockdevOptionsRaw = struct("BlockdevOptionsRaw", {
   ...BlockdevOptionsGenericFormat.members,
-  offset: opt(int),
-  size: opt(int),
+  offset: opt(exactInt),
+  size: opt(exactInt),
 });
 
 export const BlockdevOptionsNull = struct("BlockdevOptionsNull", {
   size: opt(int),
-  "latency-ns": opt(uint64),
+  "latency-ns": opt(exactUint64),
   "read-zeroes": opt(bool),
 });
 

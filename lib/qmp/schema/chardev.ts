@@ -5,6 +5,7 @@ import {
   command,
   empty,
   enumeration,
+  exactInt,
   type Infer,
   int,
   opt,
@@ -44,7 +45,7 @@ export const ChardevSocket = struct("ChardevSocket", {
   telnet: opt(bool),
   tn3270: opt(bool, { hidden: true }),
   websocket: opt(bool, { hidden: true }),
-  reconnect: opt(int),
+  reconnect: opt(exactInt),
 });
 export const ChardevUdp = struct("ChardevUdp", {
   ...common,
@@ -53,7 +54,7 @@ export const ChardevUdp = struct("ChardevUdp", {
 });
 export const ChardevMux = struct("ChardevMux", { ...common, chardev: str });
 export const ChardevStdio = struct("ChardevStdio", { ...common, signal: opt(bool) });
-export const ChardevRingbuf = struct("ChardevRingbuf", { ...common, size: opt(int) });
+export const ChardevRingbuf = struct("ChardevRingbuf", { ...common, size: opt(exactInt) });
 
 /** Devices of QEMU that need a display, a guest or a library that a storage daemon does not have. */
 const foreign = {
@@ -155,7 +156,7 @@ export const chardevCommands = {
     { doc: "Gives input to a ring buffer device." },
   ),
   "ringbuf-read": command(
-    struct("q_obj_ringbuf-read-arg", { device: str, size: int, format: opt(DataFormat) }),
+    struct("q_obj_ringbuf-read-arg", { device: str, size: exactInt, format: opt(DataFormat) }),
     str,
     { doc: "Takes at most `size` bytes of output from a ring buffer device." },
   ),

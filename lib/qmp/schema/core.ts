@@ -45,6 +45,8 @@ export type Meta =
     readonly name: string;
     readonly range: IntRange;
     readonly size: boolean;
+    /** Values beyond what a number holds are bigints; else they are refused. */
+    readonly exact: boolean;
   }
   | {
     readonly kind: "enum";
@@ -119,12 +121,12 @@ const integer = (
   expects: string,
   size = false,
 ): Schema<number> => ({
-  meta: { kind: "int", name, range: { min, max, expects }, size },
+  meta: { kind: "int", name, range: { min, max, expects }, size, exact: false },
 });
 
 /**
- * Integers. The static type is a number: values that a number cannot hold exactly (beyond 2^53-1) are
- * refused by the validator with a clear message, unless the type is one of the `exact` ones.
+ * Integers that are computed with: numbers. Values that a number cannot hold exactly (beyond 2^53-1; no file,
+ * device or time reaches that far) are refused by the validator with a clear message.
  */
 export const int: Schema<number> = integer("int", -(2n ** 63n), 2n ** 63n - 1n, "integer");
 export const int8: Schema<number> = integer("int8", -128n, 127n, "int8_t");
@@ -136,6 +138,17 @@ export const uint32: Schema<number> = integer("uint32", 0n, 2n ** 32n - 1n, "uin
 export const uint64: Schema<number> = integer("uint64", 0n, 2n ** 64n - 1n, "uint64");
 /** A byte count; on the command line it takes suffixes (b K M G T P E). */
 export const size: Schema<number> = integer("size", 0n, 2n ** 64n - 1n, "size", true);
+
+const exact = ({ meta }: Schema<number>): Schema<number | bigint> => ({
+  meta: meta.kind === "int" ? { ...meta, exact: true } : meta,
+});
+/**
+ * All 64 bits, exactly: what is kept, compared and shown, but not computed with. A bigint where a number would
+ * not be exact.
+ */
+export const exactInt: Schema<number | bigint> = exact(int);
+export const exactUint64: Schema<number | bigint> = exact(uint64);
+export const exactSize: Schema<number | bigint> = exact(size);
 
 /** One of a fixed list of words. */
 export function enumeration<const V extends readonly string[]>(

@@ -5,6 +5,7 @@ import {
   command,
   empty,
   enumeration,
+  exactSize,
   type Infer,
   int,
   opt,
@@ -63,7 +64,7 @@ export const BlockdevCreateOptionsFile = struct("BlockdevCreateOptionsFile", {
   size,
   preallocation: opt(PreallocMode),
   nocow: opt(bool),
-  "extent-size-hint": opt(size),
+  "extent-size-hint": opt(exactSize),
 });
 export type BlockdevCreateOptionsFileValue = Infer<typeof BlockdevCreateOptionsFile>;
 

@@ -5,8 +5,8 @@ import {
   command,
   empty,
   enumeration,
+  exactInt,
   type Infer,
-  int,
   opt,
   str,
   struct,
@@ -28,7 +28,7 @@ export type TraceEventInfoValue = Infer<typeof TraceEventInfo>;
 /** Commands on trace events. */
 export const traceCommands = {
   "trace-event-get-state": command(
-    struct("q_obj_trace-event-get-state-arg", { name: str, vcpu: opt(int) }),
+    struct("q_obj_trace-event-get-state-arg", { name: str, vcpu: opt(exactInt) }),
     array(TraceEventInfo),
     {
       doc: "The state of the trace events that a name or a pattern (`*`, `?`) stands for.",
@@ -40,7 +40,7 @@ export const traceCommands = {
       name: str,
       enable: bool,
       "ignore-unavailable": opt(bool),
-      vcpu: opt(int),
+      vcpu: opt(exactInt),
     }),
     empty,
     {

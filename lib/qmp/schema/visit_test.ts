@@ -4,7 +4,20 @@ import { CommandError } from "../../base/mod.ts";
 import { parseValue } from "../../cli/mod.ts";
 import { parseJson } from "../json/mod.ts";
 import { BlockdevOptions, BlockdevRef } from "./blockdev.ts";
-import { array, int, int8, type Schema, size, struct, uint16, uint32, uint64 } from "./core.ts";
+import {
+  array,
+  exactInt,
+  exactSize,
+  exactUint64,
+  int,
+  int8,
+  type Schema,
+  size,
+  struct,
+  uint16,
+  uint32,
+  uint64,
+} from "./core.ts";
 import { MonitorOptions } from "./monitor.ts";
 import { visitJson } from "./visit_json.ts";
 import { parseSize, visitKeyval } from "./visit_keyval.ts";
@@ -131,7 +144,8 @@ const between = (name: string, min: number) =>
 const signed = between("n", -9007199254740991);
 const unsigned = between("n", 0);
 /** Type, text, and what JSON and keyval say to it: exactly this value, or these words. */
-const limits: readonly (readonly [Schema<number>, string, number | string, number | string])[] = [
+type Outcome = number | bigint | string;
+const limits: readonly (readonly [Schema<number | bigint>, string, Outcome, Outcome])[] = [
   [int, "9007199254740991", 9007199254740991, 9007199254740991],
   [int, "-9007199254740991", -9007199254740991, -9007199254740991],
   [int, "9007199254740992", signed, signed],
@@ -160,11 +174,25 @@ const limits: readonly (readonly [Schema<number>, string, number | string, numbe
   [uint64, "-1", unsigned, unsigned],
   [size, "-1", unsigned, "Parameter 'n' expects size"],
   [size, "-0", 0, "Parameter 'n' expects size"],
+  [exactInt, "9007199254740993", 9007199254740993n, 9007199254740993n],
+  [exactInt, "-9223372036854775808", -(2n ** 63n), -(2n ** 63n)],
+  [exactInt, "9223372036854775807", 2n ** 63n - 1n, 2n ** 63n - 1n],
+  [
+    exactInt,
+    "9223372036854775808",
+    "Invalid parameter type for 'n', expected: integer",
+    "Parameter 'n' expects integer",
+  ],
+  [exactUint64, "9007199254740991", 9007199254740991, 9007199254740991],
+  [exactUint64, "18446744073709551615", 2n ** 64n - 1n, 2n ** 64n - 1n],
+  [exactUint64, "-1", 2n ** 64n - 1n, 2n ** 64n - 1n],
+  [exactUint64, "-9223372036854775808", 2n ** 63n, 2n ** 63n],
+  [exactSize, "18446744073709551615", 2n ** 64n - 1n, 2n ** 64n - 1n],
 ];
 for (const [type, text, json, keyval] of limits) {
   Deno.test(`${type.meta.kind === "int" && type.meta.name} ${text}: exact, or refused by name and limit`, () => {
     const schema = struct("limit", { n: type });
-    const outcome = (visitIt: () => { n: number }) => {
+    const outcome = (visitIt: () => { n: number | bigint }) => {
       try {
         return visitIt().n;
       } catch (error) {

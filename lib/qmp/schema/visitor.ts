@@ -183,20 +183,21 @@ function visitAlternate(
 }
 
 /**
- * Checks an integer that has been read exactly against the type's range and against what qsd can hold: a
- * number. `path` names it in messages.
+ * Checks an integer that has been read exactly against the type's range and, unless the type is an exact one,
+ * against what a number holds. Negative numbers wrap around in 64-bit unsigned types, as in QEMU. `path` names
+ * it in messages.
  */
 export function checkInteger(
   meta: Extract<Meta, { kind: "int" }>,
   value: bigint | number,
   path: Path,
   input: Input,
-): number {
+): number | bigint {
   const { min, max, expects } = meta.range;
   if (expects === "integer" || expects === "uint64" || expects === "size") {
-    const safe = typeof value === "number" ? value : Number(value);
-    // Negative numbers wrap around in QEMU's 64-bit unsigned types, to far beyond what a number holds.
+    const safe = Number(value);
     if (Number.isSafeInteger(safe) && (min < 0n || safe >= 0)) return safe;
+    if (meta.exact) return min < 0n ? BigInt(value) : BigInt.asUintN(64, BigInt(value));
     const limit = Number.MAX_SAFE_INTEGER;
     const range = min < 0n ? `between -${limit} and ${limit}` : `between 0 and ${limit}`;
     throw new CommandError(`Parameter '${pathText(path, input)}' expects a value ${range}`);

@@ -45,7 +45,7 @@ export async function createFile(
     if (rc < 0) throw new CommandError(`Could not resize file: ${errnoText(-rc)}`);
     const file = { fd, kind: "file", size: sizeOf(context, fd, "file") } as const;
     if (options.nocow === true) forbidCopyOnWrite(context, fd);
-    hintExtentSize(context, fd, hint);
+    hintExtentSize(context, fd, Number(hint));
     await resizeFile(context, file, "", size, { exact: true, preallocation });
     if (preallocation !== "full") await allocateFirstBlock(context, fd, size);
   } finally {

@@ -11,7 +11,7 @@ import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 export interface EngineOptions {
   readonly aio?: "threads" | "native" | "io_uring";
   /** Most requests in one submission; 0: the engine's own choice. */
-  readonly "aio-max-batch"?: number;
+  readonly "aio-max-batch"?: number | bigint;
 }
 
 /**
@@ -26,7 +26,7 @@ export function chooseEngine(
   const { aio = "threads", "aio-max-batch": batch = 0 } = options;
   if (aio === "threads") return new ThreadsEngine(context.sys);
   const open = aio === "native" ? openAio : openUring;
-  const engine = open(context, { maxBatch: batch });
+  const engine = open(context, { maxBatch: Number(batch) });
   if (!isRefused(engine)) return engine;
   context.log.warn(
     `node '${node}' uses threads: this system refuses aio=${aio}: ${engine.reason}`,

@@ -45,7 +45,7 @@ export interface FileOptions {
   filename: string;
   locking?: "auto" | "on" | "off";
   aio?: "threads" | "native" | "io_uring";
-  "aio-max-batch"?: number;
+  "aio-max-batch"?: number | bigint;
   [option: string]: unknown;
 }
 
