@@ -9,6 +9,7 @@ import { ObjectOptions } from "../qmp/schema/qom.ts";
 import { writeStdout } from "../sys/mod.ts";
 import type { Configuration, Makers } from "./config_reload.ts";
 import type { LocatedLog } from "./located_log.ts";
+import type { Monitor } from "../qmp/mod.ts";
 import type { Services } from "./services.ts";
 import type { Tracing } from "./trace.ts";
 
@@ -77,15 +78,15 @@ function objectHelp(argument: string, { objects }: Services): string | undefined
 export function configMakers(applying: Omit<Applying, "configuration" | "tracing">): Makers {
   const { services, log, daemonize } = applying;
   return {
-    chardev: async (id, members) => {
+    chardev: async (id, members, wait) => {
       const { id: _id, ...rest } = members;
       const options = Object.entries(rest).map(([key, value]) => ({ key, value }));
       // As on the command line the backend comes first.
       options.sort((a, b) => Number(b.key === "backend") - Number(a.key === "backend"));
       await services.chardevs.add({ id, options }, {
         daemonized: daemonize,
-        stopped: services.stopRequested,
-        info: (line) => log.info(line),
+        stopped: wait ? services.stopRequested : Promise.resolve(),
+        info: (line) => wait && log.info(line),
       });
     },
     monitor: (options) => makeMonitor(options, services),
@@ -116,12 +117,12 @@ async function makeChardev(argument: string, applying: Applying): Promise<string
 
 const isHelp = (word: string) => word === "help" || word === "?";
 
-function makeMonitor(options: MonitorOptionsValue, services: Services): void {
+function makeMonitor(options: MonitorOptionsValue, services: Services): Monitor {
   if (options.mode === "readline" && services.chardevs.has(options.chardev)) {
     throw new CommandError("Only QMP is supported");
   }
   const name = options.id ?? options.chardev;
-  services.qmp.addMonitor(
+  return services.qmp.addMonitor(
     { name, pretty: options.pretty ?? false },
     (user) => services.chardevs.attach(options.chardev, user),
   );

@@ -10,12 +10,14 @@ import type { MonitorOptionsValue } from "../qmp/schema/monitor.ts";
 import type { ObjectOptionsValue } from "../qmp/schema/qom.ts";
 import type { XQsdReloadReportValue } from "../qmp/schema/reload.ts";
 import { type Definition, readConfig } from "./config.ts";
+import type { Monitor } from "../qmp/mod.ts";
 import type { Services } from "./services.ts";
 
 /** Makes a character device or a monitor, which --chardev and --monitor make too. */
 export interface Makers {
-  chardev(id: string, options: Readonly<Record<string, string>>): Promise<void>;
-  monitor(options: MonitorOptionsValue): void;
+  /** `wait`: for a client, where the device says so. */
+  chardev(id: string, options: Readonly<Record<string, string>>, wait: boolean): Promise<void>;
+  monitor(options: MonitorOptionsValue): Monitor;
 }
 
 /** Whether `text` stands anywhere in a value. */
@@ -70,6 +72,8 @@ export function planReload(
 export class Configuration {
   readonly #files: string[] = [];
   #now: Definition[] = [];
+  /** The monitors among them, by key. */
+  readonly #monitors = new Map<string, Monitor>();
   #busy = false;
 
   constructor(private readonly services: Services, private readonly makers: Makers) {}
@@ -80,7 +84,7 @@ export class Configuration {
     const full = this.services.context.sys.realpath(file);
     const path = typeof full === "string" ? full : file;
     for (const one of await readConfig(this.services.context.sys, file)) {
-      await this.#located(one, () => this.#make(one));
+      await this.#located(one, () => this.#make(one, true));
       this.#now.push(one);
     }
     this.#files.push(path);
@@ -144,8 +148,9 @@ export class Configuration {
   /** What can be told before anything is touched. */
   #refuse({ remove }: Plan, mode: "safe" | "hard"): void {
     for (const one of remove) {
-      if (one.kind === "monitor") {
-        throw new CommandError(`${one.where}: ${one.key} cannot be changed while the daemon runs`);
+      const monitor = one.kind === "monitor" ? this.#monitors.get(one.key) : undefined;
+      if (monitor !== undefined && monitor === this.services.qmp.current) {
+        throw new CommandError(`${one.where}: ${one.key} would have to go, but it is what asks`);
       }
       const found = one.kind === "export"
         ? this.services.exports.find(one.value["id"] as string)
@@ -192,14 +197,15 @@ export class Configuration {
     }
   }
 
-  async #make({ kind, value }: Definition): Promise<void> {
+  /** Only a start waits for clients of character devices: a reload would hold up all monitors. */
+  async #make({ kind, key, value }: Definition, wait = false): Promise<void> {
     const { services, makers } = this;
     const typed = value as unknown;
     switch (kind) {
       case "object":
         return services.objects.add(typed as ObjectOptionsValue);
       case "chardev":
-        return await makers.chardev(value["id"] as string, typed as Record<string, string>);
+        return await makers.chardev(value["id"] as string, typed as Record<string, string>, wait);
       case "blockdev":
         await services.graph.add(typed as BlockdevOptionsValue, { monitorOwned: true });
         return;
@@ -209,11 +215,12 @@ export class Configuration {
         await services.exports.add(typed as BlockExportOptionsValue);
         return;
       case "monitor":
-        return makers.monitor(typed as MonitorOptionsValue);
+        this.#monitors.set(key, makers.monitor(typed as MonitorOptionsValue));
+        return;
     }
   }
 
-  async #unmake({ kind, value }: Definition, mode: "safe" | "hard"): Promise<void> {
+  async #unmake({ kind, key, value }: Definition, mode: "safe" | "hard"): Promise<void> {
     const { services } = this;
     const id = value["id"] as string;
     switch (kind) {
@@ -232,7 +239,9 @@ export class Configuration {
         return;
       }
       case "monitor":
-        throw new CommandError("a monitor cannot be removed");
+        services.qmp.removeMonitor(this.#monitors.get(key)!);
+        this.#monitors.delete(key);
+        return;
     }
   }
 }

@@ -47,6 +47,7 @@ export class QmpServer implements EventSink {
   /** Whose turn it is. */
   private turn = 0;
   private pumping = false;
+  #current: Monitor | undefined;
 
   constructor(private readonly parts: QmpServerParts) {
     const { context } = parts;
@@ -77,6 +78,11 @@ export class QmpServer implements EventSink {
       throw error;
     }
     return monitor;
+  }
+
+  /** The monitor whose request is being executed; out-of-band ones do not count. */
+  get current(): Monitor | undefined {
+    return this.#current;
   }
 
   /** Ends a monitor; a request of its own that asks for it is still answered. Idempotent. */
@@ -157,7 +163,9 @@ export class QmpServer implements EventSink {
     for (;;) {
       const monitor = this.next();
       if (monitor === undefined) break;
+      this.#current = monitor;
       await monitor.runNext();
+      this.#current = undefined;
     }
     this.pumping = false;
   }

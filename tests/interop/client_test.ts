@@ -110,10 +110,59 @@ Deno.test({
     assert.deepEqual(await exports(), ["e", "e2"]);
     assert.match(
       (await reload(config.replace("path: control", "path: x"))).stderr,
-      /cannot be changed/,
+      /qsd.yaml:4: monitor:c would have to go, but it is what asks/,
     );
     assert.deepEqual(JSON.parse((await reload(config)).stdout).removed, ["export:e2"]);
     assert.deepEqual(await exports(), ["e"]);
+  },
+});
+
+Deno.test({
+  name: "x-qsd-reload adds and removes monitors and their devices, but for the one that asks",
+  ignore: ON_ORIGINAL,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const own = "- chardev: {backend: socket, id: c, path: control, server: on, wait: off}\n" +
+      "- monitor: {chardev: c}\n";
+    await Deno.writeTextFile(dir.file("qsd.yaml"), own);
+    const cache = Deno.env.get("DENO_DIR");
+    const env = cache === undefined ? { HOME: Deno.env.get("HOME") ?? "/" } : { DENO_DIR: cache };
+    await using _daemon = await Daemon.start({
+      dir,
+      qmp: false,
+      args: ["--config", "qsd.yaml"],
+      env,
+    });
+    const reload = async (text: string) => {
+      await Deno.writeTextFile(dir.file("qsd.yaml"), text);
+      const { stdout, stderr } = await client(dir, "qmp", "control", "x-qsd-reload");
+      return stderr === "" ? JSON.parse(stdout) : stderr;
+    };
+    const answers = async (socket: string) =>
+      (await client(dir, "qmp", socket, "query-version")).status === 0;
+    // A server that waits for clients does not make the reload wait.
+    const second = "- chardev: {backend: socket, id: d, path: second, server: on}\n" +
+      "- monitor: {id: m, chardev: d, pretty: true}\n";
+    assert.deepEqual((await reload(own + second)).added, ["chardev:d", "monitor:m"]);
+    assert.equal(await answers("second"), true);
+    const moved = second.replace("path: second", "path: third");
+    assert.deepEqual((await reload(own + moved)).replaced, ["chardev:d", "monitor:m"]);
+    assert.equal(await answers("second"), false);
+    assert.equal(await answers("third"), true);
+    // The other monitor's devices are there again when a later step fails.
+    const bad = `${own}- blockdev: {driver: file, node-name: f, filename: nosuch}\n`;
+    assert.match(await reload(bad), /nosuch.*\(nothing was changed\)/);
+    assert.equal(await answers("third"), true);
+    assert.match(await reload(moved), /monitor:c would have to go, but it is what asks/);
+    assert.deepEqual((await reload(own)).removed, ["chardev:d", "monitor:m"]);
+    assert.equal(await answers("third"), false);
+    assert.deepEqual(await reload(own), {
+      added: [],
+      removed: [],
+      reopened: [],
+      replaced: [],
+      unchanged: 2,
+    });
   },
 });
 
