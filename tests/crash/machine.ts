@@ -1,0 +1,110 @@
+/** A qcow2 image on recording disks, opened by qsd's own driver without a daemon around it. */
+import { IoVec, type MaybePromise } from "../../lib/base/mod.ts";
+import { drivers } from "../../lib/block/drivers/mod.ts";
+import { type TestContext, testContext } from "../../lib/block/drivers/testing.ts";
+import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/block/mod.ts";
+import type { BlockdevOptionsValue } from "../../lib/qmp/schema/blockdev.ts";
+import type { Memory } from "../../lib/sys/mod.ts";
+import { type RecordingDisk, recordingDriver } from "./journal.ts";
+
+/** Node of the image under test. */
+export const NODE = "image";
+
+/** The disks of an image. */
+export interface ImageDisks {
+  readonly file: RecordingDisk;
+  readonly data?: RecordingDisk;
+  readonly backing?: RecordingDisk;
+}
+
+/** An opened image. */
+export class Machine {
+  private constructor(
+    private readonly context: TestContext,
+    readonly graph: BlockGraph,
+    readonly backend: BlockBackend,
+    /** Events, as QMP would send them. */
+    readonly events: string[],
+  ) {}
+
+  /** Opens the image with more options of its node. */
+  static async open(disks: ImageDisks, options: Record<string, unknown> = {}): Promise<Machine> {
+    const context = testContext();
+    const events: string[] = [];
+    const graph = new BlockGraph({
+      context,
+      drivers: driverRegistry([...drivers, recordingDriver(disks as never)]),
+      events: { emit: (name) => void events.push(name) },
+    });
+    const add = (node: Record<string, unknown>) =>
+      graph.add(node as unknown as BlockdevOptionsValue, { monitorOwned: true });
+    try {
+      const disk = (name: string, more = {}) =>
+        add({ driver: "recording", "node-name": `disk-${name}`, disk: name, ...more });
+      const readOnly = options["read-only"] === true;
+      await disk("file", { discard: "unmap", "read-only": readOnly });
+      if (disks.data !== undefined) await disk("data", { discard: "unmap", "read-only": readOnly });
+      if (disks.backing !== undefined) await disk("backing", { "read-only": true });
+      await add({
+        driver: "qcow2",
+        "node-name": NODE,
+        file: "disk-file",
+        discard: "unmap",
+        "cache-clean-interval": 0,
+        ...(disks.data === undefined ? {} : { "data-file": "disk-data" }),
+        backing: disks.backing === undefined ? null : "disk-backing",
+        ...options,
+      });
+      const backend = await graph.backend(NODE, {
+        describe: "the test",
+        needed: Perm.consistentRead | (readOnly ? 0 : Perm.write | Perm.resize),
+        shared: Perm.all,
+      });
+      return new Machine(context, graph, backend, events);
+    } catch (error) {
+      await graph.closeAll();
+      context.end();
+      throw error;
+    }
+  }
+
+  async #with(length: number, act: (memory: Memory) => MaybePromise<void>): Promise<void> {
+    const memory = this.context.sys.allocate(length);
+    try {
+      await act(memory);
+    } finally {
+      memory.unmap();
+    }
+  }
+
+  /** Writes bytes. */
+  write(offset: number, bytes: Uint8Array, flags = 0): Promise<void> {
+    return this.#with(bytes.length, (memory) => {
+      memory.bytes.set(bytes);
+      return this.backend.write(offset, IoVec.of(memory.address, bytes.length), flags);
+    });
+  }
+
+  /** Reads bytes. */
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    let out!: Uint8Array;
+    await this.#with(length, async (memory) => {
+      memory.bytes.fill(0xee);
+      await this.backend.read(offset, IoVec.of(memory.address, length));
+      out = memory.bytes.slice(0, length);
+    });
+    return out;
+  }
+
+  /** Changes the length of the guest's disk. */
+  resize(size: number): Promise<void> {
+    return this.graph.resize(this.graph.find(NODE)!, size);
+  }
+
+  /** Closes everything. */
+  async close(): Promise<void> {
+    await this.backend.detach();
+    await this.graph.closeAll();
+    this.context.end();
+  }
+}

@@ -1,0 +1,253 @@
+/** Power cuts: a guest works on a qcow2 image, and the image is judged as it may be at any moment. */
+import assert from "node:assert/strict";
+import { TestDir } from "../harness/dir.ts";
+import { noise } from "../harness/images.ts";
+import { Qcow2Bytes } from "../harness/qcow2_image.ts";
+import { ok, run } from "../harness/tools.ts";
+import { Dice } from "./dice.ts";
+import { Journal } from "./journal.ts";
+import { Ledger } from "./ledger.ts";
+import { type ImageDisks, Machine } from "./machine.ts";
+
+/** An image and what happens to it. */
+export interface Scenario {
+  readonly name: string;
+  /** Options of `qemu-img create -o`. */
+  readonly create: string;
+  /** Bytes of the guest's disk. */
+  readonly size: number;
+  /** Bytes of a backing file. */
+  readonly backing?: number;
+  readonly dataFile?: boolean;
+  /** Options of the qcow2 node. */
+  readonly options?: Record<string, unknown>;
+  /** Bitmaps that the image has from the start. */
+  readonly bitmaps?: readonly string[];
+  readonly work: (guest: Guest) => Promise<void>;
+}
+
+/** What to do with each scenario. */
+export interface PowerOptions {
+  readonly seed: number;
+  /** Cut points. */
+  readonly cuts: number;
+  /** One in so many states is also shown to qemu-img; 0: none. */
+  readonly qemuEvery: number;
+  /** One in so many states is also opened by qsd for writing, written to and judged again; 0: none. */
+  readonly reopenEvery: number;
+}
+
+/** The guest: it sends requests, several at a time, and notes what they may have done. */
+export class Guest {
+  constructor(
+    readonly machine: Machine,
+    readonly dice: Dice,
+    readonly journal: Journal,
+    readonly ledger: Ledger,
+    readonly snapshots: Map<string, Ledger>,
+    public size: number,
+  ) {}
+
+  /** A sector-aligned range of at most `most` bytes within [from, to). */
+  range(most: number, from = 0, to = this.size): [number, number] {
+    const sectors = (to - from) / 512;
+    const start = this.dice.below(sectors);
+    const length = 1 + this.dice.below(Math.min(most / 512, sectors - start));
+    return [from + start * 512, length * 512];
+  }
+
+  write(offset: number, length: number, flags = 0): Promise<void> {
+    const { number, bytes } = this.ledger.compose(offset, length);
+    this.journal.note(() => this.ledger.sent(offset, length, number));
+    return this.machine.write(offset, bytes, flags);
+  }
+  async zero(offset: number, length: number, flags = 0): Promise<void> {
+    this.journal.note(() => this.ledger.sent(offset, length, "zeroes"));
+    await this.machine.backend.writeZeroes(offset, length, flags);
+  }
+  async discard(offset: number, length: number): Promise<void> {
+    this.journal.note(() => this.ledger.discarded(offset, length));
+    await this.machine.backend.discard(offset, length);
+  }
+  async flush(): Promise<void> {
+    await this.machine.backend.flush();
+    this.journal.note(() => this.ledger.flushed());
+  }
+  async resize(size: number): Promise<void> {
+    this.journal.note(() => this.ledger.cutOff(Math.min(size, this.size)));
+    await this.machine.resize(size);
+    this.size = size;
+  }
+
+  /** Requests at the same time, on ranges that do not overlap. */
+  async together(count: number, most: number, act: (at: number, length: number) => Promise<void>) {
+    const taken: [number, number][] = [];
+    const running: Promise<void>[] = [];
+    for (let i = 0; i < count; i++) {
+      const [at, length] = this.range(most);
+      if (taken.some(([other, size]) => at < other + size && other < at + length)) continue;
+      taken.push([at, length]);
+      running.push(act(at, length));
+    }
+    await Promise.all(running);
+  }
+}
+
+/** Makes the disks of a scenario's image, with the original's tools. */
+async function makeImage(scenario: Scenario, dir: TestDir): Promise<Uint8Array> {
+  const path = dir.file("new.qcow2");
+  const options = [scenario.create];
+  if (scenario.dataFile) options.push(`data_file=${dir.file("new.data")}`);
+  const create = ["create", "-q", "-f", "qcow2", "-o", options.filter(Boolean).join(",")];
+  await ok("qemu-img", [...create, path, String(scenario.size)].filter((word) => word !== ""));
+  for (const name of scenario.bitmaps ?? []) await ok("qemu-img", ["bitmap", "--add", path, name]);
+  return Deno.readFileSync(path);
+}
+
+/** Runs a scenario; gives the number of cuts that were judged. Throws at the first that is wrong. */
+export async function cutPower(scenario: Scenario, options: PowerOptions): Promise<number> {
+  await using dir = TestDir.make();
+  const image = await makeImage(scenario, dir);
+  const dice = new Dice(options.seed);
+  const journal = new Journal();
+  const backing = scenario.backing === undefined ? undefined : noise(scenario.backing, 77);
+  const disks: ImageDisks = {
+    file: journal.disk(image, dice),
+    ...(scenario.dataFile ? { data: journal.disk(new Uint8Array(scenario.size), dice) } : {}),
+    ...(backing === undefined ? {} : { backing: new Journal().disk(backing, dice) }),
+  };
+  const original = new Uint8Array(scenario.size);
+  original.set((backing ?? new Uint8Array(0)).subarray(0, scenario.size));
+  const ledger = new Ledger(original);
+  const snapshots = new Map<string, Ledger>();
+  const machine = await Machine.open(disks, scenario.options);
+  try {
+    const guest = new Guest(machine, dice, journal, ledger, snapshots, scenario.size);
+    await scenario.work(guest);
+  } finally {
+    await machine.close();
+  }
+  return await new Judge(scenario, options, journal, ledger, snapshots, backing, dir).run();
+}
+
+/** Judges the states of one run. */
+class Judge {
+  #qemu = 0;
+
+  constructor(
+    private readonly scenario: Scenario,
+    private readonly options: PowerOptions,
+    private readonly journal: Journal,
+    private readonly ledger: Ledger,
+    private readonly snapshots: Map<string, Ledger>,
+    private readonly backing: Uint8Array | undefined,
+    private readonly dir: TestDir,
+  ) {}
+
+  async run(): Promise<number> {
+    const places = this.journal.entries.filter(({ kind }) => kind === "issue" || kind === "flushed")
+      .length;
+    assert.ok(places > 20, `only ${places} places for a cut`);
+    const dice = new Dice(this.options.seed ^ 0x5bd1e995);
+    let judged = 0;
+    let seen = 0;
+    await this.journal.replay(async (position, take) => {
+      // As many states at each place as it takes, spread evenly.
+      const due = Math.ceil(++seen * this.options.cuts / places);
+      for (; judged < due; judged++) {
+        const [file, data] = take(dice);
+        await this.#judge(file!, data, `cut at ${position} of seed ${this.options.seed}`);
+      }
+    });
+    return judged;
+  }
+
+  async #judge(file: Uint8Array, data: Uint8Array | undefined, where: string): Promise<void> {
+    const problem = this.#look(file, data);
+    if (problem !== undefined) this.#fail(file, data, `${where}: ${problem}`);
+    this.#qemu++;
+    const { qemuEvery, reopenEvery } = this.options;
+    if (qemuEvery > 0 && this.#qemu % qemuEvery === 0) await this.#askQemu(file, data, where);
+    const dirty = new Qcow2Bytes(file).dirty;
+    if (dirty || (reopenEvery > 0 && this.#qemu % reopenEvery === 0)) {
+      await this.#reopen(file, data, where);
+    }
+  }
+
+  /** The independent reader's view. */
+  #look(file: Uint8Array, data: Uint8Array | undefined): string | undefined {
+    const image = new Qcow2Bytes(file, {
+      ...(data === undefined ? {} : { data }),
+      ...(this.backing === undefined ? {} : { backing: this.backing }),
+    });
+    if ((image.incompatible & 2) !== 0) return "the corrupt bit is set";
+    const { errors } = image.check();
+    if (errors.length > 0) return errors.slice(0, 3).join("; ");
+    for (const [offset, length] of this.ledger.touched(image.size)) {
+      const problem = this.ledger.judge(offset, image.read(offset, length));
+      if (problem !== undefined) return problem;
+    }
+    const { entries } = image.snapshots();
+    for (const [name, ledger] of this.snapshots) {
+      const entry = entries.find((one) => one.name === name);
+      if (entry === undefined) return `snapshot ${name} is gone`;
+      const l1 = { offset: entry.l1Offset, length: entry.l1Length };
+      for (const [offset, length] of ledger.touched(entry.size)) {
+        const problem = ledger.judge(offset, image.read(offset, length, l1));
+        if (problem !== undefined) return `snapshot ${name}: ${problem}`;
+      }
+    }
+    return undefined;
+  }
+
+  #fail(file: Uint8Array, data: Uint8Array | undefined, problem: string): never {
+    const keep = Deno.env.get("QSD_KEEP_CUT");
+    if (keep !== undefined) {
+      Deno.writeFileSync(keep, file);
+      if (data !== undefined) Deno.writeFileSync(`${keep}.data`, data);
+    }
+    throw new Error(`${this.scenario.name}: ${problem}`);
+  }
+
+  async #askQemu(file: Uint8Array, data: Uint8Array | undefined, where: string): Promise<void> {
+    const path = this.dir.file("cut.qcow2");
+    Deno.writeFileSync(path, file);
+    if (data !== undefined) Deno.writeFileSync(this.dir.file("new.data"), data);
+    // A dirty image's counts are not valid until they are repaired: that must leave nothing behind.
+    if (new Qcow2Bytes(file).dirty) await run("qemu-img", ["check", "-q", "-r", "all", path]);
+    const { status, stdout, stderr } = await run("qemu-img", ["check", "-f", "qcow2", path]);
+    // 3: leaks only.
+    if (status !== 0 && status !== 3) {
+      this.#fail(file, data, `${where}: qemu-img check: ${stdout.slice(0, 1000)}${stderr}`);
+    }
+  }
+
+  /** qsd opens it for writing, which repairs what is dirty, writes everywhere, and closes it. */
+  async #reopen(file: Uint8Array, data: Uint8Array | undefined, where: string): Promise<void> {
+    const journal = new Journal();
+    const dice = new Dice(1);
+    const disk = journal.disk(file, dice);
+    const dataDisk = data === undefined ? undefined : journal.disk(data, dice);
+    const { size } = new Qcow2Bytes(file);
+    try {
+      const machine = await Machine.open({
+        file: disk,
+        ...(dataDisk === undefined ? {} : { data: dataDisk }),
+        ...(this.backing === undefined ? {} : { backing: journal.disk(this.backing, dice) }),
+      }, this.scenario.options);
+      for (const [offset, length] of this.ledger.touched(size)) {
+        const problem = this.ledger.judge(offset, await machine.read(offset, length));
+        if (problem !== undefined) throw new Error(problem);
+      }
+      const mark = new Uint8Array(512).fill(0x5a);
+      for (let i = 0; i < 8; i++) {
+        await machine.write(Math.floor(size / 512 * i / 8) * 512, mark);
+      }
+      await machine.close();
+      const { errors } = new Qcow2Bytes(disk.bytes).check();
+      if (errors.length > 0) throw new Error(errors.slice(0, 3).join("; "));
+    } catch (error) {
+      this.#fail(file, data, `${where}: after it was opened again: ${error}`);
+    }
+  }
+}

@@ -1,0 +1,125 @@
+/** What happens to images while the power is cut. */
+import { RequestFlag } from "../../lib/block/mod.ts";
+import type { Guest, Scenario } from "./power.ts";
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** How often each kind of request comes in a mix. */
+interface Mix {
+  readonly rounds: number;
+  readonly most: number;
+  readonly write: number;
+  readonly zero?: number;
+  readonly discard?: number;
+}
+
+/** Rounds of requests that run together; every third round or so ends with a flush. */
+async function mix(guest: Guest, { rounds, most, write, zero = 0, discard = 0 }: Mix) {
+  const { dice } = guest;
+  for (let round = 0; round < rounds; round++) {
+    await guest.together(1 + dice.below(6), most, (at, length) => {
+      const kind = dice.below(write + zero + discard);
+      if (kind < write) {
+        return guest.write(at, length, dice.below(8) === 0 ? RequestFlag.fua : 0);
+      }
+      if (kind < write + zero) {
+        return guest.zero(at, length, dice.below(2) === 0 ? RequestFlag.mayUnmap : 0);
+      }
+      return guest.discard(at, length);
+    });
+    if (dice.below(3) === 0) await guest.flush();
+  }
+}
+
+/** Every scenario. */
+export const scenarios: readonly Scenario[] = [
+  {
+    name: "random writes, copied on write from a backing file",
+    create: "cluster_size=8k",
+    size: 3 * MIB,
+    backing: 2 * MIB + 1536,
+    work: (guest) => mix(guest, { rounds: 60, most: 40 * KIB, write: 1 }),
+  },
+  {
+    name: "writes, zeroes and discards",
+    create: "cluster_size=4k",
+    size: 2 * MIB,
+    work: (guest) => mix(guest, { rounds: 80, most: 64 * KIB, write: 3, zero: 1, discard: 2 }),
+  },
+  {
+    name: "zeroes and discards over a backing file",
+    create: "cluster_size=4k",
+    size: 2 * MIB,
+    backing: 2 * MIB,
+    work: (guest) => mix(guest, { rounds: 80, most: 64 * KIB, write: 2, zero: 1, discard: 1 }),
+  },
+  {
+    name: "sequential writes that allocate",
+    create: "cluster_size=4k",
+    size: 6 * MIB,
+    async work(guest) {
+      const step = 48 * KIB;
+      for (let at = 0; at + 4 * step <= guest.size; at += 4 * step) {
+        await Promise.all([0, 1, 2, 3].map((i) => guest.write(at + i * step, step)));
+        if (guest.dice.below(4) === 0) await guest.flush();
+      }
+    },
+  },
+  {
+    name: "lazy refcounts",
+    create: "cluster_size=4k,lazy_refcounts=on",
+    size: 2 * MIB,
+    work: (guest) => mix(guest, { rounds: 60, most: 48 * KIB, write: 3, zero: 1, discard: 1 }),
+  },
+  {
+    name: "a refcount table that grows, with clusters of 512 bytes",
+    create: "cluster_size=512,refcount_bits=64",
+    size: 6 * MIB,
+    async work(guest) {
+      for (let at = 0; at + 64 * KIB <= guest.size; at += 64 * KIB) {
+        await Promise.all([guest.write(at, 40 * KIB), guest.write(at + 40 * KIB, 24 * KIB)]);
+        if (guest.dice.below(3) === 0) await guest.flush();
+      }
+    },
+  },
+  {
+    name: "refcounts of one bit",
+    create: "cluster_size=1k,refcount_bits=1",
+    size: 2 * MIB,
+    work: (guest) => mix(guest, { rounds: 60, most: 32 * KIB, write: 3, zero: 1, discard: 2 }),
+  },
+  {
+    name: "version 2",
+    create: "compat=0.10,cluster_size=4k",
+    size: 2 * MIB,
+    backing: MIB,
+    work: (guest) => mix(guest, { rounds: 60, most: 48 * KIB, write: 4, zero: 1, discard: 1 }),
+  },
+  {
+    name: "subclusters over a backing file",
+    create: "extended_l2=on,cluster_size=16k",
+    size: 3 * MIB,
+    backing: 3 * MIB,
+    work: (guest) => mix(guest, { rounds: 70, most: 40 * KIB, write: 4, zero: 1, discard: 1 }),
+  },
+  {
+    name: "an external data file",
+    create: "cluster_size=4k",
+    size: 2 * MIB,
+    dataFile: true,
+    work: (guest) => mix(guest, { rounds: 60, most: 48 * KIB, write: 4, zero: 1, discard: 1 }),
+  },
+  {
+    name: "growing and shrinking",
+    create: "cluster_size=1k",
+    size: 2 * MIB,
+    async work(guest) {
+      for (let round = 0; round < 10; round++) {
+        await mix(guest, { rounds: 5, most: 48 * KIB, write: 4, zero: 1, discard: 1 });
+        await guest.flush();
+        await guest.resize((2 + guest.dice.below(60)) * 128 * 512);
+      }
+    },
+  },
+];
