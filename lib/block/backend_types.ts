@@ -9,6 +9,8 @@ export interface BackendOptions {
   /** Perm bits. */
   readonly needed: number;
   readonly shared: number;
+  /** The node must stay in the thread that it runs in (fixed-iothread). */
+  readonly fixedPlace?: boolean;
   /** Flush after each write. */
   readonly writethrough?: boolean;
   /** It can do with reading while the node is inactive (blockdev-set-active); else it keeps the node active. */

@@ -21,22 +21,27 @@ export class Section implements DrainedSection {
   #ended = false;
 
   constructor(
-    /** The nodes that are drained; undefined: all, whichever there will be. */
-    private readonly nodes: ReadonlySet<BlockNode> | undefined,
+    /** Which nodes are drained; undefined: all, whichever there will be. */
+    private readonly covers: ((node: BlockNode) => boolean) | undefined,
+    /** Called when it has ended. */
     private readonly onEnd: (section: Section) => void,
   ) {}
 
   /** Holds `backend` if its node is drained; also one that attaches during the section. */
   consider(backend: Backend): void {
-    if (this.nodes !== undefined && !this.nodes.has(backend.node)) return;
+    if (this.covers !== undefined && !this.covers(backend.node)) return;
     backend.hold();
     this.#backends.push(backend);
   }
 
-  /** Waits for what is in flight, then lets drivers quiesce. If one cannot, the section is to be ended. */
-  async settle(all: Iterable<BlockNode>): Promise<void> {
+  /** Waits for what is in flight. */
+  async quiet(): Promise<void> {
     await Promise.all(this.#backends.map((backend) => backend.quiet()));
-    for (const node of this.nodes ?? [...all]) {
+  }
+
+  /** After `quiet`: lets the drivers of `nodes` quiesce. If one cannot, the section is to be ended. */
+  async settle(nodes: readonly BlockNode[]): Promise<void> {
+    for (const node of nodes) {
       if (!node.opened || node.closed) continue;
       try {
         if (node.drained++ === 0) await node.instance.quiesce?.();
@@ -57,11 +62,11 @@ export class Section implements DrainedSection {
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.onEnd(this);
     for (const node of this.#quiesced) {
       if (--node.drained === 0 && !node.closed) node.instance.resume?.();
     }
     this.#quiesced = [];
     for (const backend of this.#backends) backend.release();
+    this.onEnd(this);
   }
 }

@@ -24,9 +24,11 @@ import { NameGenerator } from "./names.ts";
 import { BlockNode } from "./node.ts";
 import { Opening, unlink } from "./open.ts";
 import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
+import { Places } from "./places.ts";
 import { TaskQueue } from "./queue.ts";
 import { reopenNodes } from "./reopen.ts";
 import { Seam } from "./seam.ts";
+import type { GraphThread } from "./thread_types.ts";
 import { type BlockNodeInfo, Perm } from "./types.ts";
 
 /** The graph. Other contexts have their own. */
@@ -38,6 +40,8 @@ export class BlockGraph {
   /** All nodes, those being opened included; for the graph's own parts. */
   readonly all: Set<BlockNode> = new Set();
   readonly backends: Set<Backend> = new Set();
+  /** Which IOThreads nodes run in. */
+  readonly places: Places;
   readonly #events: EventSink;
   readonly #nodes = new Map<string, BlockNode>();
   readonly #queue = new TaskQueue();
@@ -50,8 +54,10 @@ export class BlockGraph {
     this.drivers = parts.drivers;
     this.#events = parts.events;
     this.names = new NameGenerator(parts.context.sys);
+    this.places = new Places(this);
     this.seam = new Seam(parts.context, {
-      thresholdExceeded: (node, exceeded) => this.#thresholdExceeded(node, exceeded),
+      thresholdExceeded: (node, exceeded) =>
+        this.thresholdExceeded(node, exceeded, node.writeThreshold),
       resized: (node) => this.changed(node),
     });
   }
@@ -141,21 +147,39 @@ export class BlockGraph {
     for (const edge of below) unlink(edge);
     this.all.delete(node);
     this.#nodes.delete(node.name);
+    this.places.forget(node);
     await guard("giving up the permissions of", () => this.updatePermissions());
     for (const edge of below) await this.dispose(edge.node);
+    await guard("forgetting", () => this.places.settle());
   }
 
   /** blockdev-reopen. */
   reopen(list: readonly BlockdevOptionsValue[]): Promise<void> {
-    return this.#queue.run(() => reopenNodes(this, list));
+    return this.#queue.run(() => {
+      const nodes = list.flatMap((one) => this.#nodes.get(one["node-name"] ?? "") ?? []);
+      return this.places.atHome(nodes, () => reopenNodes(this, list));
+    });
   }
 
   /** blockdev-set-active: of all nodes, if none is given. */
   setActive(node: BlockNodeInfo | undefined, active: boolean): Promise<void> {
     return this.#queue.run(() => {
       const nodes = node === undefined ? this.nodes() : [this.#own(node)];
-      return active ? activate(this, nodes) : inactivate(this, nodes);
+      return this.places.atHome(
+        nodes,
+        () => active ? activate(this, nodes) : inactivate(this, nodes),
+      );
     });
+  }
+
+  /** Moves everything connected with `node` to an IOThread, or (undefined) to the main context. */
+  move(node: BlockNodeInfo | string, to: GraphThread | undefined): Promise<void> {
+    return this.#queue.run(() => this.places.moveComponent(this.#own(node), to));
+  }
+
+  /** A user of `node` in an IOThread; the permissions are those of a backend here. */
+  use(node: BlockNodeInfo | string, thread: GraphThread): Promise<{ release(): void }> {
+    return this.#queue.run(() => this.places.use(this.#own(node), thread));
   }
 
   /** Attaches a user. Throws CommandError with QEMU's conflict text. */
@@ -212,6 +236,7 @@ export class BlockGraph {
   /** Resolves and applies the permissions of the whole graph. In the queue only. */
   async updatePermissions(plan: PermissionPlan = {}): Promise<void> {
     (await preparePermissions(this.all, this.backends, plan)).commit();
+    await this.places.publish();
   }
 
   /** block_resize: `size` in bytes. */
@@ -237,12 +262,26 @@ export class BlockGraph {
 
   /** Holds back requests of the backends above `node` (all, if not given) and waits for those in flight. */
   async drain(node?: BlockNodeInfo | string): Promise<DrainedSection> {
-    const nodes = node === undefined ? undefined : withAncestors(this.#own(node));
-    const section = new Section(nodes, (ended) => this.#sections.delete(ended));
+    return await this.#drain(node === undefined ? undefined : withAncestors(this.#own(node)));
+  }
+
+  /** As `drain`, of several nodes and what is above them. */
+  drainNodes(nodes: ReadonlySet<BlockNode>): Promise<DrainedSection> {
+    return this.#drain(new Set([...nodes].flatMap((node) => [...withAncestors(node)])));
+  }
+
+  async #drain(nodes: ReadonlySet<BlockNode> | undefined): Promise<DrainedSection> {
+    let release = () => {};
+    const covers = nodes === undefined ? undefined : (node: BlockNode) => nodes.has(node);
+    const section = new Section(covers, (ended) => {
+      this.#sections.delete(ended);
+      release();
+    });
     this.#sections.add(section);
     for (const backend of this.backends) section.consider(backend);
     try {
-      await section.settle(this.#nodes.values());
+      [release] = await Promise.all([this.places.hold(nodes), section.quiet()]);
+      await section.settle([...nodes ?? this.#nodes.values()]);
     } catch (error) {
       section.end();
       throw error;
@@ -286,9 +325,10 @@ export class BlockGraph {
     this.#events.emit(event, data);
   }
 
-  #thresholdExceeded(node: BlockNode, exceeded: number): void {
-    const threshold = node.writeThreshold;
+  /** A write went `exceeded` bytes beyond the threshold of `node`: told once. */
+  thresholdExceeded(node: BlockNode, exceeded: number, threshold: number | bigint): void {
     node.writeThreshold = 0;
+    node.shownThreshold = 0;
     this.#events.emit("BLOCK_WRITE_THRESHOLD", {
       "node-name": node.name,
       "amount-exceeded": exceeded,

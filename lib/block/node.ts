@@ -10,6 +10,7 @@ import type { RequestEpochs } from "./epochs.ts";
 import { resolveLimits } from "./limits.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
+import type { GraphThread } from "./thread_types.ts";
 import {
   type BlockStatus,
   type Child,
@@ -17,6 +18,7 @@ import {
   type DriverDefinition,
   type DriverInstance,
   type ImageFacts,
+  type IoInstance,
   type Limits,
   Perm,
   RequestFlag,
@@ -42,6 +44,8 @@ export type Parent = Edge | Backend;
 /** A node of the graph. */
 export class BlockNode implements NodeView {
   #instance: DriverInstance | undefined;
+  /** The instance, if the node lives in another context. */
+  elsewhere: IoInstance | undefined;
   /** Set when the driver has opened; never shown to others before. */
   #limits: Limits = resolveLimits(undefined, []);
   common: CommonOptions;
@@ -67,10 +71,14 @@ export class BlockNode implements NodeView {
   flushing: Promise<void> | undefined;
   /** block-set-write-threshold, bytes; 0 is off. A bigint is beyond every write. */
   writeThreshold: number | bigint = 0;
+  /** The threshold of a node that runs in an IOThread, where it is watched. */
+  shownThreshold: number | bigint = 0;
   /** End of the furthest write, bytes. */
   writeHighest = 0;
   /** Takes any offset, length and address: the short way through the seam. */
   plain = false;
+  /** The IOThread that it runs in; undefined: the main context. For the owner of the graph. */
+  place: GraphThread | undefined;
   /** Set when the driver has closed: nothing of it is called again. */
   closed = false;
 
@@ -93,6 +101,7 @@ export class BlockNode implements NodeView {
   }
   set instance(instance: DriverInstance) {
     this.#instance = instance;
+    this.elsewhere = instance.kind === "io" && instance.forwards === true ? instance : undefined;
     this.refreshLimits();
   }
   get opened(): boolean {
@@ -103,6 +112,7 @@ export class BlockNode implements NodeView {
   }
   /** Whether media are in the drives that it reads from. */
   get inserted(): boolean {
+    if (this.elsewhere !== undefined) return this.elsewhere.inserted?.() ?? true;
     return (this.instance.inserted?.() ?? true) &&
       this.children.every((edge) => edge.node.inserted);
   }
@@ -128,6 +138,11 @@ export class BlockNode implements NodeView {
 
   /** Asks the driver again for its limits. */
   refreshLimits(): void {
+    if (this.elsewhere !== undefined) {
+      this.#limits = resolveLimits(this.elsewhere.limits, []);
+      this.plain = true; // the seam over there aligns
+      return;
+    }
     this.#limits = resolveLimits(
       this.instance.limits,
       this.children.filter((edge) => !edge.role.includes("cow")).map((edge) => edge.limits),

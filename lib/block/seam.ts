@@ -208,6 +208,10 @@ export class Seam {
     if (this.#traceZeroes.enabled) this.#trace(this.#traceZeroes, node, offset, length, flags);
     this.checkWritable(node, "write-zeroes", offset);
     if (length === 0) return undefined;
+    if (node.elsewhere !== undefined) {
+      const sent = Promise.resolve(node.elsewhere.writeZeroes!(offset, length, flags));
+      return this.track(node, "write-zeroes", offset, length, sent);
+    }
     if (node.writeThreshold !== 0) this.#checkThreshold(node, offset + length);
     const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
     let passed = emulateFua ? flags & ~RequestFlag.fua : flags;
@@ -225,6 +229,10 @@ export class Seam {
   /** Tells the driver that the contents are not needed. Advice: what cannot be discarded stays. */
   discard(node: BlockNode, offset: number, length: number): MaybePromise<void> {
     this.checkWritable(node, "discard", offset);
+    if (node.elsewhere !== undefined && length > 0) {
+      const sent = Promise.resolve(node.elsewhere.discard!(offset, length));
+      return this.track(node, "discard", offset, length, sent);
+    }
     if (length === 0 || node.common.discard !== "unmap") return undefined;
     const act = () => discardRange(this, node, offset, length);
     const result = node.limits.requestAlignment === 1
@@ -237,6 +245,10 @@ export class Seam {
   flush(node: BlockNode): MaybePromise<void> {
     if (node.readOnly || !node.active) return undefined;
     if (this.#traceFlush.enabled) this.#traceFlush.emit(`bs ${node.name}`);
+    // Others may have written there: only its own context knows whether there is something to flush.
+    if (node.elsewhere !== undefined) {
+      return this.track(node, "flush", 0, 0, Promise.resolve(node.elsewhere.flush!()));
+    }
     const own = this.#flushOwn(node);
     if (own === undefined) return this.#flushChildren(node);
     return own.then(() => this.#flushChildren(node));

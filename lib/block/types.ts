@@ -146,6 +146,18 @@ export interface DriverInstanceBase {
   activate?(): MaybePromise<void>;
   /** Last call: everything was flushed, no request is in flight. */
   close(): MaybePromise<void>;
+  /**
+   * Instead of close: the node is opened again right away, in another thread or in this one, and finds what this
+   * gives in OpenContext.handedOver. For what must not be let go of, as descriptors with their locks.
+   */
+  handOver?(): MaybePromise<HandedOver>;
+}
+
+/** What one instance of a driver gives to the next. It can be posted to another thread. */
+export interface HandedOver {
+  /** Open descriptors: whoever finds no taker replaces or closes them. */
+  readonly fds: readonly number[];
+  readonly state: unknown;
 }
 
 /** How to change a length. */
@@ -210,8 +222,19 @@ export interface IoInstance extends DriverInstanceBase {
     precise: boolean,
     out: BlockStatus,
   ): MaybePromise<void>;
+  /** See BlockBackend.locateFile. */
+  locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
   /** Brings data into the cache (NBD CACHE); advice. */
   prefetch?(offset: number, length: number): MaybePromise<void>;
+  /** The node lives in another context: every request goes there as it is, and is checked there. */
+  readonly forwards?: true;
+}
+
+/** Where data lies in an open file, for those who can send it from there. Valid until anything else runs. */
+export interface FilePlace {
+  fd: number;
+  /** Bytes. */
+  offset: number;
 }
 
 /** An opened driver. */
@@ -264,6 +287,8 @@ export interface OpenContext {
   readonly forceShare: boolean;
   /** False: the node is only read until `activate` is called; nothing is written, not even by opening. */
   readonly active: boolean;
+  /** From the instance that the node had before, in another thread (DriverInstance.handOver). */
+  readonly handedOver?: HandedOver | undefined;
   /** The parent's options as given, without the common ones. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */

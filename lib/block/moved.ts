@@ -1,0 +1,58 @@
+/** A node that runs in an IOThread, as the main context, which owns the graph, sees it. */
+import { ForwardInstance, type NodeFacts } from "./forward.ts";
+import type { GraphThread, NodeReport } from "./thread_types.ts";
+import type { ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
+
+/** Sends requests to the node's thread, and asks it for everything else. */
+export class MovedInstance extends ForwardInstance {
+  /** What the thread told last. */
+  #report: NodeReport | undefined;
+
+  constructor(
+    readonly name: string,
+    readonly thread: GraphThread,
+    handle: number,
+    facts: NodeFacts,
+  ) {
+    super(thread.channel, handle, facts, false);
+  }
+
+  /** News from Places.refresh. */
+  set report(report: NodeReport) {
+    this.#report = report;
+  }
+
+  /** As of the last Places.refresh. */
+  statistics(): Record<string, unknown> | undefined {
+    return this.#report?.statistics;
+  }
+
+  async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
+    const { name, thread } = this;
+    await thread.call("preparePermissions", name, needed, shared);
+    return {
+      commit: () => thread.post("settlePermissions", name, true),
+      abort: () => thread.post("settlePermissions", name, false),
+    };
+  }
+
+  async truncate(size: number, options: TruncateOptions): Promise<void> {
+    this.update(await this.thread.call("truncate", this.name, size, options));
+  }
+
+  facts(): Promise<Partial<ImageFacts>> {
+    return this.thread.call("facts", this.name);
+  }
+
+  quiesce(): Promise<void> {
+    return this.thread.call("quiesce", this.name);
+  }
+
+  resume(): void {
+    this.thread.post("resume", this.name);
+  }
+
+  override close(): Promise<void> {
+    return this.thread.call("close", this.name);
+  }
+}

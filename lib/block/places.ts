@@ -1,0 +1,443 @@
+/**
+ * Where nodes run. Names, ownership, permissions and structure of all nodes live in the main context's graph; the
+ * driver of a node is open in exactly one context, its place. Here is what moves nodes from one to another, and what
+ * keeps each thread's knowledge of nodes (replica.ts) as it has to be.
+ *
+ * A move is a change of the graph: it runs in the graph's queue, with the nodes drained in all contexts. Drivers are
+ * closed parents first and opened children first; descriptors and their locks are handed over. If a driver cannot be
+ * opened in the new place all go back to the old one.
+ */
+import { assert, BlockError, CommandError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import { closeForNow, openAgain } from "./again.ts";
+import { Backend } from "./backend.ts";
+import { LostInstance } from "./forward.ts";
+import type { DrainedSection, RequestInFlight } from "./graph_types.ts";
+import { MovedInstance } from "./moved.ts";
+import type { BlockNode } from "./node.ts";
+import type { OpenGraph } from "./open.ts";
+import { factsOf, flatOptions } from "./replica.ts";
+import { executeOn } from "./serve_node.ts";
+import type {
+  ForwardSpec,
+  GraphThread,
+  NodeRecord,
+  NodeSpec,
+  PermissionNews,
+  ReplicaNews,
+} from "./thread_types.ts";
+import type { BlockStatus } from "./types.ts";
+
+/** What places need of the graph. */
+export interface PlacedGraph extends OpenGraph {
+  drainNodes(nodes: ReadonlySet<BlockNode>): Promise<DrainedSection>;
+  thresholdExceeded(node: BlockNode, exceeded: number, threshold: number | bigint): void;
+}
+
+/** A place: an IOThread, or undefined for the main context. */
+export type Place = GraphThread | undefined;
+
+/** What is known of one thread. */
+interface ThreadState {
+  /** Nodes that it has besides its own, by name: where it was told that they live. */
+  readonly forwards: Map<BlockNode, Place>;
+  /** How many users nodes have there. */
+  readonly users: Map<BlockNode, number>;
+  /** Descriptors that were handed to it, by node. */
+  readonly fds: Map<BlockNode, readonly number[]>;
+}
+
+/** Where the nodes of a graph run. */
+export class Places {
+  readonly #graph: PlacedGraph;
+  readonly #threads = new Map<GraphThread, ThreadState>();
+  readonly #handles = new Map<BlockNode, number>();
+  readonly #byHandle = new Map<number, BlockNode>();
+  #lastHandle = 0;
+  #lastHold = 0;
+  /** Requests in threads, as of the last `refresh`. */
+  #requests: readonly RequestInFlight[] = [];
+
+  constructor(graph: PlacedGraph) {
+    this.#graph = graph;
+  }
+
+  /** Makes a thread known; news from it are for the result. */
+  add(thread: GraphThread): ReplicaNews {
+    this.#threads.set(thread, { forwards: new Map(), users: new Map(), fds: new Map() });
+    return {
+      resized: (name, facts) => {
+        const node = this.#graph.find(name);
+        if (node?.place !== thread || !(node.instance instanceof MovedInstance)) return;
+        node.instance.update(facts);
+        this.#graph.changed(node);
+        for (const [other, { forwards }] of this.#threads) {
+          if (forwards.has(node)) other.post("update", name, facts);
+        }
+      },
+      thresholdExceeded: (name, exceeded, threshold) => {
+        const node = this.#graph.find(name);
+        if (node !== undefined) this.#graph.thresholdExceeded(node, exceeded, threshold);
+      },
+      emit: (event, data) => this.#graph.emit(event, data),
+    };
+  }
+
+  /** A thread that is not used any more. */
+  remove(thread: GraphThread): void {
+    assert(!this.inUse(thread), "an IOThread in use is removed");
+    this.#threads.delete(thread);
+  }
+
+  /** Whether nodes run in the thread, or have users in it. */
+  inUse(thread: GraphThread): boolean {
+    if ((this.#threads.get(thread)?.users.size ?? 0) > 0) return true;
+    for (const node of this.#graph.all) if (node.place === thread) return true;
+    return false;
+  }
+
+  /** A thread has failed: its nodes are lost. Returns the descriptors that it had. */
+  lost(thread: GraphThread): number[] {
+    const fds = [...this.#threads.get(thread)?.fds.values() ?? []].flat();
+    for (const node of this.#graph.all) {
+      if (node.place !== thread) continue;
+      node.place = undefined;
+      node.instance = new LostInstance(node.name, thread.name, factsOf(node));
+      for (const [other, { forwards }] of this.#threads) {
+        if (other !== thread && forwards.has(node)) forwards.set(node, thread);
+      }
+    }
+    this.#threads.delete(thread);
+    return fds;
+  }
+
+  /** The number by which requests of other contexts call the node. */
+  handle(node: BlockNode): number {
+    let handle = this.#handles.get(node);
+    if (handle === undefined) {
+      handle = ++this.#lastHandle;
+      this.#handles.set(node, handle);
+      this.#byHandle.set(handle, node);
+    }
+    return handle;
+  }
+
+  /** The node of that number. */
+  byHandle(handle: number): BlockNode | undefined {
+    return this.#byHandle.get(handle);
+  }
+
+  /** A node is gone. */
+  forget(node: BlockNode): void {
+    const handle = this.#handles.get(node);
+    if (handle !== undefined) this.#byHandle.delete(handle);
+    this.#handles.delete(node);
+    for (const { fds } of this.#threads.values()) fds.delete(node);
+  }
+
+  /** Carries out a request of a thread on a node of the main context; as NodeChannel.request. */
+  execute(
+    op: number,
+    handle: number,
+    offset: number,
+    length: number,
+    flags: number,
+    iov: IoVec,
+    out: BlockStatus,
+  ): MaybePromise<void> {
+    const node = this.#byHandle.get(handle);
+    if (node === undefined || node.place !== undefined) {
+      throw new BlockError("EIO", "the node does not live here", { offset });
+    }
+    return executeOn(this.#graph.seam, node, op, offset, length, flags, iov, out);
+  }
+
+  // --- drain, permissions, status ---
+
+  /** Holds users in threads back, as the graph does with its own; the result ends it. */
+  async hold(nodes: ReadonlySet<BlockNode> | undefined): Promise<() => void> {
+    const id = ++this.#lastHold;
+    const names = nodes === undefined ? undefined : [...nodes].map((node) => node.name);
+    const held = [...this.#threads.keys()];
+    await this.#all(held, (thread) => thread.call("hold", id, names));
+    return () => {
+      for (const thread of held) thread.post("unhold", id);
+    };
+  }
+
+  /** Tells threads the permissions of their nodes; before anybody relies on them. */
+  async publish(): Promise<void> {
+    await this.#all(this.#threads.keys(), (thread) => {
+      const nodes: PermissionNews["nodes"][number][] = [];
+      const edges: PermissionNews["edges"][number][] = [];
+      for (const node of this.#graph.all) {
+        if (node.place !== thread) continue;
+        nodes.push([node.name, node.permissions.needed, node.permissions.shared]);
+        for (const { name, needed, shared } of node.children) {
+          edges.push([node.name, name, needed, shared]);
+        }
+      }
+      return nodes.length === 0 ? Promise.resolve() : thread.call("permissions", { nodes, edges });
+    });
+  }
+
+  /** Asks threads for what only they know: counters, thresholds, requests in flight. */
+  async refresh(): Promise<void> {
+    const requests: RequestInFlight[] = [];
+    await this.#all(this.#threads.keys(), async (thread) => {
+      const report = await thread.call("report");
+      requests.push(...report.requests);
+      for (const one of report.nodes) {
+        const node = this.#graph.find(one.name);
+        if (node?.place !== thread || !(node.instance instanceof MovedInstance)) continue;
+        node.instance.report = one;
+        node.writeHighest = one.writeHighest;
+        node.shownThreshold = one.writeThreshold;
+      }
+    });
+    this.#requests = requests;
+  }
+
+  /** Requests of users in threads, as of the last `refresh`. */
+  get requests(): readonly RequestInFlight[] {
+    return this.#requests;
+  }
+
+  /** Does something in each thread; one that fails meanwhile does not matter. */
+  async #all(
+    threads: Iterable<GraphThread>,
+    act: (thread: GraphThread) => Promise<unknown>,
+  ): Promise<void> {
+    await Promise.all([...threads].map(async (thread) => {
+      try {
+        await act(thread);
+      } catch (error) {
+        if (!thread.failed) throw error;
+      }
+    }));
+  }
+
+  // --- moving ---
+
+  /** All nodes that are connected with `node`. */
+  component(node: BlockNode): Set<BlockNode> {
+    const found = new Set<BlockNode>([node]);
+    for (const at of found) {
+      for (const edge of at.children) found.add(edge.node);
+      for (const parent of at.parents) if (!(parent instanceof Backend)) found.add(parent.parent);
+    }
+    return found;
+  }
+
+  /** Whether a user of one of `nodes` insists on where they are. */
+  isPinned(nodes: ReadonlySet<BlockNode>, to: Place): boolean {
+    for (const node of nodes) {
+      if (node.place === to) continue;
+      for (const parent of node.parents) {
+        if (parent instanceof Backend && parent.options.fixedPlace === true) return true;
+      }
+    }
+    return false;
+  }
+
+  /** Moves everything connected with `node`. Throws CommandError with all as it was. In the queue only. */
+  async moveComponent(node: BlockNode, to: Place): Promise<void> {
+    const nodes = this.component(node);
+    if (this.isPinned(nodes, to)) {
+      throw new CommandError("Cannot change iothread of active block backend");
+    }
+    await this.relocate(new Map([...nodes].map((one) => [one, to])));
+  }
+
+  /** Runs `act` with everything connected with `nodes` in the main context, and moves it back. In the queue only. */
+  async atHome<T>(nodes: Iterable<BlockNode>, act: () => Promise<T>): Promise<T> {
+    const away = new Map<BlockNode, Place>();
+    for (const node of nodes) {
+      for (const one of this.component(node)) {
+        if (one.place !== undefined) away.set(one, one.place);
+      }
+    }
+    if (away.size === 0) return await act();
+    await this.relocate(new Map([...away.keys()].map((node) => [node, undefined])));
+    try {
+      return await act();
+    } finally {
+      const left = [...away].filter(([node, place]) => !node.closed && place?.failed !== true);
+      try {
+        await this.relocate(new Map(left));
+      } catch (error) {
+        this.#graph.context.log.warn(`nodes stay in the main thread: ${String(error)}`);
+      }
+    }
+  }
+
+  /** Moves nodes, each to its place. Throws with all as it was. In the queue only. */
+  async relocate(plan: ReadonlyMap<BlockNode, Place>): Promise<void> {
+    const order = childrenFirst([...plan.keys()]).filter((node) =>
+      plan.has(node) && node.place !== plan.get(node)
+    );
+    if (order.length === 0) return;
+    const section = await this.#graph.drainNodes(new Set(order));
+    try {
+      for (const node of order) await this.#graph.seam.flush(node);
+      await this.#move(order, plan);
+    } finally {
+      section.end();
+    }
+  }
+
+  async #move(order: readonly BlockNode[], plan: ReadonlyMap<BlockNode, Place>): Promise<void> {
+    const old = new Map(order.map((node) => [node, node.place]));
+    const records = new Map<BlockNode, NodeRecord>();
+    const opened: BlockNode[] = [];
+    try {
+      for (const node of [...order].reverse()) records.set(node, await this.#release(node));
+      for (const node of order) {
+        await this.#open(node, plan.get(node), records.get(node)!);
+        opened.push(node);
+      }
+    } catch (error) {
+      for (const node of opened.reverse()) records.set(node, await this.#release(node));
+      for (const node of order) {
+        // One that was not closed yet is where it was.
+        const record = records.get(node);
+        if (record !== undefined) await this.#openOrLose(node, old.get(node), record);
+      }
+      await this.settle();
+      throw error;
+    }
+    await this.settle();
+  }
+
+  async #openOrLose(node: BlockNode, place: Place, record: NodeRecord): Promise<void> {
+    try {
+      await this.#open(node, place, record);
+    } catch (error) {
+      const { context } = this.#graph;
+      context.log.error(`node '${node.name}' is lost: it cannot be opened again: ${String(error)}`);
+      node.place = undefined;
+      node.instance = new LostInstance(node.name, place?.name ?? "main", factsOf(node));
+      for (const fd of record.handedOver?.fds ?? []) context.sys.close(fd);
+    }
+  }
+
+  async #release(node: BlockNode): Promise<NodeRecord> {
+    const { place } = node;
+    if (place === undefined) return await closeForNow(this.#graph, node);
+    const record = await place.call("release", node.name);
+    this.#threads.get(place)?.fds.delete(node);
+    // Its users there wait for news of where it is: it is told in `settle`.
+    if (this.#isNeeded(place, node)) this.#threads.get(place)?.forwards.set(node, place);
+    return record;
+  }
+
+  async #open(node: BlockNode, place: Place, record: NodeRecord): Promise<void> {
+    const quiesced = node.drained > 0;
+    const { drained } = node;
+    if (place === undefined) {
+      await openAgain(this.#graph, node, record, quiesced);
+      node.place = undefined;
+    } else {
+      const state = this.#threads.get(place);
+      if (state === undefined) throw new CommandError(`IOThread '${place.name}' has failed`);
+      await this.#inform(place, node.children.map((edge) => edge.node));
+      const facts = await place.call("open", this.#specOf(node, record, quiesced));
+      state.forwards.delete(node);
+      state.fds.set(node, record.handedOver?.fds ?? []);
+      node.place = place;
+      node.instance = new MovedInstance(node.name, place, this.handle(node), facts);
+      node.writeThreshold = 0; // watched over there
+      node.shownThreshold = record.writeThreshold;
+    }
+    node.drained = drained;
+  }
+
+  #specOf(node: BlockNode, record: NodeRecord, quiesced: boolean): NodeSpec {
+    return {
+      name: node.name,
+      handle: this.handle(node),
+      options: flatOptions(node),
+      common: { ...node.common },
+      permissions: { ...node.permissions },
+      children: node.children.map(({ name, role, node: child, owned, needed, shared }) => ({
+        name,
+        role,
+        node: child.name,
+        owned,
+        needed,
+        shared,
+      })),
+      record,
+      quiesced,
+    };
+  }
+
+  // --- what threads know ---
+
+  /** A user of `node` in `thread`; `release` (once) when it has gone. In the queue only. */
+  async use(node: BlockNode, thread: GraphThread): Promise<{ release(): void }> {
+    const state = this.#threads.get(thread);
+    if (state === undefined) throw new CommandError(`IOThread '${thread.name}' has failed`);
+    await this.#inform(thread, [node]);
+    state.users.set(node, (state.users.get(node) ?? 0) + 1);
+    return {
+      release: () => {
+        const left = (state.users.get(node) ?? 0) - 1;
+        if (left > 0) state.users.set(node, left);
+        else state.users.delete(node);
+        if (!this.#isNeeded(thread, node) && state.forwards.delete(node)) {
+          thread.post("forget", [node.name]);
+        }
+      },
+    };
+  }
+
+  /** Tells all threads where the nodes that they use are now, and lets them forget others. */
+  async settle(): Promise<void> {
+    for (const [thread, { forwards }] of this.#threads) {
+      const unused = [...forwards.keys()].filter((node) => !this.#isNeeded(thread, node));
+      for (const node of unused) forwards.delete(node);
+      if (unused.length > 0) thread.post("forget", unused.map((node) => node.name));
+      await this.#all([thread], () => this.#inform(thread, [...forwards.keys()]));
+    }
+  }
+
+  #isNeeded(thread: GraphThread, node: BlockNode): boolean {
+    if (node.place === thread || this.#threads.get(thread)?.users.has(node) === true) return true;
+    return node.parents.some((parent) =>
+      !(parent instanceof Backend) && parent.parent.place === thread
+    );
+  }
+
+  /** Makes sure that `thread` knows where `nodes` are. */
+  async #inform(thread: GraphThread, nodes: readonly BlockNode[]): Promise<void> {
+    const { forwards } = this.#threads.get(thread)!;
+    const news: ForwardSpec[] = [];
+    for (const node of nodes) {
+      const { place } = node;
+      if (place === thread || (forwards.has(node) && forwards.get(node) === place)) continue;
+      if (place !== undefined) await thread.connect(place);
+      forwards.set(node, place);
+      news.push({
+        name: node.name,
+        handle: this.handle(node),
+        options: flatOptions(node),
+        common: { ...node.common, detectZeroes: "off" },
+        facts: factsOf(node),
+        place: place?.name ?? "",
+      });
+    }
+    if (news.length > 0) await thread.call("forward", news);
+  }
+}
+
+/** `nodes` and all below them, each after those that it stands on. */
+function childrenFirst(nodes: readonly BlockNode[]): BlockNode[] {
+  const order = new Set<BlockNode>();
+  const visit = (node: BlockNode): void => {
+    if (order.has(node)) return;
+    for (const edge of node.children) visit(edge.node);
+    order.add(node);
+  };
+  for (const node of nodes) visit(node);
+  return [...order];
+}

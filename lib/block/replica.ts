@@ -1,0 +1,353 @@
+/**
+ * The part of the graph that lives in one IOThread: nodes with their drivers, and stand-ins for nodes that live
+ * elsewhere and are used here. Names, permissions and every change of structure are decided by the graph in the main
+ * context, whose calls arrive one after the other; this follows. Users here (exports) attach to nodes as they do in
+ * the main context, and requests of other contexts arrive through `execute`.
+ */
+import { assert, BlockError, CommandError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import type { Context } from "../sys/mod.ts";
+import { closeForNow, openAgain } from "./again.ts";
+import { Backend } from "./backend.ts";
+import type { BackendOptions, BlockBackend } from "./backend_types.ts";
+import { Section, withAncestors } from "./drain.ts";
+import { ForwardInstance, type NodeChannel, type NodeFacts } from "./forward.ts";
+import type { DriverRegistry } from "./graph_types.ts";
+import { NameGenerator } from "./names.ts";
+import { BlockNode, Edge } from "./node.ts";
+import { attach, unlink } from "./open.ts";
+import { driverOptions } from "./options.ts";
+import { Seam } from "./seam.ts";
+import { executeOn } from "./serve_node.ts";
+import type {
+  ForwardSpec,
+  NodeRecord,
+  NodeSpec,
+  PermissionNews,
+  ReplicaCalls,
+  ReplicaNews,
+  ThreadReport,
+} from "./thread_types.ts";
+import type { BlockStatus, ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
+
+/** What a replica is made of. */
+export interface ReplicaParts {
+  readonly context: Context;
+  readonly drivers: DriverRegistry;
+  readonly news: ReplicaNews;
+  /** The way to the nodes of the context of that name. */
+  channel(place: string): NodeChannel;
+}
+
+/** The nodes of one IOThread. */
+export class ReplicaGraph implements ReplicaCalls {
+  readonly context: Context;
+  readonly drivers: DriverRegistry;
+  readonly seam: Seam;
+  readonly names: NameGenerator;
+  readonly all: Set<BlockNode> = new Set();
+  readonly #parts: ReplicaParts;
+  readonly #nodes = new Map<string, BlockNode>();
+  readonly #byHandle = new Map<number, BlockNode>();
+  readonly #handles = new Map<BlockNode, number>();
+  readonly #backends = new Set<Backend>();
+  readonly #holds = new Map<number, Section>();
+  readonly #pending = new Map<string, PermissionChange>();
+  readonly #sizes = new WeakMap<Backend, number>();
+
+  constructor(parts: ReplicaParts) {
+    this.#parts = parts;
+    this.context = parts.context;
+    this.drivers = parts.drivers;
+    this.names = new NameGenerator(parts.context.sys);
+    this.seam = new Seam(parts.context, {
+      thresholdExceeded: (node, exceeded) => {
+        const threshold = node.writeThreshold;
+        node.writeThreshold = 0;
+        parts.news.thresholdExceeded(node.name, exceeded, threshold);
+      },
+      resized: (node) => this.changed(node),
+    });
+  }
+
+  find(name: string): BlockNode | undefined {
+    return this.#nodes.get(name);
+  }
+
+  #get(name: string): BlockNode {
+    const node = this.#nodes.get(name);
+    assert(node !== undefined, `node '${name}' is not known here`);
+    return node;
+  }
+
+  // --- what the owner of the graph asks ---
+
+  async open(spec: NodeSpec): Promise<NodeFacts> {
+    const node = this.#ensure(spec);
+    node.permissions = { ...spec.permissions };
+    for (const child of spec.children) {
+      const edge = new Edge(
+        this.seam,
+        node,
+        child.name,
+        child.role,
+        this.#get(child.node),
+        child.owned,
+      );
+      edge.needed = child.needed;
+      edge.shared = child.shared;
+      attach(edge);
+    }
+    try {
+      await openAgain(this, node, spec.record, spec.quiesced);
+    } catch (error) {
+      for (const edge of [...node.children]) unlink(edge);
+      this.#forgetUnused(node);
+      throw error;
+    }
+    return factsOf(node);
+  }
+
+  async release(name: string): Promise<NodeRecord> {
+    const node = this.#get(name);
+    const record = await closeForNow(this, node);
+    for (const edge of [...node.children]) unlink(edge);
+    this.#forgetUnused(node);
+    return record;
+  }
+
+  forward(specs: readonly ForwardSpec[]): void {
+    for (const spec of specs) {
+      const node = this.#ensure(spec);
+      const channel = this.#parts.channel(spec.place);
+      node.instance = new ForwardInstance(channel, spec.handle, spec.facts, true);
+      node.drained = 0;
+      node.writeThreshold = 0;
+      this.changed(node);
+    }
+  }
+
+  forget(names: readonly string[]): void {
+    for (const name of names) {
+      const node = this.#nodes.get(name);
+      if (node !== undefined) this.#forgetUnused(node);
+    }
+  }
+
+  async close(name: string): Promise<void> {
+    const node = this.#get(name);
+    node.closed = true;
+    try {
+      await node.instance.close();
+    } finally {
+      for (const edge of [...node.children]) unlink(edge);
+      this.#forgetUnused(node);
+    }
+  }
+
+  permissions(news: PermissionNews): void {
+    for (const [name, needed, shared] of news.nodes) {
+      const node = this.#nodes.get(name);
+      if (node !== undefined) node.permissions = { needed, shared };
+    }
+    for (const [parent, child, needed, shared] of news.edges) {
+      const edge = this.#nodes.get(parent)?.edge(child);
+      if (edge === undefined) continue;
+      edge.needed = needed;
+      edge.shared = shared;
+    }
+  }
+
+  async preparePermissions(name: string, needed: number, shared: number): Promise<void> {
+    const change = await this.#get(name).instance.preparePermissions?.(needed, shared);
+    if (change !== undefined) this.#pending.set(name, change);
+  }
+
+  settlePermissions(name: string, commit: boolean): void {
+    const change = this.#pending.get(name);
+    this.#pending.delete(name);
+    if (commit) change?.commit();
+    else change?.abort();
+  }
+
+  async hold(id: number, names: readonly string[] | undefined): Promise<void> {
+    const wanted = names === undefined ? undefined : new Set(names);
+    const section = new Section(
+      wanted === undefined ? undefined : (node) => wanted.has(node.name),
+      () => {},
+    );
+    this.#holds.set(id, section);
+    for (const backend of this.#backends) section.consider(backend);
+    await section.quiet();
+  }
+
+  unhold(id: number): void {
+    this.#holds.get(id)?.end();
+    this.#holds.delete(id);
+  }
+
+  async quiesce(name: string): Promise<void> {
+    const node = this.#get(name);
+    if (node.drained++ === 0) await node.instance.quiesce?.();
+  }
+
+  resume(name: string): void {
+    const node = this.#nodes.get(name);
+    if (node !== undefined && node.drained > 0 && --node.drained === 0) node.instance.resume?.();
+  }
+
+  async truncate(name: string, size: number, options: TruncateOptions): Promise<NodeFacts> {
+    const node = this.#get(name);
+    await this.seam.truncate(node, size, options);
+    return factsOf(node);
+  }
+
+  facts(name: string): MaybePromise<Partial<ImageFacts>> {
+    return this.#get(name).instance.facts?.() ?? {};
+  }
+
+  update(name: string, facts: NodeFacts): void {
+    const node = this.#nodes.get(name);
+    if (node === undefined || !(node.instance instanceof ForwardInstance)) return;
+    node.instance.update(facts);
+    this.changed(node);
+  }
+
+  setThreshold(name: string, threshold: number | bigint): void {
+    this.#get(name).writeThreshold = threshold;
+  }
+
+  report(): ThreadReport {
+    const own = [...this.#nodes.values()].filter((node) =>
+      node.opened && !node.closed && !(node.instance instanceof ForwardInstance)
+    );
+    return {
+      nodes: own.map((node) => ({
+        name: node.name,
+        writeHighest: node.writeHighest,
+        writeThreshold: node.writeThreshold,
+        statistics: node.instance.statistics?.(),
+      })),
+      requests: [...this.#backends].flatMap((backend) => [...backend.requests]),
+    };
+  }
+
+  // --- users here ---
+
+  /** Attaches a user in this thread; the owner of the graph has attached one for it that has the permissions. */
+  attach(name: string, options: BackendOptions): BlockBackend {
+    const node = this.#nodes.get(name);
+    if (node === undefined) throw new CommandError(`Node '${name}' is not used in this IOThread`);
+    const backend = new Backend(
+      {
+        setPermissions: () =>
+          Promise.reject(new CommandError("permissions are changed in the main context")),
+        detach: (which) => {
+          this.#backends.delete(which);
+          const { parents } = which.node;
+          parents.splice(parents.indexOf(which), 1);
+          for (const section of this.#holds.values()) section.forget(which);
+          return Promise.resolve();
+        },
+      },
+      this.seam,
+      node,
+      options,
+    );
+    this.#backends.add(backend);
+    node.parents.push(backend);
+    this.#sizes.set(backend, node.size);
+    for (const section of this.#holds.values()) section.consider(backend);
+    return backend;
+  }
+
+  /** Carries out a request of another context; as NodeChannel.request. */
+  execute(
+    op: number,
+    handle: number,
+    offset: number,
+    length: number,
+    flags: number,
+    iov: IoVec,
+    out: BlockStatus,
+  ): MaybePromise<void> {
+    const node = this.#byHandle.get(handle);
+    if (node === undefined || node.instance instanceof ForwardInstance) {
+      throw new BlockError("EIO", "the node does not live here", { offset });
+    }
+    return executeOn(this.seam, node, op, offset, length, flags, iov, out);
+  }
+
+  /** The number of a node, for answers to other contexts. */
+  handleOf(node: { readonly name: string }): number {
+    return this.#handles.get(this.#get(node.name))!;
+  }
+
+  /** OpenGraph: permissions are settled elsewhere. */
+  updatePermissions(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Length or limits of `node` may have changed: users here learn of it, and the owner of the graph. */
+  changed(node: BlockNode): void {
+    for (const above of withAncestors(node)) {
+      if (!above.opened || above.closed) continue;
+      above.refreshLimits();
+      if (!(above.instance instanceof ForwardInstance)) {
+        this.#parts.news.resized(above.name, factsOf(above));
+      }
+      for (const parent of above.parents) {
+        if (!(parent instanceof Backend) || this.#sizes.get(parent) === above.size) continue;
+        this.#sizes.set(parent, above.size);
+        parent.options.onResize?.(above.size);
+      }
+    }
+  }
+
+  /** A QMP event of a driver. */
+  emit(event: string, data: Record<string, unknown>): void {
+    this.#parts.news.emit(event, data);
+  }
+
+  /** Closes nothing and gives back what the thread holds: the last call. */
+  dispose(): void {
+    this.seam.close();
+  }
+
+  /** The node of that name, made if it is new here. */
+  #ensure({ name, handle, options, common }: NodeSpec | ForwardSpec): BlockNode {
+    const known = this.#nodes.get(name);
+    if (known !== undefined) {
+      known.options = options;
+      known.common = { ...common };
+      return known;
+    }
+    const definition = this.drivers.find(options.driver);
+    assert(definition !== undefined, `no driver '${options.driver}' in this thread`);
+    const node = new BlockNode(name, definition, options, { ...common });
+    this.#nodes.set(name, node);
+    this.#byHandle.set(handle, node);
+    this.#handles.set(node, handle);
+    this.all.add(node);
+    return node;
+  }
+
+  #forgetUnused(node: BlockNode): void {
+    if (node.parents.length > 0) return;
+    this.#nodes.delete(node.name);
+    this.#byHandle.delete(this.#handles.get(node)!);
+    this.#handles.delete(node);
+    this.all.delete(node);
+  }
+}
+
+/** What others are to know of a node. */
+export function factsOf(node: BlockNode): NodeFacts {
+  return { size: node.instance.size, limits: node.limits, inserted: node.inserted };
+}
+
+/** Options without their inline children: what a thread needs of them. */
+export function flatOptions(node: BlockNode): BlockNode["options"] {
+  const children = new Set(node.children.map((edge) => edge.name));
+  const own = Object.entries(driverOptions(node.options)).filter(([key]) => !children.has(key));
+  return { ...Object.fromEntries(own), driver: node.driver } as BlockNode["options"];
+}
