@@ -61,7 +61,7 @@ Deno.test("wait=on says what it waits for, and ends with a client or with the da
 Deno.test("a client device connects, and with reconnect tries again", () =>
   withSetup(async ({ add, monitor, dir, info }) => {
     const path = `${dir}/r`;
-    await add(`socket,id=r,path=${path},reconnect=1`);
+    await add(`socket,id=r,path=${path},reconnect-ms=50`);
     monitor("r");
     assert.match(info[0]!, /^Unable to connect character device r: Failed to connect to/);
     const listener = Deno.listen({ transport: "unix", path });
@@ -133,6 +133,14 @@ const refused: readonly (readonly [string, string])[] = [
   [
     "socket,id=a,path=/x,wait=off",
     "'wait' option is incompatible with socket in client connect mode",
+  ],
+  [
+    "socket,id=a,path=/x,server=on,wait=off,reconnect-ms=1",
+    "'reconnect-ms' option is incompatible with socket in server listen mode",
+  ],
+  [
+    "socket,id=a,path=/x,reconnect=1,reconnect-ms=1",
+    "'reconnect' and 'reconnect-ms' are mutually exclusive",
   ],
   ["socket,id=a,path=/x,reconnect=x", "Parameter 'reconnect' expects a number"],
   ["file,id=a", "chardev: file: no filename given"],

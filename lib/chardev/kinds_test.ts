@@ -69,6 +69,34 @@ Deno.test("a log gets what is sent, not what arrives, and is added to with logap
     client.close();
   }));
 
+Deno.test("with logtimestamp each line of a log begins with its time", () =>
+  withSetup(async ({ add, chardevs, dir }) => {
+    await add(`ringbuf,id=rb,logfile=${dir}/own,logtimestamp=on`);
+    const nothing = () => {};
+    const user = { opened: nothing, received: nothing, ended: nothing, closed: nothing };
+    const channel = chardevs.attach("rb", { ...user, drained: nothing });
+    for (const text of ["one\ntw", "o\n", "\n", "three"]) {
+      channel.send(new TextEncoder().encode(text));
+    }
+    channel.detach();
+    const at = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{6}Z";
+    assert.match(
+      await Deno.readTextFile(`${dir}/own`),
+      new RegExp(`^${at} one\n${at} two\n${at} \n${at} three$`),
+    );
+  }));
+
+Deno.test("a pty's other side is found by the link that was asked for, until the device goes", () =>
+  withSetup(async ({ add, commands, dir }) => {
+    const { pty } = await add(`pty,id=t,path=${dir}/link`);
+    assert.equal(await Deno.readLink(`${dir}/link`), pty);
+    await assert.rejects(add(`pty,id=t2,path=${dir}/link`), {
+      message: `Failed to create PTY symlink '${dir}/link': File exists`,
+    });
+    await commands["chardev-remove"]({ id: "t" });
+    await assert.rejects(Deno.readLink(`${dir}/link`), Deno.errors.NotFound);
+  }));
+
 Deno.test("a pair of pipes carries a monitor", () =>
   withSetup(async ({ add, monitor, dir }) => {
     const paths = [`${dir}/p.in`, `${dir}/p.out`];

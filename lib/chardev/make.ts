@@ -28,10 +28,10 @@ export async function makeChardev(
   backend: ChardevBackendValue,
   around: MakeSurroundings,
 ): Promise<Chardev> {
-  const { logfile, logappend } = backend.data;
+  const { logfile, logappend = false, logtimestamp = false } = backend.data;
   const log = logfile === undefined
     ? undefined
-    : OutputLog.open(around.context, logfile, logappend ?? false);
+    : OutputLog.open(around.context, logfile, { append: logappend, timestamp: logtimestamp });
   try {
     const device = await makePlain(id, backend, around);
     device.log = log;
@@ -60,7 +60,7 @@ async function makePlain(
     case "parallel":
       return new ParallelChardev(context, id, backend.data.device);
     case "pty":
-      return new PtyChardev(context, id);
+      return new PtyChardev(context, id, backend.data.path);
     case "ringbuf":
     case "memory":
       return new RingbufChardev(context, id, backend.type, backend.data.size);
@@ -89,11 +89,20 @@ async function makePlain(
 
 type SocketData = Extract<ChardevBackendValue, { type: "socket" }>["data"];
 
+/** Nanoseconds until the next try; 0: there is none. */
+function reconnectNs({ reconnect, "reconnect-ms": ms }: SocketData): number {
+  if (reconnect !== undefined && ms !== undefined) {
+    throw new CommandError("'reconnect' and 'reconnect-ms' are mutually exclusive");
+  }
+  return reconnect === undefined ? Number(ms ?? 0) * 1e6 : Number(reconnect) * 1e9;
+}
+
 async function makeSocket(context: Context, id: string, data: SocketData): Promise<Chardev> {
   const server = data.server ?? true;
-  const reconnect = data.reconnect ?? 0;
+  const reconnect = reconnectNs(data);
   if (server && reconnect !== 0) {
-    throw new CommandError("'reconnect' option is incompatible with socket in server listen mode");
+    const name = data.reconnect === undefined ? "reconnect-ms" : "reconnect";
+    throw new CommandError(`'${name}' option is incompatible with socket in server listen mode`);
   }
   if (!server && data.wait !== undefined) {
     throw new CommandError("'wait' option is incompatible with socket in client connect mode");
@@ -113,6 +122,6 @@ async function makeSocket(context: Context, id: string, data: SocketData): Promi
     server,
     nodelay: data.nodelay ?? false,
     telnet: data.telnet ?? false,
-    reconnect: Math.max(0, Number(reconnect)),
+    reconnect: Math.max(0, reconnect),
   });
 }

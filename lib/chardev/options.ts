@@ -56,6 +56,7 @@ const optionTypes: Readonly<Record<string, OptionType>> = {
   localport: "string",
   logappend: "bool",
   logfile: "string",
+  logtimestamp: "bool",
   mouse: "bool",
   mux: "bool",
   name: "string",
@@ -63,6 +64,7 @@ const optionTypes: Readonly<Record<string, OptionType>> = {
   path: "string",
   port: "string",
   reconnect: "number",
+  "reconnect-ms": "number",
   rows: "number",
   server: "bool",
   signal: "bool",
@@ -187,7 +189,11 @@ function given<T extends Record<string, unknown>>(
 }
 
 const common = (values: Values) =>
-  given({ logfile: values.string("logfile"), logappend: values.bool("logappend") });
+  given({
+    logfile: values.string("logfile"),
+    logappend: values.bool("logappend"),
+    logtimestamp: values.bool("logtimestamp"),
+  });
 
 /** The path that a device needs; `shown` is how its absence is told. */
 function path(values: Values, shown: string): string {
@@ -198,7 +204,10 @@ function path(values: Values, shown: string): string {
 
 const describers: Readonly<Record<string, (values: Values) => ChardevBackendValue>> = {
   null: (values) => ({ type: "null", data: common(values) }),
-  pty: (values) => ({ type: "pty", data: common(values) }),
+  pty: (values) => ({
+    type: "pty",
+    data: { ...common(values), ...given({ path: values.string("path") }) },
+  }),
   stdio: (values) => ({
     type: "stdio",
     data: { ...common(values), ...given({ signal: values.bool("signal") }) },
@@ -273,6 +282,7 @@ function describeSocket(values: Values): ChardevBackendValue {
         tn3270: values.bool("tn3270"),
         websocket: values.bool("websocket"),
         reconnect: values.number("reconnect"),
+        "reconnect-ms": values.number("reconnect-ms"),
         "tls-creds": values.string("tls-creds"),
         "tls-authz": values.string("tls-authz"),
       }),

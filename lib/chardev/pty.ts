@@ -20,7 +20,7 @@ export class PtyChardev extends Chardev {
   private closed = false;
 
   /** Throws CommandError when there is none to be had. */
-  constructor(context: Context, id: string) {
+  constructor(context: Context, id: string, private readonly link?: string) {
     super(context, id);
     const { sys } = context;
     this.fd = sys.open("/dev/ptmx", O.RDWR | O.NOCTTY | O.CLOEXEC | O.NONBLOCK);
@@ -35,6 +35,11 @@ export class PtyChardev extends Chardev {
       throw new CommandError(`Failed to create PTY: ${errnoText(-rc)}`);
     }
     setRaw(sys, this.fd, { line: false });
+    rc = link === undefined ? 0 : sys.symlink(this.path, link);
+    if (rc < 0) {
+      sys.close(this.fd);
+      throw new CommandError(`Failed to create PTY symlink '${link}': ${errnoText(-rc)}`);
+    }
   }
 
   get filename(): string {
@@ -57,6 +62,7 @@ export class PtyChardev extends Chardev {
   protected release(): void {
     this.closed = true;
     this.timer?.cancel();
+    if (this.link !== undefined) this.context.sys.unlink(this.link);
     this.context.sys.close(this.fd);
   }
 

@@ -8,9 +8,11 @@ import {
   Errno,
   errnoText,
   F,
+  keepAliveOf,
   type Listening,
   listenOn,
   O,
+  setKeepAlive,
   SO,
   SOCK,
   SOL,
@@ -26,7 +28,7 @@ export interface SocketOptions {
   readonly nodelay: boolean;
   /** The telnet protocol is spoken: its commands are taken out of what arrives. */
   readonly telnet: boolean;
-  /** Client: seconds until the next try after a connection failed or ended; 0: never. */
+  /** Client: nanoseconds until the next try after a connection failed or ended; 0: never. */
   readonly reconnect: number;
 }
 
@@ -175,14 +177,15 @@ export class SocketChardev extends Chardev {
     this.told = false;
     if (this.address.type === "inet") {
       if (this.options.nodelay) sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1);
-      if (this.address["keep-alive"]) sys.setsockopt(fd, SOL.SOCKET, SO.KEEPALIVE, 1);
+      const probes = keepAliveOf(this.address);
+      if (probes !== undefined) setKeepAlive(sys, fd, probes);
     }
     this.openStream(fd, fd);
     this.onConnected?.();
   }
 
   private later(): void {
-    this.timer = this.context.loop.timer(this.options.reconnect * 1e9, () => {
+    this.timer = this.context.loop.timer(this.options.reconnect, () => {
       this.tryConnect();
     });
   }

@@ -9,6 +9,7 @@ import {
   errnoText,
   type Listening,
   listenOn,
+  setKeepAlive,
   SO,
   SOL,
   TCP,
@@ -18,6 +19,9 @@ import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
 import { SocketTransport } from "./transport.ts";
+
+/** Send buffer of a Unix socket in bytes (the kernel takes twice that, for its own part). */
+const SEND_BUFFER = 1024 * 1024;
 
 /** As qemu-storage-daemon 7.2.22. */
 export const DEFAULT_MAX_CONNECTIONS = 100;
@@ -192,8 +196,11 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
 
   #welcome(fd: number): void {
     const { sys } = this.#context;
-    sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1); // fails on other sockets, and does not matter there
-    if (this.#listening.keepAlive) sys.setsockopt(fd, SOL.SOCKET, SO.KEEPALIVE, 1);
+    const tcp = sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1) >= 0;
+    // The kernel sizes TCP's buffers by itself, those of Unix sockets never: 208 KiB make each large reply wait.
+    if (!tcp) sys.setsockopt(fd, SOL.SOCKET, SO.SNDBUF, SEND_BUFFER);
+    const { keepAlive } = this.#listening;
+    if (keepAlive !== undefined) setKeepAlive(sys, fd, keepAlive);
     const peer = `client ${++this.#clients}`;
     const transport = new SocketTransport(this.#context, fd);
     this.#connections.add(new Connection(this.#context, transport, this, peer));

@@ -20,6 +20,7 @@ export const symbols = {
   pwritev2: { parameters: ["i32", "usize", "i32", "i64", "i32"], result: "i32" },
   ioctl: { parameters: ["i32", "u64", "i64"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
+  symlink: { parameters: ["buffer", "buffer"], result: "i32" },
   // memory
   mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
   munmap: { parameters: ["usize", "usize"], result: "i32" },

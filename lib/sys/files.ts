@@ -162,6 +162,9 @@ export class FileSys extends MemorySys {
     return rc < 0 ? this.fail() : rc;
   }
 
+  symlink(target: string, path: string): number {
+    return this.libc.symbols.symlink(cstring(target), cstring(path)) < 0 ? this.fail() : 0;
+  }
   unlink(path: string): number {
     if (hasNul(path)) return -Errno.EINVAL;
     return this.libc.symbols.unlink(cstring(path)) < 0 ? this.fail() : 0;

@@ -198,6 +198,9 @@ Deno.test("names: rename, unlink, chmod, links, pipes and descriptors", () =>
     Deno.writeTextFileSync(path, "hello");
     Deno.symlinkSync("f", `${directory}/link`);
     assert.equal(sys.readlink(`${directory}/link`), "f");
+    assert.equal(sys.symlink("to", `${directory}/made`), 0);
+    assert.equal(sys.readlink(`${directory}/made`), "to");
+    assert.equal(sys.symlink("to", `${directory}/made`), -Errno.EEXIST);
     assert.equal(sys.realpath(`${directory}/link`), Deno.realPathSync(path));
     assert.equal(sys.realpath(`${directory}/no`), -Errno.ENOENT);
     assert.equal(sys.chmod(path, 0o400), 0);

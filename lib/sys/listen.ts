@@ -1,6 +1,6 @@
 /** Listening sockets from QAPI addresses, with QEMU's errors. */
 import { CommandError } from "../base/mod.ts";
-import { AF, F, IPV6, O, SO, SOCK, SOL } from "./constants.ts";
+import { AF, F, IPV6, O, SO, SOCK, SOL, TCP } from "./constants.ts";
 import { Errno, errnoText } from "./errno.ts";
 import type { Context, SocketAddress, Sys } from "./types.ts";
 
@@ -15,6 +15,9 @@ export type StreamAddress =
     ipv4?: boolean;
     ipv6?: boolean;
     "keep-alive"?: boolean;
+    "keep-alive-count"?: number;
+    "keep-alive-idle"?: number;
+    "keep-alive-interval"?: number;
   }
   | { type: "vsock"; cid: string; port: string }
   | { type: "fd"; str: string };
@@ -24,8 +27,30 @@ export interface Listening {
   readonly fds: readonly number[];
   /** The socket file, if it was made here; by its full path. */
   readonly path: string | undefined;
-  /** Whether accepted connections get keep-alive probes. */
-  readonly keepAlive: boolean;
+  /** Keep-alive probes for accepted connections, if they are wanted. */
+  readonly keepAlive: KeepAlive | undefined;
+}
+
+/** Keep-alive probes: how many, after how long a silence, how long apart; seconds, 0: the system's own. */
+export interface KeepAlive {
+  readonly count: number;
+  readonly idle: number;
+  readonly interval: number;
+}
+
+/** The probes that an address asks for. */
+export function keepAliveOf(address: StreamAddress): KeepAlive | undefined {
+  if (address.type !== "inet" || address["keep-alive"] !== true) return undefined;
+  const { "keep-alive-count": count = 0, "keep-alive-idle": idle = 0 } = address;
+  return { count, idle, interval: address["keep-alive-interval"] ?? 0 };
+}
+
+/** Turns the probes on for a connected TCP socket. What the kernel refuses stays as it is. */
+export function setKeepAlive(sys: Sys, fd: number, probes: KeepAlive): void {
+  sys.setsockopt(fd, SOL.SOCKET, SO.KEEPALIVE, 1);
+  if (probes.count > 0) sys.setsockopt(fd, SOL.TCP, TCP.KEEPCNT, probes.count);
+  if (probes.idle > 0) sys.setsockopt(fd, SOL.TCP, TCP.KEEPIDLE, probes.idle);
+  if (probes.interval > 0) sys.setsockopt(fd, SOL.TCP, TCP.KEEPINTVL, probes.interval);
 }
 
 /** Bytes of sun_path, with its NUL. */
@@ -78,7 +103,7 @@ function listenUnix(sys: Sys, address: Unix, backlog: number): Listening {
     if (!abstract) sys.unlink(path);
     throw failure(sys, fd, rc, "Failed to listen on socket");
   }
-  return { fds: [fd], path: abstract ? undefined : fullPath(sys, path), keepAlive: false };
+  return { fds: [fd], path: abstract ? undefined : fullPath(sys, path), keepAlive: undefined };
 }
 
 /** Where the file is to be found after a change of directory (--daemonize). */
@@ -130,7 +155,7 @@ async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Lis
   return {
     fds: listenOnAll(sys, candidates, first, last, backlog),
     path: undefined,
-    keepAlive: address["keep-alive"] ?? false,
+    keepAlive: keepAliveOf(address),
   };
 }
 
@@ -197,7 +222,7 @@ function listenVsock(sys: Sys, address: Vsock, backlog: number): Listening {
   if (rc < 0) throw failure(sys, fd, rc, "Failed to bind socket");
   const listening = sys.listen(fd, backlog);
   if (listening < 0) throw failure(sys, fd, listening, "Failed to listen on socket");
-  return { fds: [fd], path: undefined, keepAlive: false };
+  return { fds: [fd], path: undefined, keepAlive: undefined };
 }
 
 function uint32(text: string): number | undefined {
@@ -221,5 +246,5 @@ function adoptListening(sys: Sys, text: string, backlog: number): Listening {
   if (listening < 0) {
     throw new CommandError(`Failed to listen on fd socket: ${errnoText(-listening)}`);
   }
-  return { fds: [fd], path: undefined, keepAlive: false };
+  return { fds: [fd], path: undefined, keepAlive: undefined };
 }

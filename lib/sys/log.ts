@@ -19,3 +19,9 @@ export function writeStderr(line: string): void {
     // Nobody can be told.
   }
 }
+
+/** A time (microseconds since the epoch) in UTC, as `2026-08-01T12:34:56.789012Z`. */
+export function utcText(us: number): string {
+  const micro = String(Math.floor(us % 1e6)).padStart(6, "0");
+  return new Date(us / 1000).toISOString().replace(/\.\d+Z$/, `.${micro}Z`);
+}

@@ -16,7 +16,14 @@ export {
   UNIX_PATH_MAX,
 } from "./inet.ts";
 export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
-export { type Listening, listenOn, type StreamAddress } from "./listen.ts";
+export {
+  type KeepAlive,
+  keepAliveOf,
+  type Listening,
+  listenOn,
+  setKeepAlive,
+  type StreamAddress,
+} from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
 export * from "./log.ts";
 export {

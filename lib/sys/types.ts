@@ -88,6 +88,8 @@ export interface Sys extends FileCalls<number> {
   unlink(path: string): number;
   rename(from: string, to: string): number;
   chmod(path: string, mode: number): number;
+  /** Makes `path` a symbolic link to `target`. */
+  symlink(target: string, path: string): number;
   readlink(path: string): string | number;
   realpath(path: string): string | number;
   dup(fd: number): number;

@@ -91,13 +91,6 @@ export const members: readonly (readonly [string, string])[] = [
 
 /** What newer QEMU has in this plane and qsd has not. */
 export const newer: readonly (readonly [string, string])[] = [
-  [
-    "`blockdev-set-active`, `active` of `blockdev-add` and of nodes, `allow-inactive` of exports",
-    "10.0",
-  ],
   ["a list for `iothread` of `block-export-add`", "10.1"],
-  [
-    "`reconnect-ms`, `hub`, `path` of ptys, `logtimestamp` and keep-alive settings of character devices",
-    "9.2 to 11.0",
-  ],
+  ["`hub` character devices", "10.0"],
 ];

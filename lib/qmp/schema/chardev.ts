@@ -23,8 +23,12 @@ export const ChardevInfo = struct("ChardevInfo", {
 export const ChardevBackendInfo = struct("ChardevBackendInfo", { name: str });
 export const DataFormat = enumeration("DataFormat", ["utf8", "base64"]);
 
-/** Members of every device: what is sent to it is written to `logfile` too. */
-export const ChardevCommon = struct("ChardevCommon", { logfile: opt(str), logappend: opt(bool) });
+/** Members of every device: what is sent to it is written to `logfile` too; `logtimestamp` is of QEMU 11.0. */
+export const ChardevCommon = struct("ChardevCommon", {
+  logfile: opt(str),
+  logappend: opt(bool),
+  logtimestamp: opt(bool),
+});
 const common = ChardevCommon.members;
 
 export const ChardevFile = struct("ChardevFile", {
@@ -46,12 +50,15 @@ export const ChardevSocket = struct("ChardevSocket", {
   tn3270: opt(bool, { hidden: true }),
   websocket: opt(bool, { hidden: true }),
   reconnect: opt(exactInt),
+  "reconnect-ms": opt(exactInt),
 });
 export const ChardevUdp = struct("ChardevUdp", {
   ...common,
   remote: SocketAddressLegacy,
   local: opt(SocketAddressLegacy),
 });
+/** `path` (QEMU 10.0): a symbolic link to the terminal is made there. */
+export const ChardevPty = struct("ChardevPty", { ...common, path: opt(str) });
 export const ChardevMux = struct("ChardevMux", { ...common, chardev: str });
 export const ChardevStdio = struct("ChardevStdio", { ...common, signal: opt(bool) });
 export const ChardevRingbuf = struct("ChardevRingbuf", { ...common, size: opt(exactInt) });
@@ -115,7 +122,7 @@ export const ChardevBackend = union("ChardevBackend", { type: ChardevBackendKind
   pipe: HostdevWrapper,
   socket: struct("ChardevSocketWrapper", { data: ChardevSocket }),
   udp: struct("ChardevUdpWrapper", { data: ChardevUdp }),
-  pty: CommonWrapper,
+  pty: struct("ChardevPtyWrapper", { data: ChardevPty }),
   null: CommonWrapper,
   mux: struct("ChardevMuxWrapper", { data: ChardevMux }),
   msmouse: CommonWrapper,

@@ -1,5 +1,5 @@
 /** Socket addresses (QAPI sockets): flat for the command line, nested ("legacy") for older commands. */
-import { bool, enumeration, type Infer, opt, str, struct, uint16, union } from "./core.ts";
+import { bool, enumeration, type Infer, opt, str, struct, uint16, uint32, union } from "./core.ts";
 
 /** Where an address lives. */
 export const SocketAddressType = enumeration("SocketAddressType", ["inet", "unix", "vsock", "fd"]);
@@ -13,6 +13,10 @@ export const InetSocketAddress = struct("InetSocketAddress", {
   ipv4: opt(bool),
   ipv6: opt(bool),
   "keep-alive": opt(bool),
+  // Of QEMU 10.1; the times in seconds.
+  "keep-alive-count": opt(uint32),
+  "keep-alive-idle": opt(uint32),
+  "keep-alive-interval": opt(uint32),
 });
 
 /** A Unix socket. An empty path stands for one made up by the server. */
