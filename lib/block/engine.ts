@@ -12,6 +12,7 @@ import { Bounded } from "./bounded.ts";
 import { zeroFill } from "./memory.ts";
 import type { BlockNode } from "./node.ts";
 import { Placed, PlacementRecord, PlanRecord } from "./placement.ts";
+import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
 import type { Seam } from "./seam.ts";
 import type { FormatInstance, WriteIntent } from "./types.ts";
@@ -150,6 +151,9 @@ export class Engine {
   }
 
   /** Discards a range; throws ENOTSUP where the format has no way of its own. */
+    if ((flags & RequestFlag.writeCompressed) !== 0) {
+      return writeCompressed(node, format, offset, iov);
+    }
   discard(
     node: BlockNode,
     format: FormatInstance,

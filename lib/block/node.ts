@@ -185,6 +185,11 @@ export class Edge implements Child {
     return this.node.limits;
   }
 
+  get compressedUnit(): number | undefined {
+    const { instance } = this.node;
+    return instance.kind === "format" ? instance.compressedUnit : undefined;
+  }
+
   facts(): MaybePromise<Partial<ImageFacts>> {
     return this.node.instance.facts?.() ?? {};
   }

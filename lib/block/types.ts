@@ -36,6 +36,8 @@ export const RequestFlag = {
   noFallback: 4,
   /** A write that does not change what is read (needs only write-unchanged). */
   unchanged: 8,
+  /** A write of whole clusters that the format is to store compressed. Only where `Child.compressedUnit` is there. */
+  writeCompressed: 16,
 } as const;
 
 /** What a node can take in one request. Bytes; the defaults are in brackets. */
@@ -209,6 +211,10 @@ export interface FormatInstance extends DriverInstanceBase {
 /** An I/O driver's opened node. The length of a read or write is `iov.total`. */
 export interface IoInstance extends DriverInstanceBase {
   readonly kind: "io";
+  /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
+  readonly compressedUnit?: number;
+  /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */
+  writeCompressed?(offset: number, iov: IoVec): MaybePromise<void>;
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write?(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   /** Throws BlockError ENOTSUP when it cannot do it quickly: the seam then writes zeroes (unless noFallback). */
@@ -261,6 +267,8 @@ export interface Child {
   // For interposing filters and metadata; format data goes through locate/reserve instead.
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
+  /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
+  readonly compressedUnit: number | undefined;
   writeZeroes(offset: number, length: number, flags: number): MaybePromise<void>;
   discard(offset: number, length: number): MaybePromise<void>;
   flush(): MaybePromise<void>;

@@ -1,5 +1,6 @@
 /** All block drivers. A new one is a line here, its own file or folder, and a branch in the schema. */
 import type { DriverDefinition } from "../mod.ts";
+import { compress } from "./compress.ts";
 import { file, hostCdrom, hostDevice } from "./file/mod.ts";
 import { nullAio, nullCo } from "./null.ts";
 import { raw } from "./raw.ts";
@@ -9,6 +10,7 @@ export const drivers: readonly DriverDefinition<unknown>[] = [
   file,
   hostDevice,
   hostCdrom,
+  compress,
   raw,
   nullCo,
   nullAio,

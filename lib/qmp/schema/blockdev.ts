@@ -38,6 +38,7 @@ export const BlockdevAioOptions = enumeration("BlockdevAioOptions", [
 export const OnOffAuto = enumeration("OnOffAuto", ["auto", "on", "off"]);
 export const BlockdevDriver = enumeration("BlockdevDriver", [
   "file",
+  "compress",
   "host_cdrom",
   "host_device",
   "null-aio",
@@ -110,3 +111,4 @@ export const BlockdevOptions = union("BlockdevOptions", blockdevCommonMembers, "
   raw: BlockdevOptionsRaw,
 });
 export type BlockdevOptions = Infer<typeof BlockdevOptions>;
+  compress: BlockdevOptionsGenericFormat,

@@ -1,5 +1,5 @@
 /** A cluster's compression, from native memory to native memory: zlib's raw deflate, or zstd. */
-import type { BufferPool, Codec, CodecKind, Memory, Sys } from "../../../sys/mod.ts";
+import type { Codec, CodecKind, Sys } from "../../../sys/mod.ts";
 import { openCodec } from "../../../sys/mod.ts";
 import { takeZstdFrame } from "./zstd_frame.ts";
 
@@ -15,15 +15,8 @@ const ENCODERS: Readonly<Record<CompressionType, CodecKind>> = {
   zstd: "zstd-encode",
 };
 
-/** What a cluster was encoded to; the owner of `memory` releases it to its pool. */
-export interface EncodedCluster {
-  readonly memory: Memory;
-  /** Bytes used of it. */
-  readonly length: number;
-}
-
 /** Encodes and decodes clusters of one image, one at a time, on the calling thread. */
-export class ClusterCodec {
+export class ClusterCoder {
   #decoder: Codec | undefined;
   #encoder: Codec | undefined;
 
@@ -50,17 +43,14 @@ export class ClusterCodec {
     return `ends after ${done} of ${this.clusterSize} bytes`;
   }
 
-  /** Encodes the cluster at `input`; undefined when that does not make it smaller. */
-  encode(input: number, buffers: BufferPool): EncodedCluster | undefined {
+  /** Encodes the cluster at `input` to `output`, which has room for a cluster; 0 when it does not become smaller. */
+  encode(input: number, output: number): number {
     this.#encoder ??= openCodec(ENCODERS[this.type]);
-    const memory = buffers.acquire(this.clusterSize);
     const length = this.#encoder.run(
       this.sys.viewAt(input, this.clusterSize),
-      this.sys.viewAt(memory.address, this.clusterSize),
+      this.sys.viewAt(output, this.clusterSize),
     );
-    if (length > 0 && length < this.clusterSize) return { memory, length };
-    buffers.release(memory);
-    return undefined;
+    return length > 0 && length < this.clusterSize ? length : 0;
   }
 
   /** Gives back the memory of the coders. */

@@ -8,7 +8,9 @@
 import { BlockError, type IoVec, IoVec as Vec, type MaybePromise } from "../../../base/mod.ts";
 import type { Context, Memory } from "../../../sys/mod.ts";
 import type { Child } from "../../types.ts";
-import { ClusterCodec, type CompressionType, type EncodedCluster } from "./codec.ts";
+import { ClusterCoder, type CompressionType } from "./codec.ts";
+import type { CompressedCluster } from "./format.ts";
+import type { ClusterCodec, Qcow2Image } from "./types.ts";
 
 /** Bytes of decoded clusters that are kept, but at least two clusters of them. */
 const KEPT_BYTES = 4 * 1024 * 1024;
@@ -29,8 +31,8 @@ interface Decoded {
 }
 
 /** The compressed clusters of one image. */
-export class CompressedClusters {
-  readonly #codec: ClusterCodec;
+export class CompressedClusters implements ClusterCodec {
+  readonly #coder: ClusterCoder;
   readonly #most: number;
   /** By host offset; the least recently used first. */
   readonly #kept: Map<number, Decoded> = new Map();
@@ -43,13 +45,23 @@ export class CompressedClusters {
     private readonly clusterSize: number,
     type: CompressionType,
   ) {
-    this.#codec = new ClusterCodec(context.sys, type, clusterSize);
+    this.#coder = new ClusterCoder(context.sys, type, clusterSize);
     this.#most = Math.min(KEPT_CLUSTERS, Math.max(2, Math.floor(KEPT_BYTES / clusterSize)));
+  }
+
+  /** EIO when the stream does not make a cluster. */
+  decode(
+    image: Qcow2Image,
+    cluster: CompressedCluster,
+    from: number,
+    iov: IoVec,
+  ): MaybePromise<void> {
+    return this.read(image.file, cluster.offset, cluster.length, from, iov);
   }
 
   /**
    * Fills `iov` with the bytes from `start` on of the cluster whose stream begins at `host` of `file` and takes at
-   * most `length` bytes. `start + iov.total` is at most a cluster. EIO when the stream does not make a cluster.
+   * most `length` bytes. `start + iov.total` is at most a cluster.
    */
   read(
     file: Child,
@@ -152,7 +164,7 @@ export class CompressedClusters {
 
   #decode(stream: number, host: number, length: number, target: number): void {
     this.decoded++;
-    const problem = this.#codec.decode(stream, length, target);
+    const problem = this.#coder.decode(stream, length, target);
     if (problem === undefined) return;
     throw new BlockError("EIO", `the compressed cluster at host offset ${host} ${problem}`, {
       node: this.nodeName,
@@ -193,14 +205,11 @@ export class CompressedClusters {
     }
   }
 
-  /**
-   * Encodes the cluster whose bytes are in `iov`; shorter ones (the last of an image) are filled up with zeroes.
-   * Undefined when it does not become smaller: store it plainly. The caller releases the memory.
-   */
-  encode(iov: IoVec): EncodedCluster | undefined {
+  /** Less than a cluster (the last of an image) is filled up with zeroes. */
+  encode(_image: Qcow2Image | undefined, iov: IoVec, target: number): number {
     const { buffers, sys } = this.context;
     if (iov.total === this.clusterSize && iov.count === 1) {
-      return this.#codec.encode(iov.addresses[0]!, buffers);
+      return this.#coder.encode(iov.addresses[0]!, target);
     }
     const whole = buffers.acquire(this.clusterSize);
     try {
@@ -210,7 +219,7 @@ export class CompressedClusters {
         at += iov.lengths[i]!;
       }
       if (iov.total < this.clusterSize) sys.fill(at, 0, this.clusterSize - iov.total);
-      return this.#codec.encode(whole.address, buffers);
+      return this.#coder.encode(whole.address, target);
     } finally {
       buffers.release(whole);
     }
@@ -219,6 +228,6 @@ export class CompressedClusters {
   /** Gives memory back; no request is in flight. */
   close(): void {
     for (const entry of [...this.#kept.values()]) this.#drop(entry);
-    this.#codec.close();
+    this.#coder.close();
   }
 }
