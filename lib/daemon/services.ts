@@ -5,6 +5,7 @@ import { jobCommands, JobRegistry } from "../block/jobs/mod.ts";
 import { chardevClasses, chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
 import { exportHandlers, ExportRegistry } from "../export/mod.ts";
 import { NbdControl, nbdHandlers } from "../nbd/mod.ts";
+import { VhostUserBlk } from "../vhost/mod.ts";
 import {
   CommandRegistry,
   compatibleVersion,
@@ -38,6 +39,7 @@ export class Services {
   readonly jobs: JobRegistry;
   readonly exports: ExportRegistry;
   readonly nbd: NbdControl;
+  readonly vhost: VhostUserBlk;
   readonly commands: CommandRegistry = new CommandRegistry();
   readonly qmp: QmpServer;
   readonly chardevs: ChardevRegistry;
@@ -63,6 +65,8 @@ export class Services {
     this.exports = new ExportRegistry({ graph: this.graph, events: this.qmp });
     const { graph, exports, jobs } = this;
     this.nbd = new NbdControl({ context, graph, exports });
+    this.vhost = new VhostUserBlk(context);
+    exports.register(this.vhost);
     const quit = () => this.quit();
     commands.register(controlCommands, controlHandlers({ commands, events, version, quit }));
     commands.register(objectCommands, objectHandlers(this.objects));
@@ -143,6 +147,7 @@ export class Services {
    */
   abandon(): void {
     this.nbd.server?.stopListening();
+    this.vhost.abandon();
     this.chardevs.close();
   }
 

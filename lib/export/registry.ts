@@ -2,7 +2,7 @@
  * Block exports of all types: their common life cycle. A type brings a definition; the registry checks ids,
  * attaches to the node, and says when an export is gone.
  */
-import { CommandError, isIdentifier } from "../base/mod.ts";
+import { CommandError, isIdentifier, type MaybePromise } from "../base/mod.ts";
 import type { BlockBackend, BlockGraph, NodeView } from "../block/mod.ts";
 import { Perm } from "../block/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
@@ -16,6 +16,8 @@ export interface ExportInstance {
   shutdown(): Promise<void>;
   /** Counters for status and metrics. */
   statistics?(): Record<string, unknown>;
+  /** The node's length changed. */
+  resized?(size: number): void;
 }
 
 /** An export type: NBD, vhost-user-blk, FUSE... */
@@ -29,7 +31,10 @@ export interface ExportType {
   /** Does nothing but read while the node is inactive. */
   readonly allowsInactive?: boolean;
   /** Begins to serve. Throws CommandError; the registry then lets go of `backend`. */
-  create(backend: BlockBackend, options: BlockExportOptionsValue): ExportInstance;
+  create(
+    backend: BlockBackend,
+    options: BlockExportOptionsValue,
+  ): MaybePromise<ExportInstance>;
 }
 
 /** An export in the registry. */
@@ -114,15 +119,16 @@ export class ExportRegistry {
     }
     if (!allowInactive && !node.active) await this.#graph.setActive(node, true);
     const writable = options.writable ?? false;
+    let instance: ExportInstance | undefined;
     const backend = await this.#graph.backend(node, {
       describe: "an unnamed block device",
       needed: Perm.consistentRead | (writable ? Perm.write : 0) | type.needs,
       shared: Perm.all & ~type.unshared,
       allowInactive,
+      onResize: (size) => instance?.resized?.(size),
     });
-    let instance: ExportInstance;
     try {
-      instance = type.create(backend, options);
+      instance = await type.create(backend, options);
     } catch (error) {
       await backend.detach();
       throw error;

@@ -90,7 +90,7 @@ export class NbdControl implements ExportType {
   }
 
   precheck(options: BlockExportOptionsValue): void {
-    this.#check(options);
+    if (options.type === this.type) this.#check(options);
   }
 
   #check(options: NbdOptions): { server: NbdServer; name: string } {
@@ -118,7 +118,8 @@ export class NbdControl implements ExportType {
     throw new CommandError(`Dirty bitmap '${bitmap.name}' not found`);
   }
 
-  create(backend: BlockBackend, options: BlockExportOptionsValue): ExportInstance {
+  create(backend: BlockBackend, given: BlockExportOptionsValue): ExportInstance {
+    const options = given as NbdOptions; // the registry chose us by its type
     const { server, name } = this.#check(options);
     if (!backend.inserted) {
       throw new CommandError("Failed to determine the NBD export's length: No medium found");

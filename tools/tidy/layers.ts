@@ -11,6 +11,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
   "block/drivers": ["base", "sys", "qmp/schema", "observe", "block"],
   export: ["base", "sys", "qmp/schema", "observe", "block"],
   nbd: ["base", "sys", "qmp/schema", "observe", "block", "export"],
+  vhost: ["base", "sys", "qmp/schema", "observe", "block", "export"],
   qom: ["base", "sys", "qmp/schema", "observe", "block"],
   chardev: ["base", "sys", "qmp/json", "qmp/schema", "observe", "qom"],
   qmp: [
@@ -37,6 +38,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     "block/drivers",
     "export",
     "nbd",
+    "vhost",
     "qom",
     "chardev",
     "qmp",

@@ -9,8 +9,10 @@ import {
   type Infer,
   opt,
   type Schema,
+  size,
   str,
   struct,
+  uint16,
   uint32,
   union,
 } from "./core.ts";
@@ -18,7 +20,7 @@ import { event } from "./registry.ts";
 import { SocketAddress, SocketAddressLegacy } from "./sockets.ts";
 
 /** Kinds of exports that work. */
-export const BlockExportType = enumeration("BlockExportType", ["nbd"]);
+export const BlockExportType = enumeration("BlockExportType", ["nbd", "vhost-user-blk"]);
 
 /** Whether a removal spares clients. */
 export const BlockExportRemoveMode = enumeration("BlockExportRemoveMode", ["safe", "hard"]);
@@ -39,6 +41,13 @@ export const BlockExportOptionsNbd = struct("BlockExportOptionsNbd", {
   "allocation-depth": opt(bool),
 });
 
+/** What a vhost-user-blk export takes; `logical-block-size` in bytes. */
+export const BlockExportOptionsVhostUserBlk = struct("BlockExportOptionsVhostUserBlk", {
+  addr: SocketAddress,
+  "logical-block-size": opt(size),
+  "num-queues": opt(uint16),
+});
+
 /** An export of any type. */
 export const BlockExportOptions = union(
   "BlockExportOptions",
@@ -53,7 +62,7 @@ export const BlockExportOptions = union(
     "allow-inactive": opt(bool),
   },
   "type",
-  { nbd: BlockExportOptionsNbd },
+  { nbd: BlockExportOptionsNbd, "vhost-user-blk": BlockExportOptionsVhostUserBlk },
 );
 /** As BlockExportOptions's value. */
 export type BlockExportOptionsValue = Infer<typeof BlockExportOptions>;
@@ -93,6 +102,10 @@ export const exportCommandTable = {
       "`Export type does not support inactive exports`",
       '`iothread "I" not found`',
       "`NBD server not running`; `NBD server already has export named 'NAME'`",
+      "`Property E.logical-block-size doesn't take value N (minimum: 512, maximum: 2097152)`",
+      "`Property E.logical-block-size doesn't take value 'N', it's not a power of 2`",
+      "`num-queues must be greater than 0`",
+      "`Only socket address types 'unix' and 'fd' are supported`",
       "`Permission conflict on node 'N': ...`",
     ],
   }),

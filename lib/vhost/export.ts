@@ -1,0 +1,190 @@
+/**
+ * The export type vhost-user-blk: listens, and gives one front-end after the other a session. The others wait in
+ * the accept queue. A front-end that comes back starts from scratch; what its last session had taken and not
+ * answered is in its in-flight log.
+ */
+import { CommandError } from "../base/mod.ts";
+import { type BlockBackend, Perm } from "../block/mod.ts";
+import type { ExportInstance, ExportType } from "../export/mod.ts";
+import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
+import {
+  type Context,
+  EPOLL,
+  Errno,
+  errnoText,
+  type Listening,
+  listenOn,
+  type Timer,
+  type Watch,
+} from "../sys/mod.ts";
+import { BlkDevice } from "./device.ts";
+import { Session } from "./session.ts";
+
+type VhostOptions = Extract<BlockExportOptionsValue, { type: "vhost-user-blk" }>;
+
+const BACKLOG = 1;
+/** Bounds of logical-block-size in bytes. */
+const MIN_BLOCK = 512;
+const MAX_BLOCK = 2 * 1024 * 1024;
+/** Pause after accept failed (no descriptors left, for example). */
+const ACCEPT_RETRY_NS = 100_000_000;
+/** Most messages about one export in one second. */
+const COMPLAINTS_PER_SECOND = 10;
+
+/** Makes exports. Register it as an export type. */
+export class VhostUserBlk implements ExportType {
+  readonly type = "vhost-user-blk";
+  readonly needs = Perm.none;
+  readonly unshared = Perm.none;
+  readonly #context: Context;
+  readonly #exports = new Set<VhostUserBlkExport>();
+
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  precheck(options: BlockExportOptionsValue): void {
+    if (options.type !== this.type) return;
+    const size = options["logical-block-size"] ?? MIN_BLOCK;
+    const property = `Property ${options.id}.logical-block-size doesn't take value`;
+    if (size < MIN_BLOCK || size > MAX_BLOCK) {
+      throw new CommandError(`${property} ${size} (minimum: ${MIN_BLOCK}, maximum: ${MAX_BLOCK})`);
+    }
+    if (!Number.isInteger(Math.log2(size))) {
+      throw new CommandError(`${property} '${size}', it's not a power of 2`);
+    }
+    if (options["num-queues"] === 0) throw new CommandError("num-queues must be greater than 0");
+    if (options.addr.type !== "unix" && options.addr.type !== "fd") {
+      throw new CommandError("Only socket address types 'unix' and 'fd' are supported");
+    }
+  }
+
+  async create(backend: BlockBackend, options: BlockExportOptionsValue): Promise<ExportInstance> {
+    const made = await VhostUserBlkExport.start(this.#context, backend, options as VhostOptions);
+    this.#exports.add(made);
+    made.onGone = () => this.#exports.delete(made);
+    return made;
+  }
+
+  /** For an end without a stop: removes the socket files. */
+  abandon(): void {
+    for (const one of this.#exports) one.unlink();
+  }
+}
+
+/** An export. */
+export class VhostUserBlkExport implements ExportInstance {
+  /** Called when it is gone. */
+  onGone: () => void = () => {};
+  readonly #context: Context;
+  readonly #id: string;
+  readonly #device: BlkDevice;
+  readonly #listening: Listening;
+  readonly #watches: Watch[];
+  #session: Session | undefined;
+  #sessions = 0;
+  #retry: Timer | undefined;
+  #stopped = false;
+  #complaints = 0;
+  #second = -1;
+
+  /** Listens. Throws CommandError. */
+  static async start(
+    context: Context,
+    backend: BlockBackend,
+    options: VhostOptions,
+  ): Promise<VhostUserBlkExport> {
+    const listening = await listenOn(context, options.addr, BACKLOG);
+    return new VhostUserBlkExport(context, backend, options, listening);
+  }
+
+  private constructor(
+    context: Context,
+    backend: BlockBackend,
+    options: VhostOptions,
+    listening: Listening,
+  ) {
+    this.#context = context;
+    this.#id = options.id;
+    this.#listening = listening;
+    this.#device = new BlkDevice(context, backend, {
+      writable: options.writable ?? false,
+      writethrough: options.writethrough ?? false,
+      blockSize: options["logical-block-size"] ?? MIN_BLOCK,
+      queues: options["num-queues"] ?? 1,
+    });
+    this.#watches = listening.fds.map((fd) =>
+      context.loop.watch(fd, EPOLL.IN, () => this.#accept(fd))
+    );
+  }
+
+  get inUse(): boolean {
+    return this.#session !== undefined;
+  }
+
+  statistics(): Record<string, unknown> {
+    return {
+      ...this.#device.counters,
+      inFlight: this.#session?.inFlight ?? 0,
+      sessions: this.#sessions,
+    };
+  }
+
+  /** The node's length changed: the guest is told. */
+  resized(): void {
+    this.#session?.configChanged();
+  }
+
+  async shutdown(): Promise<void> {
+    this.#stopped = true;
+    this.#retry?.cancel();
+    for (const watch of this.#watches) watch.close();
+    for (const fd of this.#listening.fds) this.#context.sys.close(fd);
+    this.unlink();
+    await this.#session?.shutdown();
+    this.#device.close();
+    this.onGone();
+  }
+
+  /** Removes the socket file. */
+  unlink(): void {
+    const { path } = this.#listening;
+    if (path !== undefined) this.#context.sys.unlink(path);
+  }
+
+  #accept(fd: number): void {
+    if (this.#session !== undefined || this.#stopped) return;
+    const client = this.#context.sys.accept(fd);
+    if (client === -Errno.EAGAIN || client === -Errno.EINTR) return;
+    if (client < 0) {
+      this.#complain(`cannot accept a client: ${errnoText(-client)}`);
+      this.#listen(false);
+      this.#retry = this.#context.loop.timer(ACCEPT_RETRY_NS, () => this.#listen(true));
+      return;
+    }
+    this.#sessions++;
+    this.#listen(false);
+    this.#session = new Session(this.#context, client, this.#device, {
+      complain: (text) => this.#complain(text),
+      closed: () => {
+        this.#session = undefined;
+        this.#listen(true);
+      },
+    });
+  }
+
+  #listen(on: boolean): void {
+    if (this.#stopped) return;
+    for (const watch of this.#watches) watch.set(on ? EPOLL.IN : 0);
+  }
+
+  #complain(text: string): void {
+    const second = Math.floor(this.#context.sys.monotonicNs() / 1e9);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#complaints = 0;
+    }
+    if (++this.#complaints > COMPLAINTS_PER_SECOND) return;
+    this.#context.log.error(`vhost-user-blk export '${this.#id}': ${text}`);
+  }
+}

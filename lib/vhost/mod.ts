@@ -1,0 +1,2 @@
+/** vhost-user-blk exports: see session.ts for what a front-end can say, queue.ts for how a request travels. */
+export { VhostUserBlk, VhostUserBlkExport } from "./export.ts";

@@ -1,0 +1,360 @@
+/**
+ * One virtqueue: takes requests from its ring, has the device carry them out, and answers. A turn has a budget.
+ * While requests are served the driver is asked not to notify; what was used is shown and notified in batches.
+ *
+ * States: a queue *runs* while it has a ring, which is made when everything is known (size, addresses, kick) and
+ * the queue is enabled. It is *held* while the session changes something under it, and *broken* for good once the
+ * driver broke the rules of its ring: until it is set up anew.
+ */
+import { type Context, EPOLL, F, O, type Watch } from "../sys/mod.ts";
+import type { BlkDevice } from "./device.ts";
+import type { DirtyLog } from "./dirty.ts";
+import { BlkRequest, type RequestOwner } from "./request.ts";
+import { type Ring, RingError } from "./ring.ts";
+
+/** Requests and bytes of one queue in one turn. */
+const TURN_REQUESTS = 256;
+const TURN_BYTES = 2 * 1024 * 1024;
+/** Requests of one queue in flight. */
+const MAX_IN_FLIGHT = 1024;
+/** What was done for this many bytes is shown before more is begun. */
+const SHOW_BYTES = 256 * 1024;
+const SHOW_REQUESTS = 32;
+
+/** What a queue asks of its session. */
+export interface QueueHost {
+  readonly context: Context;
+  readonly device: BlkDevice;
+  /** Address of a native u64 that holds 1. */
+  readonly one: number;
+  /** The log of dirty pages, while there is one. */
+  readonly log: DirtyLog | undefined;
+  /** Whether the driver wants to be notified when the ring runs empty. */
+  readonly notifyOnEmpty: boolean;
+  /** Makes the queue's ring. Throws RingError or ProtocolError when something is wrong with it. */
+  makeRing(queue: Queue): Ring;
+  /** The driver broke the rules. */
+  broken(queue: Queue, reason: string): void;
+}
+
+/** Where the parts of a ring are, in the front-end's addresses. */
+export interface QueueAddresses {
+  readonly flags: number;
+  readonly descriptor: number;
+  readonly used: number;
+  readonly available: number;
+  readonly log: number;
+}
+
+/** A queue. */
+export class Queue implements RequestOwner {
+  size = 0;
+  addresses: QueueAddresses | undefined;
+  /** Where the ring begins, or where it ended. */
+  base = 0;
+  enabled = false;
+  inFlight = 0;
+  /** Counters for status. */
+  kicks = 0;
+  calls = 0;
+  readonly #host: QueueHost;
+  #ring: Ring | undefined;
+  #broken = false;
+  #held = 0;
+  /** Whether a kick was set, as a descriptor or as "poll". */
+  #started = false;
+  #kickFd = -1;
+  #kickDrains = false;
+  #kickWatch: Watch | undefined;
+  #callFd = -1;
+  #errFd = -1;
+  readonly #free: BlkRequest[] = [];
+  #flushing = false;
+  #closed = false;
+  #idle: (() => void)[] = [];
+  readonly #flush = (): void => this.#flushNow();
+
+  constructor(host: QueueHost, readonly index: number) {
+    this.#host = host;
+  }
+
+  /** Whether it has a ring. */
+  get running(): boolean {
+    return this.#ring !== undefined;
+  }
+
+  // --- set-up ---
+
+  /** SET_VRING_KICK; `fd` < 0: poll. The descriptor is the queue's from now on. Throws SysError if it is useless. */
+  setKick(fd: number): void {
+    this.#closeKick();
+    this.#started = true;
+    if (fd < 0) return;
+    this.#kickFd = fd;
+    const { sys, loop } = this.#host.context;
+    // An eventfd is not read: each write is an edge. Pipes fill up, so they are.
+    this.#kickDrains = sys.readlink(`/proc/self/fd/${fd}`) !== "anon_inode:[eventfd]";
+    if (this.#kickDrains) nonBlocking(this.#host.context, fd);
+    this.#kickWatch = loop.watch(fd, EPOLL.IN | EPOLL.ET, (events) => this.#kicked(events));
+  }
+
+  #closeKick(): void {
+    this.#kickWatch?.close();
+    this.#kickWatch = undefined;
+    if (this.#kickFd >= 0) this.#host.context.sys.close(this.#kickFd);
+    this.#kickFd = -1;
+    this.#started = false;
+  }
+
+  /** SET_VRING_CALL; `fd` < 0: none. */
+  setCall(fd: number): void {
+    if (this.#callFd >= 0) this.#host.context.sys.close(this.#callFd);
+    this.#callFd = fd;
+    if (fd < 0) return;
+    nonBlocking(this.#host.context, fd);
+    // What was used before it came may not have been told.
+    if (this.running) this.#call();
+  }
+
+  /** SET_VRING_ERR; `fd` < 0: none. */
+  setErr(fd: number): void {
+    if (this.#errFd >= 0) this.#host.context.sys.close(this.#errFd);
+    this.#errFd = fd;
+    if (fd >= 0) nonBlocking(this.#host.context, fd);
+  }
+
+  /** Makes the ring if everything for it is there. Throws as `makeRing`. */
+  refresh(): void {
+    if (this.#ring !== undefined || this.#broken || this.#held > 0 || !this.#ready()) return;
+    const ring = this.#host.makeRing(this);
+    this.#ring = ring;
+    this.#guard(() => this.#recover(ring));
+    this.run();
+  }
+
+  #ready(): boolean {
+    return this.size > 0 && this.addresses !== undefined && this.#started && this.enabled;
+  }
+
+  /** Runs what the last back-end had taken but not answered. */
+  #recover(ring: Ring): void {
+    for (const request of ring.recover(() => this.#record())) {
+      this.inFlight++;
+      if (this.#host.device.submit(request)) this.#finish(ring, request);
+    }
+    this.#show(ring);
+  }
+
+  /** No requests are taken from now on. Sections nest. */
+  hold(): void {
+    this.#held++;
+  }
+
+  /** Ends a section; `refresh` goes on. */
+  unhold(): void {
+    this.#held--;
+  }
+
+  /** Resolves when no request is in flight and all are shown. */
+  idle(): Promise<void> {
+    if (this.inFlight === 0) {
+      if (this.#flushing) this.#flushNow();
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Lets go of the ring; the queue is held and idle. */
+  detach(): void {
+    const ring = this.#ring;
+    if (ring === undefined) return;
+    this.#ring = undefined;
+    this.base = ring.base;
+    this.#free.length = 0;
+  }
+
+  /** GET_VRING_BASE, or a reset: the queue is detached, and as new but for what is set up. */
+  stop(): void {
+    this.#closeKick();
+    this.#broken = false;
+  }
+
+  /** Forgets everything; the queue is held and idle. */
+  close(): void {
+    this.#closed = true;
+    this.detach();
+    this.#closeKick();
+    this.setCall(-1);
+    this.setErr(-1);
+  }
+
+  /** The front-end is gone: nothing more is shown to the driver; the ring's next user will run it again. */
+  abandon(): void {
+    this.#closed = true;
+  }
+
+  // --- serving ---
+
+  #kicked(events: number): void {
+    this.kicks++;
+    if (this.#kickDrains) this.#drainKick();
+    if ((events & (EPOLL.ERR | EPOLL.HUP)) !== 0) {
+      this.#kickWatch?.close();
+      this.#kickWatch = undefined;
+    }
+    this.run();
+  }
+
+  #drainKick(): void {
+    const { sys, buffers } = this.#host.context;
+    const room = buffers.acquire(4096);
+    sys.read(this.#kickFd, room.address, 4096);
+    buffers.release(room);
+  }
+
+  /** Serves what is there, within a turn's budget. Whether there was anything. */
+  run(): boolean {
+    const ring = this.#ring;
+    if (ring === undefined || this.#broken || this.#held > 0 || this.#closed) return false;
+    if (!this.enabled || this.inFlight >= MAX_IN_FLIGHT) return false;
+    try {
+      return ring.available() && this.#serve(ring);
+    } catch (error) {
+      this.#break(error);
+      return true;
+    }
+  }
+
+  #serve(ring: Ring): boolean {
+    const { device } = this.#host;
+    let requests = 0;
+    let bytes = 0;
+    let shown = 0;
+    let shownBytes = 0;
+    ring.suspend();
+    do {
+      while (ring.available()) {
+        if (
+          requests >= TURN_REQUESTS || bytes >= TURN_BYTES || this.inFlight >= MAX_IN_FLIGHT
+        ) {
+          this.#show(ring);
+          return true;
+        }
+        const request = this.#record();
+        ring.take(request);
+        requests++;
+        bytes += request.in.total + request.out.total;
+        this.inFlight++;
+        if (!device.submit(request)) continue;
+        this.#finish(ring, request);
+        if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= SHOW_BYTES) {
+          this.#show(ring);
+          shown = requests;
+          shownBytes = bytes;
+        }
+      }
+      this.#show(ring);
+    } while (ring.resume());
+    return true;
+  }
+
+  #record(): BlkRequest {
+    const request = this.#free.pop() ?? new BlkRequest(this);
+    request.logged = this.#host.log !== undefined;
+    return request;
+  }
+
+  /** Answers a request; the driver sees it at the next `#show`. */
+  #finish(ring: Ring, request: BlkRequest): void {
+    this.inFlight--;
+    const view = request.statusView;
+    if (view !== undefined) {
+      view.setUint8(request.statusAt, request.status);
+      request.written = request.in.total + 1;
+    }
+    if (request.logged) this.#markDirty(request);
+    ring.push(request);
+    this.#free.push(request);
+  }
+
+  #markDirty({ dirty }: BlkRequest): void {
+    const { log } = this.#host;
+    for (let i = 0; i < dirty.length; i += 2) log?.mark(dirty[i]!, dirty[i + 1]!);
+  }
+
+  #show(ring: Ring): void {
+    let notify = ring.publish();
+    if (!notify && this.#host.notifyOnEmpty) notify = ring.drained;
+    if (notify) this.#call();
+  }
+
+  #call(): void {
+    this.calls++;
+    if (this.#callFd >= 0) this.#host.context.sys.write(this.#callFd, this.#host.one, 8);
+  }
+
+  // --- completions that came later ---
+
+  completed(request: BlkRequest): void {
+    const ring = this.#ring;
+    if (this.#closed || ring === undefined) {
+      this.inFlight--;
+    } else {
+      this.#guard(() => this.#finish(ring, request));
+      if (!this.#flushing) {
+        this.#flushing = true;
+        this.#host.context.loop.defer(this.#flush);
+      }
+    }
+    if (this.inFlight === 0 && this.#idle.length > 0) this.#becomeIdle();
+  }
+
+  failed(request: BlkRequest, error: unknown): void {
+    try {
+      this.#host.device.fail(request, error);
+    } finally {
+      this.completed(request);
+    }
+  }
+
+  #flushNow(): void {
+    if (!this.#flushing) return;
+    this.#flushing = false;
+    const ring = this.#ring;
+    if (ring === undefined || this.#closed) return;
+    this.#guard(() => this.#show(ring));
+    this.run();
+  }
+
+  #becomeIdle(): void {
+    this.#flushNow();
+    const idle = this.#idle;
+    this.#idle = [];
+    for (const resolve of idle) resolve();
+  }
+
+  #guard(act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  /** The driver broke the rules: the queue stops, what is in flight is still answered. */
+  #break(error: unknown): void {
+    if (!(error instanceof RingError)) throw error;
+    this.#broken = true;
+    if (this.#ring !== undefined) this.#show(this.#ring);
+    if (this.#errFd >= 0) this.#host.context.sys.write(this.#errFd, this.#host.one, 8);
+    this.#host.broken(this, error.message);
+  }
+}
+
+/** Somebody else's descriptor must not block us. */
+function nonBlocking(context: Context, fd: number): void {
+  const flags = context.sys.fcntl(fd, F.GETFL, 0);
+  if (flags >= 0 && (flags & O.NONBLOCK) === 0) {
+    context.sys.fcntl(fd, F.SETFL, flags | O.NONBLOCK);
+  }
+}
