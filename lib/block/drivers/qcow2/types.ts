@@ -99,6 +99,10 @@ export interface ClusterCodec {
    * room for a cluster. The length, or 0 when it would not be shorter than a cluster.
    */
   encode(image: Qcow2Image, iov: IoVec, target: number): MaybePromise<number>;
+  /** Another stream is about to be written in [offset, offset + length) of the file. */
+  forget(offset: number, length: number): void;
+  /** No request is in flight any more. */
+  close(): void;
 }
 
 /** Encryption of guest data. Offsets are those of the data's first byte, multiples of 512. */
