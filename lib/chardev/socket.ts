@@ -12,6 +12,7 @@ import {
   type Listening,
   listenOn,
   O,
+  protocolOf,
   setKeepAlive,
   SO,
   SOCK,
@@ -263,7 +264,8 @@ async function connectInet(context: Context, address: InetAddress): Promise<numb
   let problem: unknown;
   for (const candidate of await resolveInet(context, address)) {
     try {
-      return await connectAt(context, candidate, `'${address.host}:${address.port}'`);
+      const shown = `'${address.host}:${address.port}'`;
+      return await connectAt(context, candidate, shown, protocolOf(address));
     } catch (error) {
       problem = error;
     }
@@ -283,9 +285,10 @@ async function connectAt(
   context: Context,
   address: SocketAddress,
   shown: string,
+  protocol = 0,
 ): Promise<number> {
   const { sys } = context;
-  const fd = sys.socket(familyNumber[address.family], SOCK.STREAM);
+  const fd = sys.socket(familyNumber[address.family], SOCK.STREAM, protocol);
   if (fd < 0) throw new CommandError(`Failed to create socket: ${errnoText(-fd)}`);
   let rc = sys.connect(fd, address);
   if (rc === -Errno.EINPROGRESS) {

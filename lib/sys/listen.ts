@@ -15,6 +15,7 @@ export type StreamAddress =
     ipv4?: boolean;
     ipv6?: boolean;
     "keep-alive"?: boolean;
+    mptcp?: boolean;
     "keep-alive-count"?: number;
     "keep-alive-idle"?: number;
     "keep-alive-interval"?: number;
@@ -56,6 +57,7 @@ export function setKeepAlive(sys: Sys, fd: number, probes: KeepAlive): void {
 /** Bytes of sun_path, with its NUL. */
 const PATH_BYTES = 108;
 const VMADDR_CID_ANY = 0xffffffff;
+const IPPROTO_MPTCP = 262;
 
 /** Listens on `address`. Throws CommandError; nothing is left behind then. */
 export async function listenOn(
@@ -153,18 +155,22 @@ async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Lis
   if (candidates.length === 0) throw unresolved("Address family for hostname not supported");
   const last = Math.min(address.to ?? first, 65535);
   return {
-    fds: listenOnAll(sys, candidates, first, last, backlog),
+    fds: listenOnAll(sys, candidates, { first, last, protocol: protocolOf(address) }, backlog),
     path: undefined,
     keepAlive: keepAliveOf(address),
   };
+}
+
+/** The protocol of an address's sockets: TCP, or TCP over several paths at once. */
+export function protocolOf(address: Inet): number {
+  return address.mptcp === true ? IPPROTO_MPTCP : 0;
 }
 
 /** Listens on every address, at the first port from `first` to `last` that is free on the first of them. */
 function listenOnAll(
   sys: Sys,
   candidates: readonly SocketAddress[],
-  first: number,
-  last: number,
+  { first, last, protocol }: { first: number; last: number; protocol: number },
   backlog: number,
 ): number[] {
   const fds: number[] = [];
@@ -173,7 +179,7 @@ function listenOnAll(
   for (const candidate of candidates) {
     if (candidate.family !== "inet" && candidate.family !== "inet6") continue;
     for (let port = from; port <= to; port++) {
-      const got = listenAt(sys, { ...candidate, port }, backlog);
+      const got = listenAt(sys, { ...candidate, port }, protocol, backlog);
       if (typeof got === "number") {
         fds.push(got);
         [from, to] = [port, port]; // the others go to the same port
@@ -190,9 +196,11 @@ function listenOnAll(
 function listenAt(
   sys: Sys,
   address: Extract<SocketAddress, { family: "inet" | "inet6" }>,
+  protocol: number,
   backlog: number,
 ): number | { error: CommandError; busy: boolean } {
-  const fd = sys.socket(address.family === "inet" ? AF.INET : AF.INET6, SOCK.STREAM);
+  const family = address.family === "inet" ? AF.INET : AF.INET6;
+  const fd = sys.socket(family, SOCK.STREAM, protocol);
   if (fd < 0) return { error: failure(sys, -1, fd, "Failed to create socket"), busy: false };
   sys.setsockopt(fd, SOL.SOCKET, SO.REUSEADDR, 1);
   if (address.family === "inet6") sys.setsockopt(fd, SOL.IPV6, IPV6.V6ONLY, 1);

@@ -21,6 +21,7 @@ export {
   keepAliveOf,
   type Listening,
   listenOn,
+  protocolOf,
   setKeepAlive,
   type StreamAddress,
 } from "./listen.ts";
@@ -35,6 +36,7 @@ export {
 } from "./kernel_queue.ts";
 export * from "./process.ts";
 export { ResolveError } from "./resolve.ts";
+export * from "./worker.ts";
 export { Poller, type PollerHandle } from "./wakeup.ts";
 export * from "./program.ts";
 export * from "./respawn.ts";

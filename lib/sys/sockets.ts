@@ -61,8 +61,8 @@ export class SocketSys extends FileSys {
     this.#sockaddr = new Uint8Array(buffer, SOCKADDR_AT, SOCKADDR_SIZE);
   }
 
-  socket(family: number, type: number): number {
-    const rc = this.libc.symbols.socket(family, type | SOCKFLAGS, 0);
+  socket(family: number, type: number, protocol = 0): number {
+    const rc = this.libc.symbols.socket(family, type | SOCKFLAGS, protocol);
     return rc < 0 ? this.fail() : rc;
   }
 

@@ -112,7 +112,7 @@ export interface Sys extends FileCalls<number> {
   viewAt(address: number, length: number): Uint8Array;
 
   // --- sockets; all are made non-blocking and close-on-exec ---
-  socket(family: number, type: number): number;
+  socket(family: number, type: number, protocol?: number): number;
   socketpair(): readonly [number, number] | number;
   bind(fd: number, address: SocketAddress): number;
   listen(fd: number, backlog: number): number;

@@ -85,7 +85,7 @@ export function* named(offered: Offered): Iterable<readonly [name: string, featu
 /** Members of commands, events and types that qsd has, that it does not have yet, and what they come with. */
 export const members: readonly (readonly [string, string])[] = [
   ["`tls-creds`, `tls-authz` of socket character devices", "TLS"],
-  ["`websocket`, `tn3270` of socket character devices; `mptcp` of inet addresses", "nothing yet"],
+  ["`websocket`, `tn3270` of socket character devices", "nothing yet"],
   ["`format-specific` in image information", "qcow2, encryption, other formats"],
 ];
 

@@ -13,6 +13,7 @@ export const InetSocketAddress = struct("InetSocketAddress", {
   ipv4: opt(bool),
   ipv6: opt(bool),
   "keep-alive": opt(bool),
+  mptcp: opt(bool),
   // Of QEMU 10.1; the times in seconds.
   "keep-alive-count": opt(uint32),
   "keep-alive-idle": opt(uint32),
