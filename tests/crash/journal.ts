@@ -8,7 +8,7 @@ import type { IoVec, MaybePromise } from "../../lib/base/mod.ts";
 import { defineDriver, type DriverDefinition, type IoInstance } from "../../lib/block/mod.ts";
 import { struct } from "../../lib/qmp/schema/core.ts";
 import type { Sys } from "../../lib/sys/mod.ts";
-import type { Dice } from "./dice.ts";
+import type { Dice } from "../harness/dice.ts";
 
 const SECTOR = 512;
 

@@ -1,6 +1,6 @@
 /** The judge is judged: it must find what is wrong, and nothing else. */
 import assert from "node:assert/strict";
-import { Dice } from "./dice.ts";
+import { Dice } from "../harness/dice.ts";
 import { Journal, type RecordingDisk } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
 

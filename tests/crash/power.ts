@@ -4,7 +4,7 @@ import { TestDir } from "../harness/dir.ts";
 import { noise } from "../harness/images.ts";
 import { Qcow2Bytes } from "../harness/qcow2_image.ts";
 import { ok, run } from "../harness/tools.ts";
-import { Dice } from "./dice.ts";
+import { Dice } from "../harness/dice.ts";
 import { Journal } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
 import { type ImageDisks, Machine } from "./machine.ts";
@@ -80,7 +80,11 @@ export class Guest {
   }
 
   /** Requests at the same time, on ranges that do not overlap. */
-  async together(count: number, most: number, act: (at: number, length: number) => Promise<void>) {
+  async together(
+    count: number,
+    most: number,
+    act: (at: number, length: number) => Promise<void>,
+  ): Promise<void> {
     const taken: [number, number][] = [];
     const running: Promise<void>[] = [];
     for (let i = 0; i < count; i++) {
