@@ -94,7 +94,7 @@ export async function readSnapshotTable(
 ): Promise<SnapshotTable> {
   const cursor = new Cursor(read);
   const snapshots: Snapshot[] = [];
-  let at = 0, length = 0;
+  let at = 0, length = 0, keptLength = 0;
   for (let index = 0; index < count; index++) {
     at = alignUp(at, 8);
     const fixed = await cursor.take(offset + at, FIXED);
@@ -106,7 +106,8 @@ export async function readSnapshotTable(
     const extra = await cursor.take(offset + at + FIXED, kept);
     const names = await cursor.take(offset + at + FIXED + extraSize, idLength + nameLength);
     at += FIXED + extraSize + idLength + nameLength;
-    if (at > Bounds.maxSnapshotTable) {
+    keptLength = alignUp(keptLength, 8) + FIXED + kept + idLength + nameLength;
+    if (keptLength > Bounds.maxSnapshotTable) {
       problems.tooLarge(index);
       break;
     }

@@ -10,11 +10,18 @@ const PART = 65536;
 
 /** Checks and, with fix "all", corrects them. Counts on disk must be right and stable before. */
 export class CopiedFlags {
+  /** Flags that no longer fit because leaks were corrected are corrected, too, if nothing else is wrong. */
+  readonly #mend: boolean;
+
   constructor(
     private readonly findings: Findings,
     private readonly table: RefcountTable,
     private readonly mapping: Mapping,
-  ) {}
+  ) {
+    const { options: { fix }, result } = findings;
+    const wrong = result.corruptions + result.checkErrors > 0;
+    this.#mend = fix === "all" || (fix === "leaks" && !wrong);
+  }
 
   async run(): Promise<void> {
     const { findings, mapping } = this;
@@ -57,7 +64,7 @@ export class CopiedFlags {
       if (count === undefined || (count === 1) === (high >= EntryHigh.copied)) continue;
       const what = `OFLAG_COPIED L2 cluster: l1_index=${first + at / 8} ` +
         `l1_entry=${entryText(high, low)} refcount=${count}`;
-      if (!this.findings.mendable(what)) continue;
+      if (!this.findings.mendable(what, 1, this.#mend)) continue;
       view.setUint32(at, (high ^ EntryHigh.copied) >>> 0);
       this.findings.result.corruptionsFixed++;
       changed = true;
@@ -81,7 +88,7 @@ export class CopiedFlags {
       if (count === undefined || (count === 1) === copied) continue;
       const what = `OFLAG_COPIED data cluster: l2_entry=${entryText(high, low)} refcount=${count}`;
       if (!mend) findings.corrupt(`ERROR ${what}`, weight);
-      else if (findings.mendable(what, weight)) {
+      else if (findings.mendable(what, weight, this.#mend)) {
         view.setUint32(at, (high ^ EntryHigh.copied) >>> 0);
         findings.result.corruptionsFixed++;
         changed = true;

@@ -60,12 +60,8 @@ export class Findings {
     this.say(line);
   }
 
-  /**
-   * An error that a repair of everything mends at once by `mend`, once however often it is met; whether it
-   * was mended.
-   */
-  mendable(what: string, weight = 1): boolean {
-    const mend = this.options.fix === "all";
+  /** An error that a repair mends at once, once however often it is met; whether it is to be (`mend`). */
+  mendable(what: string, weight = 1, mend: boolean = this.options.fix === "all"): boolean {
     this.say(`${mend ? "Repairing" : "ERROR"} ${what}`);
     if (!mend) this.result.corruptions += weight;
     return mend;

@@ -24,7 +24,8 @@ export function checkRefcountStructure(findings: Findings, table: RefcountTable)
       findings.rebuild = true;
     } else if (offset / clusterSize >= findings.clusters) {
       findings.corrupt(`ERROR refcount block ${i} is outside image`);
-      findings.rebuild = true;
+      // It counts nothing in the file: without repair of everything one can live with it.
+      if (findings.options.fix === "all") findings.rebuild = true;
     } else {
       findings.reference(offset, clusterSize);
       const count = findings.counts.get(offset / clusterSize);
