@@ -32,7 +32,7 @@ export class Slot {
   /** A commit is writing it. */
   writing = false;
   loading: Promise<void> | undefined;
-  /** What is being loaded is out of date already. */
+  /** Forgotten while it was being loaded or written. */
   stale = false;
 
   /** `base`: offset of the room in the cache's view. */
@@ -125,11 +125,12 @@ export class TableCache {
     const loading: Promise<void> = result.then(() => {
       this.#loading.delete(loading);
       slot.loading = undefined;
-      if (slot.stale) this.#forget(slot);
+      if (slot.stale) this.#reuse(slot);
     }, (error) => {
       this.#loading.delete(loading);
       slot.loading = undefined;
-      this.#forget(slot);
+      if (slot.stale) this.#reuse(slot);
+      else this.#forget(slot);
       throw error;
     });
     slot.loading = loading;
@@ -180,16 +181,13 @@ export class TableCache {
     if (slot === undefined) return;
     this.#dirty.delete(slot);
     slot.dirtyFrom = slot.dirtyTo = 0;
-    if (slot.loading !== undefined || slot.writing) slot.stale = true;
-    else this.#forget(slot);
+    this.#forget(slot);
   }
 
   /** Forgets everything that is not dirty. */
   drop(): void {
     for (const slot of this.#slots) {
-      if (slot.key < 0 || slot.dirty) continue;
-      if (slot.loading !== undefined || slot.writing) slot.stale = true;
-      else this.#forget(slot);
+      if (slot.key >= 0 && !slot.dirty) this.#forget(slot);
     }
   }
 
@@ -209,9 +207,15 @@ export class TableCache {
     }
   }
 
+  /** The slice is not there any more; its room is free when nothing reads or writes there. */
   #forget(slot: Slot): void {
     this.#index.delete(slot.key);
     slot.key = -1;
+    if (slot.loading !== undefined || slot.writing) slot.stale = true;
+    else this.#reuse(slot);
+  }
+
+  #reuse(slot: Slot): void {
     slot.stale = false;
     slot.used = 0;
     this.#free.push(slot);
@@ -271,7 +275,7 @@ export class TableCache {
       this.#writing -= taken.length;
       for (const { slot, from, to } of taken) {
         slot.writing = false;
-        if (slot.stale) this.#forget(slot);
+        if (slot.stale) this.#reuse(slot);
         else if (!written) this.dirty(slot, from, to);
       }
     };

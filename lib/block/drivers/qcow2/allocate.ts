@@ -1,0 +1,249 @@
+/**
+ * Finding room in the image file: clusters whose count is zero, the lowest first. Claiming is synchronous once
+ * the blocks are at hand; new refcount blocks and a larger refcount table are made one after the other.
+ */
+import { assert, BlockError } from "../../../base/mod.ts";
+import type { Slot } from "./cache.ts";
+import { Bounds } from "./format.ts";
+import type { Image } from "./image.ts";
+import { writeBytes } from "./metadata.ts";
+import { mustWait } from "./waiting.ts";
+
+/** The allocator of one image file. */
+export class Allocator {
+  /** All clusters below are in use. */
+  #hint = 0;
+  /** Somebody changes what a claim relies on, and waits meanwhile. */
+  #busy: Promise<void> | undefined;
+  /** Clusters that the last successful `claim` gave. */
+  granted = 0;
+  /** No byte from here on was ever written: it reads as zeroes. */
+  #untouched: number;
+  readonly #image: Image;
+  readonly #entries: number;
+  readonly #clusterSize: number;
+
+  constructor(image: Image) {
+    this.#image = image;
+    this.#entries = image.geometry.refcountBlockEntries;
+    this.#clusterSize = image.geometry.clusterSize;
+    this.#untouched = Math.ceil(image.file.size / this.#clusterSize);
+  }
+
+  /** End of what was allocated so far, or of the file, in bytes. */
+  get end(): number {
+    return this.#untouched * this.#clusterSize;
+  }
+
+  /**
+   * Takes up to `count` neighbouring clusters (`granted`) and returns their offset, or a promise after which to
+   * ask again. `fresh` afterwards says whether they read as zeroes. Throws BlockError EFBIG.
+   */
+  claim(count: number): number | Promise<void> {
+    if (this.#busy !== undefined) return this.#busy;
+    const { refcounts } = this.#image;
+    for (;;) {
+      this.#checkEnd(this.#hint + 1);
+      const slot = refcounts.block(this.#hint);
+      if (mustWait(slot)) return slot;
+      if (slot === undefined) return this.#lock(() => this.#addBlock(this.#hint));
+      const start = this.#hint % this.#entries;
+      const found = this.#firstFree(slot, start);
+      this.#hint += found - start;
+      if (found < this.#entries) return this.#take(slot, found, count);
+    }
+  }
+
+  #firstFree(slot: Slot, from: number): number {
+    const { refcounts } = this.#image;
+    let index = from;
+    while (index < this.#entries && refcounts.read(slot, index) !== 0) index++;
+    return index;
+  }
+
+  #take(slot: Slot, index: number, count: number): number {
+    const { refcounts } = this.#image;
+    const most = Math.min(count, this.#entries - index);
+    const cluster = this.#hint;
+    let taken = 0;
+    while (taken < most && refcounts.read(slot, index + taken) === 0) taken++;
+    this.#image.overlap.checkAllocation(cluster, taken);
+    for (let i = 0; i < taken; i++) refcounts.write(slot, index + i, 1);
+    this.#hint += taken;
+    this.#note(cluster, taken);
+    this.granted = taken;
+    return cluster * this.#clusterSize;
+  }
+
+  /** Whether the clusters of the last claim read as zeroes: nothing was ever written there. */
+  fresh = false;
+  #note(cluster: number, count: number): void {
+    this.fresh = cluster >= this.#untouched;
+    if (cluster + count > this.#untouched) this.#untouched = cluster + count;
+  }
+
+  #checkEnd(clusters: number): void {
+    if (clusters * this.#clusterSize < Bounds.maxHostOffset) return;
+    throw new BlockError("EFBIG", "the image file cannot grow any further", {
+      node: this.#image.nodeName,
+    });
+  }
+
+  /** Counts of clusters from `cluster` on went down to zero. */
+  freed(cluster: number): void {
+    if (cluster < this.#hint) this.#hint = cluster;
+  }
+
+  /** Contiguous clusters for `length` bytes, wherever they fit. */
+  allocate(length: number): Promise<number> {
+    const count = Math.ceil(length / this.#clusterSize);
+    assert(count > 0, "an empty allocation");
+    return this.#exclusively(() => this.#allocateRun(count));
+  }
+
+  /** The one cluster at `host` if it is free. False: it is not. */
+  claimAt(host: number): Promise<boolean> {
+    const cluster = host / this.#clusterSize;
+    return this.#exclusively(async () => {
+      this.#checkEnd(cluster + 1);
+      const slot = await this.#blockFor(cluster);
+      if (this.#image.refcounts.read(slot, cluster % this.#entries) !== 0) return false;
+      this.#image.overlap.checkAllocation(cluster, 1);
+      this.#image.refcounts.set(slot, cluster, 1);
+      this.#note(cluster, 1);
+      return true;
+    });
+  }
+
+  async #allocateRun(count: number): Promise<number> {
+    const { refcounts } = this.#image;
+    let start = this.#hint;
+    for (let run = 0; run < count;) {
+      const cluster = start + run;
+      this.#checkEnd(start + count);
+      const slot = await this.#blockFor(cluster);
+      // Making the block may have taken this very cluster.
+      if (refcounts.read(slot, cluster % this.#entries) === 0) {
+        run++;
+      } else {
+        start = cluster + 1;
+        run = 0;
+      }
+    }
+    this.#image.overlap.checkAllocation(start, count);
+    for (let i = 0; i < count; i++) refcounts.set(await this.#blockFor(start + i), start + i, 1);
+    this.#note(start, count);
+    return start * this.#clusterSize;
+  }
+
+  /** The block with the count of `cluster`, made if there is none. The caller holds the lock. */
+  async #blockFor(cluster: number): Promise<Slot> {
+    for (;;) {
+      const slot = await this.#image.refcounts.fetch(cluster);
+      if (slot !== undefined) return slot;
+      await this.#addBlock(cluster);
+    }
+  }
+
+  /** Makes the block for `cluster`, in the cluster itself. */
+  async #addBlock(cluster: number): Promise<void> {
+    const { refcounts, overlap } = this.#image;
+    const index = Math.floor(cluster / this.#entries);
+    if (refcounts.target(index) !== 0) return;
+    if (index >= refcounts.table.length) return await this.#growTable(index + 1);
+    this.#checkEnd(cluster + 1);
+    overlap.checkAllocation(cluster, 1);
+    const host = cluster * this.#clusterSize;
+    for (;;) {
+      const slot = refcounts.cache.create(index, host);
+      if (mustWait(slot)) {
+        await slot;
+        continue;
+      }
+      refcounts.set(slot, cluster, 1);
+      break;
+    }
+    refcounts.addBlock(index, host);
+    this.#note(cluster, 1);
+    overlap.add(host, this.#clusterSize, "refcount block");
+  }
+
+  /**
+   * A larger refcount table, behind all that the present one covers, with the blocks that count it and themselves:
+   * written at once and in order, since the header leads there.
+   */
+  async #growTable(atLeast: number): Promise<void> {
+    const { refcounts, overlap, context, file, geometry } = this.#image;
+    const { clusterSize } = geometry;
+    const old = { offset: refcounts.tableOffset, length: refcounts.table.length };
+    const start = old.length * this.#entries;
+    let length = Math.max(atLeast, Math.ceil(old.length * 1.5));
+    let tableClusters = 0;
+    let blocks = 0;
+    for (;;) {
+      tableClusters = Math.ceil((length * 8) / clusterSize);
+      length = (tableClusters * clusterSize) / 8;
+      blocks = Math.ceil(tableClusters / this.#entries);
+      while (blocks * this.#entries < tableClusters + blocks) blocks++;
+      if (old.length + blocks <= length) break;
+      length = old.length + blocks;
+    }
+    if (length * 8 > Bounds.maxRefcountTableBytes) this.#checkEnd(Infinity);
+    this.#checkEnd(start + tableClusters + blocks);
+    overlap.checkAllocation(start, tableClusters + blocks);
+    // Blocks that the present table leads to only in memory must be there before the new one leads to them.
+    await this.#image.commit();
+    const table = refcounts.table.resized(length);
+    const offset = start * clusterSize;
+    const first = offset + tableClusters * clusterSize;
+    const counts = countsOf(blocks * clusterSize, geometry.refcountBits, tableClusters + blocks);
+    await writeBytes(context, file, first, counts);
+    for (let i = 0; i < blocks; i++) {
+      table.setEntry(old.length + i, BigInt(first + i * clusterSize));
+    }
+    await file.flush();
+    await writeBytes(context, file, offset, table.bytes());
+    await file.flush();
+    await this.#image.updateHeader({
+      refcountTableOffset: offset,
+      refcountTableClusters: tableClusters,
+    });
+    refcounts.replaceTable(table, offset);
+    this.#note(start, tableClusters + blocks);
+    overlap.remove(old.offset, old.length * 8);
+    overlap.add(offset, length * 8, "refcount table");
+    overlap.add(first, blocks * clusterSize, "refcount block");
+    this.#image.release(old.offset, old.length * 8, "other");
+  }
+
+  // --- one at a time ---
+
+  /** Runs `task` alone; `#busy` is for those that try again when it is done, whatever became of it. */
+  #lock(task: () => Promise<void>): Promise<void> {
+    const done: Promise<void> = task().finally(() => {
+      if (this.#busy === quiet) this.#busy = undefined;
+    });
+    const quiet = done.catch(() => {});
+    this.#busy = quiet;
+    return done;
+  }
+
+  async #exclusively<T>(task: () => Promise<T>): Promise<T> {
+    while (this.#busy !== undefined) await this.#busy;
+    let result: T | undefined;
+    await this.#lock(async () => {
+      result = await task();
+    });
+    return result!;
+  }
+}
+
+/** Bytes of refcount blocks whose first `ones` counts are 1. */
+function countsOf(length: number, bits: number, ones: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < ones; i++) {
+    if (bits >= 8) bytes[(i + 1) * (bits / 8) - 1] = 1;
+    else bytes[Math.floor((i * bits) / 8)]! |= 1 << ((i * bits) % 8);
+  }
+  return bytes;
+}

@@ -1,0 +1,139 @@
+/**
+ * Writing back what the caches hold, in the order that types.ts gives. One commit runs at a time; whoever asks
+ * meanwhile shares the next one, which takes everything that was dirty when it begins.
+ */
+import { BlockError } from "../../../base/mod.ts";
+import type { Range } from "./discard.ts";
+import type { Image } from "./image.ts";
+import type { L1Write } from "./l1.ts";
+import { writeBytes } from "./metadata.ts";
+import type { TableWrite } from "./refcounts.ts";
+import type { StagedSlices } from "./staged.ts";
+
+/** Everything that one commit writes. */
+interface Staged {
+  readonly slices: StagedSlices | undefined;
+  readonly blocks: StagedSlices | undefined;
+  readonly table: { readonly writes: readonly TableWrite[]; back(): void };
+  readonly l1: { readonly offset: number; readonly entries: readonly L1Write[]; back(): void };
+  readonly releases: readonly Range[];
+}
+
+/** The commits of one image. */
+export class Commits {
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+  /** Counts are held back (lazy refcounts) unless the cache needs room or the image is closed. */
+  #countsWanted = false;
+
+  constructor(private readonly image: Image) {}
+
+  /** Whether there is anything to write. */
+  get needed(): boolean {
+    const { map, refcounts, l1, releases } = this.image;
+    return map.cache.hasDirty || refcounts.cache.hasDirty || refcounts.hasDirtyTable ||
+      l1.hasDirty ||
+      releases.pending;
+  }
+  get running(): boolean {
+    return this.#running !== undefined;
+  }
+
+  /** Writes everything that is dirty now; stable when it resolves. `counts`: lazy ones, too. */
+  commit(counts = false): Promise<void> {
+    if (counts) this.#countsWanted = true;
+    if (this.#running === undefined) return this.#start();
+    return this.#next ??= this.#running.catch(() => {}).then(() => {
+      this.#next = undefined;
+      return this.#start();
+    });
+  }
+
+  /** Begins a commit unless one is under way: too much is dirty. What fails is dirty again and seen by a flush. */
+  background(): void {
+    if (this.#running === undefined) this.#start().catch(() => {});
+  }
+
+  #start(): Promise<void> {
+    const running: Promise<void> = this.#run().finally(() => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    return this.#running = running;
+  }
+
+  #stage(): Staged {
+    const { map, refcounts, l1, releases, lazy } = this.image;
+    const withCounts = !lazy || this.#countsWanted;
+    this.#countsWanted = false;
+    const staged = {
+      slices: map.cache.stage(),
+      blocks: withCounts ? refcounts.cache.stage() : undefined,
+      // New blocks are counted in others and lead nowhere before they are written.
+      table: withCounts ? refcounts.stageTable() : { writes: [], back: () => {} },
+      l1: l1.stage(),
+      releases: releases.take(),
+    };
+    staged.slices?.copy();
+    staged.blocks?.copy();
+    return staged;
+  }
+
+  async #run(): Promise<void> {
+    const { image } = this;
+    if (!this.needed) return;
+    if (image.readOnly) {
+      throw new BlockError("EIO", "metadata of a read-only image was changed", {
+        node: image.nodeName,
+      });
+    }
+    const staged = this.#stage();
+    let written = false;
+    try {
+      await this.#write(staged);
+      written = true;
+    } finally {
+      staged.slices?.finish(written);
+      staged.blocks?.finish(written);
+      if (!written) {
+        staged.table.back();
+        staged.l1.back();
+        image.releases.back(staged.releases);
+      }
+    }
+    image.releases.settle(staged.releases);
+  }
+
+  async #write({ slices, blocks, table, l1, releases }: Staged): Promise<void> {
+    const { image } = this;
+    const { file, context, overlap } = image;
+    for (const { host, length } of slices?.ranges() ?? []) {
+      overlap.check(host, length, "active L2 table");
+    }
+    for (const { host, length } of blocks?.ranges() ?? []) {
+      overlap.check(host, length, "refcount block");
+    }
+    await blocks?.write();
+    if (table.writes.length > 0) {
+      await file.flush();
+      for (const { offset, bytes } of table.writes) {
+        overlap.check(offset, bytes.length, "refcount table");
+        await writeBytes(context, file, offset, bytes);
+      }
+    }
+    const mapped = slices !== undefined || l1.entries.length > 0;
+    if (mapped) {
+      await image.flushChildren();
+      await slices?.write();
+    }
+    if (l1.entries.length > 0) {
+      if (slices !== undefined) await file.flush();
+      for (const { start, bytes } of l1.entries) {
+        overlap.check(l1.offset + start * 8, bytes.length, "active L1 table");
+        await writeBytes(context, file, l1.offset + start * 8, bytes);
+      }
+    }
+    if (mapped || blocks !== undefined || table.writes.length > 0 || releases.length > 0) {
+      await image.flushChildren();
+    }
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Giving clusters back, late: their counts go down only when the metadata that dropped them is stable, and when
+ * the requests that may still use them have ended. Until then nobody gets them, and nothing is punched.
+ */
+import { alignDown, alignUp } from "../../../base/mod.ts";
+import type { Image } from "./image.ts";
+
+/** Why clusters are given back: which of the options pass-discard-* decides about the file below. */
+export type DiscardReason = "request" | "snapshot" | "other" | "never";
+
+/** Clusters, in bytes of the image file. */
+export interface Range {
+  readonly offset: number;
+  length: number;
+  readonly reason: DiscardReason;
+}
+
+/** More ranges than this, and a commit is due. */
+const MANY = 1024;
+
+/** The clusters on their way back. */
+export class Releases {
+  #pending: Range[] = [];
+  readonly #applying = new Set<Promise<void>>();
+
+  constructor(
+    private readonly image: Image,
+    private readonly settled: () => Promise<void> | undefined,
+  ) {}
+
+  get pending(): boolean {
+    return this.#pending.length > 0;
+  }
+
+  /** One reference less to each cluster of the range, after the next commit. */
+  add(offset: number, length: number, reason: DiscardReason): void {
+    const range = this.#aligned(offset, length, reason);
+    this.image.compressedSpace.avoid(range.offset, range.length);
+    const last = this.#pending.at(-1);
+    if (
+      last !== undefined && last.offset + last.length === range.offset && last.reason === reason
+    ) {
+      last.length += range.length;
+      return;
+    }
+    this.#pending.push(range);
+    if (this.#pending.length >= MANY) this.image.commits.background();
+  }
+
+  /** What the commit that begins now makes stable. */
+  take(): readonly Range[] {
+    const taken = this.#pending;
+    this.#pending = [];
+    return taken;
+  }
+  /** It failed. */
+  back(ranges: readonly Range[]): void {
+    this.#pending = [...ranges, ...this.#pending];
+  }
+
+  /** The metadata is stable: counts go down once everything that is in flight now has ended. */
+  settle(ranges: readonly Range[]): void {
+    if (ranges.length > 0) this.#detached(ranges, this.settled());
+  }
+
+  #detached(ranges: readonly Range[], wait: Promise<void> | undefined): void {
+    const applying: Promise<void> = this.#apply(ranges, wait).catch((error) => {
+      // What was not given back is a leak, which a check finds.
+      this.image.context.log.warn(
+        `node '${this.image.nodeName}': clusters could not be freed: ${String(error)}`,
+      );
+    }).finally(() => this.#applying.delete(applying));
+    this.#applying.add(applying);
+  }
+
+  /** Clusters that nothing was ever led to, and where nothing is in flight: their counts go down at once. */
+  undo(offset: number, length: number): void {
+    this.#detached([this.#aligned(offset, length, "never")], undefined);
+  }
+
+  /** As `add`, at once: nothing stable leads there, and nothing is in flight there. */
+  async now(offset: number, length: number, reason: DiscardReason): Promise<void> {
+    const range = this.#aligned(offset, length, reason);
+    this.image.compressedSpace.avoid(range.offset, range.length);
+    await this.#apply([range], undefined);
+  }
+
+  #aligned(offset: number, length: number, reason: DiscardReason): Range {
+    const { clusterSize } = this.image.geometry;
+    const start = alignDown(offset, clusterSize);
+    return { offset: start, length: alignUp(offset + length, clusterSize) - start, reason };
+  }
+
+  /** Waits until all that was settled is applied. */
+  async idle(): Promise<void> {
+    while (this.#applying.size > 0) await Promise.all(this.#applying);
+  }
+
+  async #apply(ranges: readonly Range[], wait: Promise<void> | undefined): Promise<void> {
+    if (wait !== undefined) await wait;
+    const { clusterSize } = this.image.geometry;
+    for (const { offset, length, reason } of ranges) {
+      if (this.#passes(reason)) await this.#punch(offset, length);
+      const first = offset / clusterSize;
+      for (let i = 0; i < length / clusterSize; i++) await this.#drop(first + i);
+    }
+  }
+
+  #passes(reason: DiscardReason): boolean {
+    const { options } = this.image;
+    switch (reason) {
+      case "request":
+        return options.passDiscardRequest;
+      case "snapshot":
+        return options.passDiscardSnapshot;
+      case "other":
+        return options.passDiscardOther;
+      case "never":
+        return false;
+    }
+  }
+
+  async #drop(cluster: number): Promise<void> {
+    const { refcounts, allocator, overlap, geometry } = this.image;
+    const slot = await refcounts.fetch(cluster);
+    const count = slot === undefined
+      ? 0
+      : refcounts.read(slot, cluster % geometry.refcountBlockEntries);
+    if (slot === undefined || count === 0) {
+      this.image.context.log.warn(
+        `node '${this.image.nodeName}': cluster at ${
+          cluster * geometry.clusterSize
+        } was free already`,
+      );
+      return;
+    }
+    refcounts.set(slot, cluster, count - 1);
+    if (count > 1) return;
+    overlap.remove(cluster * geometry.clusterSize, 1);
+    allocator.freed(cluster);
+  }
+
+  /** Discards in the file below what only this release still holds. Advice: failures do not matter. */
+  async #punch(offset: number, length: number): Promise<void> {
+    const { refcounts, file, geometry } = this.image;
+    const { clusterSize } = geometry;
+    let start = offset;
+    const end = offset + length;
+    const flush = async (to: number) => {
+      if (to <= start) return;
+      try {
+        await file.discard(start, to - start);
+      } catch {
+        // The space stays allocated in the file.
+      }
+    };
+    for (let at = offset; at < end; at += clusterSize) {
+      if (await refcounts.get(at / clusterSize) === 1) continue;
+      await flush(at);
+      start = at + clusterSize;
+    }
+    await flush(end);
+  }
+}

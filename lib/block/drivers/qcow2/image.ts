@@ -1,0 +1,584 @@
+/**
+ * An opened image: ties the parts together, and is what the block layer (FormatInstance) and the driver's other
+ * parts (Qcow2Image) see of them.
+ */
+import {
+  assert,
+  BlockError,
+  chain,
+  CommandError,
+  type IoVec,
+  type MaybePromise,
+  SECTOR,
+} from "../../../base/mod.ts";
+import type { Context } from "../../../sys/mod.ts";
+import type {
+  Child,
+  ImageFacts,
+  Limits,
+  OpenContext,
+  Placement,
+  ReopenChange,
+  TruncateOptions,
+  WriteIntent,
+  WritePlan,
+} from "../../types.ts";
+import { Allocator } from "./allocate.ts";
+import type { Slot } from "./cache.ts";
+import { Commits } from "./commit.ts";
+import { CompressedSpace, writeCompressed } from "./compressed_write.ts";
+import { type DiscardReason, Releases } from "./discard.ts";
+import { EntryHigh, geometryOf, Incompatible } from "./format.ts";
+import { type Header, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
+import { InFlight } from "./inflight.ts";
+import { L1Table } from "./l1.ts";
+import { ClusterMap } from "./map.ts";
+import { readBytes, WordTable, writeBytes } from "./metadata.ts";
+import { OverlapMap } from "./overlap.ts";
+import { addReference, changeReferences } from "./references.ts";
+import { Refcounts } from "./refcounts.ts";
+import { DataPlanner } from "./reserve.ts";
+import { resize } from "./resize.ts";
+import { L2Tables } from "./tables.ts";
+import type {
+  ClusterCipher,
+  ClusterCodec,
+  Geometry,
+  ImageOptions,
+  ImageParts,
+  MetadataKind,
+  OpenedImage,
+} from "./types.ts";
+import { ZeroPlanner } from "./zero.ts";
+import { mustWait } from "./waiting.ts";
+
+/** Slots that must be left of each cache, whatever the options say. */
+const MIN_L2_SLICES = 2;
+const MIN_REFCOUNT_BLOCKS = 4;
+/** More dirty slices than this, and a commit is due. */
+const MANY_DIRTY = 256;
+
+/** Opens an image whose header was parsed; reads the L1 table and the refcount table. */
+export async function openImage(parts: ImageParts): Promise<OpenedImage> {
+  const image = new Image(parts);
+  await image.load();
+  return image;
+}
+
+/** The image. Parts (map, counts, ...) know each other through it. */
+export class Image implements OpenedImage {
+  readonly kind = "format";
+  readonly #parts: ImageParts;
+  readonly context: Context;
+  readonly nodeName: string;
+  readonly file: Child;
+  readonly data: Child;
+  readonly backing: Child | undefined;
+  readonly codec: ClusterCodec;
+  readonly cipher: ClusterCipher | undefined;
+  readonly commits: Commits;
+  readonly releases: Releases;
+  readonly inFlight: InFlight = new InFlight();
+  geometry: Geometry;
+  l1!: L1Table;
+  map!: ClusterMap;
+  refcounts!: Refcounts;
+  allocator!: Allocator;
+  overlap!: OverlapMap;
+  tables!: L2Tables;
+  compressedSpace!: CompressedSpace;
+  /** Closed while an exclusive task runs: writers wait before they begin. */
+  gate: Promise<void> | undefined;
+  #dataPlanner!: DataPlanner;
+  #zeroPlanner!: ZeroPlanner;
+  #header: Header;
+  #options: ImageOptions;
+  #readOnly: boolean;
+  #size: number;
+  /** End of what was written to the external data file, or of the file. */
+  #dataEnd = 0;
+  #corrupt = false;
+  #headerWrites: Promise<void> = Promise.resolve();
+  #marking: Promise<void> | undefined;
+  readonly #settled: () => Promise<void> | undefined;
+  #cleaner: { cancel(): void } | undefined;
+
+  constructor(parts: ImageParts) {
+    this.#parts = parts;
+    this.context = parts.context;
+    this.nodeName = parts.nodeName;
+    this.#header = parts.header;
+    this.geometry = geometryOf(parts.header);
+    this.file = parts.file;
+    this.data = parts.data;
+    this.backing = parts.backing;
+    this.codec = parts.codec;
+    this.cipher = parts.cipher;
+    this.#options = parts.options;
+    this.#readOnly = parts.readOnly;
+    this.#size = parts.header.size;
+    this.#settled = parts.open.trackRequests();
+    this.commits = new Commits(this);
+    this.releases = new Releases(this, this.#settled);
+  }
+
+  /** Reads the tables and makes the parts. */
+  async load(): Promise<void> {
+    const { header, context, file } = this;
+    const { clusterSize } = this.geometry;
+    const l1 = await readBytes(context, file, header.l1Offset, header.l1Size * 8);
+    const counts = await readBytes(
+      context,
+      file,
+      header.refcountTableOffset,
+      header.refcountTableClusters * clusterSize,
+    );
+    this.l1 = new L1Table(WordTable.parse(l1), header.l1Offset);
+    this.#assemble(WordTable.parse(counts), header.refcountTableOffset);
+  }
+
+  /** The parts, with nothing cached. */
+  #assemble(counts: WordTable, countsOffset: number): void {
+    const { l2CacheSize, l2CacheEntrySize, refcountCacheSize } = this.#options;
+    const slices = Math.max(MIN_L2_SLICES, Math.floor(l2CacheSize / l2CacheEntrySize));
+    const blocks = Math.floor(refcountCacheSize / this.geometry.clusterSize);
+    this.map = new ClusterMap(this, slices, () => this.commits.commit());
+    this.refcounts = new Refcounts(
+      this,
+      counts,
+      countsOffset,
+      Math.max(MIN_REFCOUNT_BLOCKS, blocks),
+      () => this.commits.commit(true),
+    );
+    this.allocator = new Allocator(this);
+    this.compressedSpace = new CompressedSpace(this);
+    this.overlap = new OverlapMap(this);
+    this.tables = new L2Tables(this);
+    this.#dataPlanner = new DataPlanner(this);
+    this.#zeroPlanner = new ZeroPlanner(this);
+    this.#dataEnd = this.geometry.externalData ? this.data.size : 0;
+    if (!this.#readOnly) this.overlap.fill();
+    this.resume();
+  }
+
+  // --- facts ---
+
+  get header(): Header {
+    return this.#header;
+  }
+  get options(): ImageOptions {
+    return this.#options;
+  }
+  get readOnly(): boolean {
+    return this.#readOnly;
+  }
+  get size(): number {
+    return this.#size;
+  }
+  /** Counts are written late. */
+  get lazy(): boolean {
+    return this.#options.lazyRefcounts && this.geometry.version >= 3;
+  }
+  get dataEnd(): number {
+    return this.#dataEnd;
+  }
+  noteData(end: number): void {
+    if (end > this.#dataEnd) this.#dataEnd = end;
+  }
+  get limits(): Partial<Limits> {
+    const { subclusterSize, clusterSize } = this.geometry;
+    const limits: Partial<Limits> = {
+      writeZeroesAlignment: subclusterSize,
+      discardAlignment: clusterSize,
+    };
+    if (this.cipher !== undefined) limits.requestAlignment = SECTOR;
+    return limits;
+  }
+  /** Nobody could find a stream in a data file, nor decrypt one. */
+  get compressedUnit(): number | undefined {
+    const { externalData, clusterSize } = this.geometry;
+    return externalData || this.cipher !== undefined ? undefined : clusterSize;
+  }
+  facts(): MaybePromise<Partial<ImageFacts>> {
+    return this.#parts.hooks.facts(this);
+  }
+
+  /** Whether guest offset `guest` reads as zeroes where this layer has nothing. */
+  emptyBelow(guest: number): boolean {
+    return this.backing === undefined || guest >= this.backing.size;
+  }
+
+  // --- requests ---
+
+  locate(start: number, length: number, out: Placement): MaybePromise<void> {
+    return this.map.locate(start, length, out);
+  }
+
+  reserve(
+    start: number,
+    length: number,
+    plan: WritePlan,
+    intent: WriteIntent,
+    flags: number,
+  ): MaybePromise<void> {
+    const { gate } = this;
+    // Only here: later on, whoever closed the gate waits for this request.
+    if (gate !== undefined) {
+      return gate.then(() => this.planner(start, length, plan, intent, flags));
+    }
+    return this.planner(start, length, plan, intent, flags);
+  }
+
+  /** `reserve` without the gate. */
+  planner(
+    start: number,
+    length: number,
+    plan: WritePlan,
+    intent: WriteIntent,
+    flags: number,
+  ): MaybePromise<void> {
+    const wait = this.#attempt(start, length, plan, intent, flags);
+    return wait === undefined ? undefined : this.#retry(wait, start, length, plan, intent, flags);
+  }
+
+  #attempt(
+    start: number,
+    length: number,
+    plan: WritePlan,
+    intent: WriteIntent,
+    flags: number,
+  ): Promise<void> | undefined {
+    this.#checkWritable();
+    if (intent === "data") return this.#dataPlanner.attempt(start, length, plan);
+    return intent === "zeroes"
+      ? this.#zeroPlanner.zeroes(start, length, plan, flags)
+      : this.#zeroPlanner.discard(start, length, plan);
+  }
+
+  async #retry(
+    first: Promise<void>,
+    start: number,
+    length: number,
+    plan: WritePlan,
+    intent: WriteIntent,
+    flags: number,
+  ): Promise<void> {
+    let wait: Promise<void> | undefined = first;
+    while (wait !== undefined) {
+      await wait;
+      wait = this.#attempt(start, length, plan, intent, flags);
+    }
+  }
+
+  #checkWritable(): void {
+    const context = { node: this.nodeName, op: "write" };
+    if (this.#corrupt) throw new BlockError("EIO", "the image is corrupt", context);
+    if (this.cipher !== undefined) {
+      throw new BlockError("ENOTSUP", "encrypted images cannot be written yet", context);
+    }
+  }
+
+  writeCompressed(offset: number, iov: IoVec): Promise<void> {
+    this.#checkWritable();
+    return writeCompressed(this, offset, iov);
+  }
+
+  flush(): MaybePromise<void> {
+    if (this.#readOnly || (!this.commits.needed && !this.commits.running)) return undefined;
+    return this.commits.commit();
+  }
+
+  truncate(size: number, options: TruncateOptions): Promise<void> {
+    if (size % SECTOR !== 0) throw new CommandError("The new size must be a multiple of 512");
+    this.#checkWritable();
+    return this.exclusive(async () => {
+      await this.#parts.hooks.beforeResize?.(this, size);
+      await resize(this, size, options);
+    });
+  }
+
+  /** Entries were changed: too many dirty ones are written without being asked for. */
+  written(): void {
+    const dirty = this.map.cache.unstable;
+    if (dirty >= MANY_DIRTY || dirty * 2 > this.map.cache.capacity) this.commits.background();
+  }
+
+  /** What the entry at `at` of the map's view leads to loses a reference, after the next commit. */
+  releaseEntry(at: number, reason: DiscardReason): void {
+    const { view } = this.map.cache;
+    if ((view.getUint32(at) & EntryHigh.compressed) !== 0) {
+      const { offset, length } = this.map.compressed(at);
+      if (!Number.isNaN(offset)) this.releases.add(offset, length, reason);
+      return;
+    }
+    const host = this.map.host(at);
+    if (host === 0 || this.geometry.externalData) return;
+    this.releases.add(host, this.geometry.clusterSize, reason);
+  }
+
+  /** The entry leads nowhere any more, not even to zeroes. */
+  clearEntry(slot: Slot, at: number): void {
+    const { view } = this.map.cache;
+    const words = this.geometry.l2EntrySize / 4;
+    let used = 0;
+    for (let i = 0; i < words; i++) used |= view.getUint32(at + i * 4);
+    if (used === 0) return;
+    this.releaseEntry(at, "other");
+    for (let i = 0; i < words; i++) view.setUint32(at + i * 4, 0);
+    this.map.changed(slot, at);
+    this.written();
+  }
+
+  // --- Qcow2Image ---
+
+  async exclusive<T>(task: () => Promise<T>): Promise<T> {
+    while (this.gate !== undefined) await this.gate;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.gate = promise;
+    const settled = this.#settled();
+    try {
+      await settled;
+      await this.releases.idle();
+      return await task();
+    } finally {
+      this.gate = undefined;
+      resolve();
+    }
+  }
+
+  readMetadata(offset: number, length: number): Promise<Uint8Array> {
+    return readBytes(this.context, this.file, offset, length);
+  }
+  async writeMetadata(offset: number, bytes: Uint8Array, kind: MetadataKind): Promise<void> {
+    this.overlap.check(offset, bytes.length, kind);
+    await writeBytes(this.context, this.file, offset, bytes);
+  }
+  protect(offset: number, length: number, kind: MetadataKind): void {
+    if (kind === "data") this.overlap.remove(offset, length);
+    else this.overlap.add(offset, length, kind);
+  }
+
+  updateHeader(change: Partial<Header>): Promise<void> {
+    const write = async () => {
+      const header = { ...this.#header, ...change };
+      const bytes = serialiseHeader(header);
+      await this.file.flush();
+      await writeBytes(this.context, this.file, 0, bytes);
+      await this.file.flush();
+      this.#header = header;
+    };
+    const done = this.#headerWrites.then(write);
+    this.#headerWrites = done.catch(() => {});
+    return done;
+  }
+
+  refcount(offset: number): MaybePromise<number> {
+    const cluster = Math.floor(offset / this.geometry.clusterSize);
+    const count = this.refcounts.peek(cluster);
+    return mustWait(count) ? this.refcounts.get(cluster) : count;
+  }
+  async allocate(length: number): Promise<number> {
+    const dirty = this.markDirty();
+    if (dirty !== undefined) await dirty;
+    return await this.allocator.allocate(length);
+  }
+  reference(offset: number, length: number): Promise<void> {
+    return addReference(this, offset, length);
+  }
+  release(offset: number, length: number, discard: DiscardReason): void {
+    this.releases.add(offset, length, discard);
+  }
+
+  get l1Length(): number {
+    return this.l1.length;
+  }
+  l1Entry(index: number): bigint {
+    return this.l1.table.entry(index);
+  }
+  async replaceL1(entries: BigUint64Array): Promise<void> {
+    const table = WordTable.empty(entries.length);
+    entries.forEach((entry, index) => table.setEntry(index, entry));
+    await this.switchL1(table);
+    this.map.cache.drop();
+  }
+  changeReferences(l1: BigUint64Array, delta: 1 | 0 | -1, active: boolean): Promise<void> {
+    return changeReferences(this, l1, delta, active);
+  }
+
+  /** The active L1 table moves to a new place with these entries: from one moment to the next, by the header. */
+  async switchL1(table: WordTable): Promise<void> {
+    const { l1, geometry, overlap } = this;
+    const old = { offset: l1.offset, length: l1.length };
+    const bytes = table.length * 8;
+    let offset = 0;
+    if (bytes > 0) {
+      offset = await this.allocate(bytes);
+      try {
+        await this.commit();
+        await writeBytes(this.context, this.file, offset, table.bytes());
+        await this.updateHeader({ l1Offset: offset, l1Size: table.length });
+      } catch (error) {
+        this.releases.undo(offset, bytes);
+        throw error;
+      }
+    }
+    for (let i = 0; i < old.length; i++) {
+      if (l1.target(i) !== 0) overlap.remove(l1.target(i), geometry.clusterSize);
+    }
+    overlap.remove(old.offset, old.length * 8);
+    l1.replace(table, offset);
+    overlap.add(offset, bytes, "active L1 table");
+    for (let i = 0; i < l1.length; i++) {
+      if (l1.target(i) !== 0) overlap.add(l1.target(i), geometry.clusterSize, "active L2 table");
+    }
+    if (old.length > 0) this.release(old.offset, old.length * 8, "other");
+  }
+
+  commit(): Promise<void> {
+    return this.commits.commit();
+  }
+  dropCaches(): void {
+    this.map.cache.drop();
+    this.refcounts.cache.drop();
+  }
+  /** Makes what was written to the file, and to the data file, stable. */
+  async flushChildren(): Promise<void> {
+    if (this.data !== this.file) await this.data.flush();
+    await this.file.flush();
+  }
+
+  /** The length on disk; `widen` alone lets the image write beyond the old one. */
+  widen(size: number): void {
+    this.#size = Math.max(this.#size, size);
+  }
+  async setSize(size: number): Promise<void> {
+    await this.updateHeader({ size });
+    this.#size = size;
+  }
+
+  // --- marks in the header ---
+
+  /** With lazy counts, sets the dirty bit before anything changes. Undefined: nothing to wait for. */
+  markDirty(): Promise<void> | undefined {
+    if (!this.lazy || this.#has(Incompatible.dirty)) return undefined;
+    return this.#marking ??= this.#setFeature(Incompatible.dirty, true)
+      .finally(() => this.#marking = undefined);
+  }
+  #has(feature: bigint): boolean {
+    return (this.#header.incompatibleFeatures & feature) !== 0n;
+  }
+  #setFeature(feature: bigint, on: boolean): Promise<void> {
+    const { incompatibleFeatures: now } = this.#header;
+    return this.updateHeader({ incompatibleFeatures: on ? now | feature : now & ~feature });
+  }
+
+  corrupt(message: string, offset?: number, size?: number): never {
+    if (!this.#corrupt) this.#tellCorrupt(message, offset, size);
+    throw new BlockError("EIO", message, { node: this.nodeName });
+  }
+  #tellCorrupt(message: string, offset: number | undefined, size: number | undefined): void {
+    this.#corrupt = true;
+    const fatal = !this.#readOnly;
+    const { log } = this.context;
+    log.error(
+      fatal
+        ? `qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`
+        : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
+    );
+    const event: Record<string, unknown> = {
+      device: "",
+      "node-name": this.nodeName,
+      msg: message,
+    };
+    if (offset !== undefined) event["offset"] = offset;
+    if (size !== undefined) event["size"] = size;
+    event["fatal"] = fatal;
+    this.#parts.open.emit("BLOCK_IMAGE_CORRUPTED", event);
+    if (!fatal || this.geometry.version < 3) return;
+    this.#setFeature(Incompatible.corrupt, true).catch((error) => {
+      log.error(`node '${this.nodeName}': the corrupt mark cannot be written: ${String(error)}`);
+    });
+  }
+
+  // --- the node's life ---
+
+  quiesce(): void {
+    this.#cleaner?.cancel();
+    this.#cleaner = undefined;
+  }
+  resume(): void {
+    const seconds = this.#options.cacheCleanInterval;
+    if (seconds === 0 || this.#cleaner !== undefined) return;
+    this.#cleaner = this.context.loop.timer(seconds * 1e9, () => {
+      this.map.cache.clean();
+      this.refcounts.cache.clean();
+      this.#cleaner = undefined;
+      this.resume();
+    });
+  }
+
+  prepareReopen(next: OpenContext, options: unknown): MaybePromise<ReopenChange> {
+    const { prepareReopen } = this.#parts.hooks;
+    assert(prepareReopen !== undefined, "no hook for reopen");
+    return prepareReopen(this, next, options);
+  }
+
+  async configure(options: ImageOptions, readOnly: boolean): Promise<void> {
+    await this.#settle();
+    this.quiesce();
+    const { table, tableOffset } = this.refcounts;
+    await this.map.cache.close();
+    await this.refcounts.cache.close();
+    this.#options = options;
+    this.#readOnly = readOnly;
+    this.#assemble(table, tableOffset);
+  }
+
+  inactivate(): Promise<void> {
+    return this.#settle();
+  }
+  async activate(): Promise<void> {
+    this.quiesce();
+    await this.map.cache.close();
+    await this.refcounts.cache.close();
+    const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
+    this.#header = parseHeader(bytes);
+    this.geometry = geometryOf(this.#header);
+    this.#size = this.#header.size;
+    await this.load();
+  }
+
+  /** Everything is on disk, clusters given back included, and the dirty bit is gone. No request is in flight. */
+  async #settle(): Promise<void> {
+    await this.#headerWrites;
+    if (this.#readOnly || this.#corrupt) return;
+    while (this.commits.needed || this.commits.running) {
+      await this.commits.commit(true);
+      await this.releases.idle();
+    }
+    await this.releases.idle();
+    const { end } = this.allocator;
+    // The last cluster may have been written in part only; others expect all of it.
+    if (end > this.file.size && this.#header.l1Size > 0) await this.#fillUp(end);
+    if (this.#has(Incompatible.dirty)) await this.#setFeature(Incompatible.dirty, false);
+  }
+  async #fillUp(end: number): Promise<void> {
+    try {
+      await this.file.truncate(end, { exact: false, preallocation: "off" });
+    } catch {
+      // What is missing reads as zeroes.
+    }
+  }
+
+  async close(): Promise<void> {
+    this.quiesce();
+    try {
+      await chain(this.#parts.hooks.beforeClose?.(this), () => this.#settle());
+    } catch (error) {
+      this.context.log.error(`node '${this.nodeName}': closing the image: ${String(error)}`);
+    }
+    await this.map.cache.close();
+    await this.refcounts.cache.close();
+    this.codec.close();
+  }
+}

@@ -1,0 +1,164 @@
+/** Changing the length of the virtual disk. The caller has stopped all writers. */
+import { alignUp, BlockError, CommandError } from "../../../base/mod.ts";
+import type { TruncateOptions } from "../../types.ts";
+import { Bounds, EntryHigh, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
+import type { Image } from "./image.ts";
+import { Kind } from "./map.ts";
+import { zeroGuest } from "./self_io.ts";
+import { mustWait } from "./waiting.ts";
+
+/** Makes the disk `size` bytes long. */
+export async function resize(image: Image, size: number, options: TruncateOptions): Promise<void> {
+  const old = image.size;
+  if (size < old) {
+    if (options.preallocation !== "off") {
+      throw new CommandError("Preallocation can't be used for shrinking an image");
+    }
+    await shrink(image, size, old);
+    return;
+  }
+  await growL1(image, size);
+  await zeroNew(image, size, old);
+  if (options.preallocation !== "off") await preallocate(image, old, size, options.preallocation);
+  await image.commit();
+  if (image.geometry.externalData && size > image.data.size) {
+    const preallocation = options.preallocation === "metadata" ? "off" : options.preallocation;
+    await image.data.truncate(size, { exact: false, preallocation });
+  }
+  await image.setSize(size);
+}
+
+// --- smaller ---
+
+async function shrink(image: Image, size: number, old: number): Promise<void> {
+  const { clusterSize, l2Coverage, externalData } = image.geometry;
+  // Smaller for readers first: what is dropped below must not be led to again by a cut.
+  await image.setSize(size);
+  const keep = alignUp(size, clusterSize);
+  for (let guest = keep; guest < old;) {
+    const index = Math.floor(guest / l2Coverage);
+    if (image.l1.target(index) === 0) {
+      guest = (index + 1) * l2Coverage;
+      continue;
+    }
+    if (!image.tables.writable(index)) await image.tables.make(index);
+    const slot = image.map.slice(guest);
+    if (mustWait(slot)) {
+      await slot;
+      continue;
+    }
+    const end = Math.min(alignUp(old, clusterSize), image.map.sliceEnd(slot!));
+    for (; guest < end; guest += clusterSize) {
+      image.clearEntry(slot!, image.map.entryAt(slot!, guest));
+    }
+  }
+  dropTables(image, Math.ceil(size / l2Coverage));
+  await image.commit();
+  if (externalData) await image.data.truncate(size, { exact: false, preallocation: "off" });
+}
+
+/** L2 tables from L1 index `from` on map nothing any more. */
+function dropTables(image: Image, from: number): void {
+  const { l1, geometry, map } = image;
+  const slices = geometry.clusterSize / map.cache.sliceSize;
+  for (let index = from; index < l1.length; index++) {
+    const table = l1.target(index);
+    if (table === 0) continue;
+    l1.set(index, 0, false);
+    for (let i = 0; i < slices; i++) map.cache.discard(index * slices + i);
+    image.release(table, geometry.clusterSize, "other");
+  }
+}
+
+// --- larger ---
+
+/** An L1 table that reaches up to `size`, at a new place if it must be longer. */
+async function growL1(image: Image, size: number): Promise<void> {
+  const { l1, geometry } = image;
+  const needed = Math.ceil(size / geometry.l2Coverage);
+  if (needed <= l1.length) return;
+  if (needed * 8 > Bounds.maxL1Bytes) {
+    throw new BlockError("EFBIG", "the image would need too large an L1 table", {
+      node: image.nodeName,
+    });
+  }
+  await image.switchL1(l1.table.resized(needed));
+}
+
+/** New bytes read as zeroes, whatever is left in the last cluster or lies in a longer backing file. */
+async function zeroNew(image: Image, size: number, old: number): Promise<void> {
+  const { clusterSize } = image.geometry;
+  const contents = await holdsData(image, old);
+  image.widen(size);
+  const behind = image.backing === undefined ? 0 : alignUp(image.backing.size, clusterSize);
+  const end = Math.min(size, Math.max(contents ? alignUp(old, clusterSize) : old, behind));
+  if (end > old) await zeroGuest(image, old, end - old);
+}
+
+/** Whether the rest of the cluster from `guest` on has contents of its own. */
+async function holdsData(image: Image, guest: number): Promise<boolean> {
+  const { subclusterSize, clusterSize, extendedL2 } = image.geometry;
+  if (guest % clusterSize === 0) return false;
+  const slot = await image.map.fetch(guest);
+  if (slot === undefined) return false;
+  const at = image.map.entryAt(slot, guest);
+  const first = extendedL2 ? Math.floor((guest % clusterSize) / subclusterSize) : 0;
+  for (let sub = first; sub < (extendedL2 ? SUBCLUSTERS : 1); sub++) {
+    const kind = image.map.kind(at, sub);
+    if (kind === Kind.data || kind === Kind.compressed) return true;
+  }
+  return false;
+}
+
+/** Gives the clusters of [from, to) places, which read as zeroes. */
+async function preallocate(
+  image: Image,
+  from: number,
+  to: number,
+  mode: "metadata" | "falloc" | "full",
+): Promise<void> {
+  const { allocator, file, geometry, map, tables } = image;
+  const { clusterSize, externalData, l2Coverage } = geometry;
+  for (let guest = alignUp(from, clusterSize); guest < to;) {
+    const index = Math.floor(guest / l2Coverage);
+    if (!tables.writable(index)) await tables.make(index);
+    const slot = (await map.fetch(guest))!;
+    const at = map.entryAt(slot, guest);
+    if (map.kind(at, 0) !== Kind.unallocated || map.host(at) !== 0) {
+      guest += clusterSize;
+      continue;
+    }
+    const most = Math.ceil((Math.min(to, map.sliceEnd(slot)) - guest) / clusterSize);
+    const host = externalData ? guest : allocator.claim(most);
+    if (mustWait(host)) {
+      await host;
+      continue;
+    }
+    const count = externalData ? most : allocator.granted;
+    if (externalData ? guest < image.dataEnd : !allocator.fresh) {
+      await image.data.writeZeroes(host, count * clusterSize, 0);
+    }
+    await place(image, guest, host, count);
+    guest += count * clusterSize;
+  }
+  if (!externalData && allocator.end > file.size) {
+    const preallocation = mode === "metadata" ? "off" : mode;
+    await file.truncate(allocator.end, { exact: false, preallocation });
+  }
+}
+
+/** Leads `count` guest clusters of one slice to neighbouring host clusters. */
+async function place(image: Image, guest: number, host: number, count: number): Promise<void> {
+  const { map, geometry } = image;
+  const slot = (await map.fetch(guest))!;
+  const { view } = map.cache;
+  let at = map.entryAt(slot, guest);
+  for (let i = 0; i < count; i++, at += geometry.l2EntrySize) {
+    const target = host + i * geometry.clusterSize;
+    view.setUint32(at, (highWord(target) | EntryHigh.copied) >>> 0);
+    view.setUint32(at + 4, lowWord(target));
+    if (geometry.extendedL2) view.setUint32(at + 12, 0xffffffff);
+    map.changed(slot, at);
+  }
+  image.written();
+}

@@ -1,0 +1,88 @@
+/** Requests that the image sends to itself, while nobody else does (resize): plans carried out step by step. */
+import { IoVec, type MaybePromise } from "../../../base/mod.ts";
+import { PlacementRecord, PlanRecord, zeroFill } from "../../mod.ts";
+import type { Image } from "./image.ts";
+
+/** Bytes of zeroes that are written at once. */
+const ZEROES = 1 << 20;
+
+/** Reads what the guest reads. `iov` lies within the disk. */
+async function readGuest(image: Image, offset: number, iov: IoVec): Promise<void> {
+  const place = new PlacementRecord();
+  for (let done = 0; done < iov.total; done += place.length) {
+    const left = iov.total - done;
+    await image.locate(offset + done, left, place.begin(left));
+    const part = iov.slice(done, place.length);
+    if (place.decode !== undefined && place.kind === 4) await place.decode(part);
+    else if (place.kind === 1) await place.child!.read(place.at, part, 0);
+    else if (place.kind === 3 && place.child !== undefined) {
+      await place.child.read(offset + done, part, 0);
+    } else zeroFill(image.context.sys, part);
+  }
+}
+
+/** Makes [offset, offset + length) read as zeroes: by entries where possible, else by data. */
+export async function zeroGuest(image: Image, offset: number, length: number): Promise<void> {
+  const { buffers, sys } = image.context;
+  const buffer = buffers.acquire(Math.min(ZEROES, length));
+  sys.fill(buffer.address, 0, Math.min(ZEROES, length));
+  try {
+    for (let at = offset; at < offset + length;) {
+      const left = offset + length - at;
+      at += await zeroStep(image, at, left) ??
+        await writeStep(image, at, IoVec.of(buffer.address, Math.min(left, ZEROES)));
+    }
+  } finally {
+    buffers.release(buffer);
+  }
+}
+
+/** Bytes that were zeroed without data; undefined: none could. */
+async function zeroStep(image: Image, at: number, length: number): Promise<number | undefined> {
+  const plan = new PlanRecord().begin(at, length);
+  try {
+    await image.planner(at, length, plan, "zeroes", 0);
+  } catch (error) {
+    if ((error as { kind?: string }).kind === "not-supported") return undefined;
+    throw error;
+  }
+  for (const step of plan.allSteps()) {
+    if (step.child !== undefined) await step.child.writeZeroes(step.at, step.length, 0);
+  }
+  await plan.commit?.();
+  return plan.planned;
+}
+
+/** Bytes of `iov` that were written. */
+async function writeStep(image: Image, at: number, iov: IoVec): Promise<number> {
+  const plan = new PlanRecord().begin(at, iov.total);
+  await image.planner(at, iov.total, plan, "data", 0);
+  try {
+    for (const step of plan.allSteps()) {
+      const act = (part: IoVec): MaybePromise<void> => step.child!.write(step.at, part, 0);
+      if (step.kind === "data") await act(iov.slice(step.from - at, step.length));
+      else await copyStep(image, step.from, step.length, act);
+    }
+  } catch (error) {
+    plan.abandon?.();
+    throw error;
+  }
+  await plan.commit?.();
+  return plan.planned;
+}
+
+async function copyStep(
+  image: Image,
+  from: number,
+  length: number,
+  write: (part: IoVec) => MaybePromise<void>,
+): Promise<void> {
+  const buffer = image.context.buffers.acquire(length);
+  try {
+    const part = IoVec.of(buffer.address, length);
+    await readGuest(image, from, part);
+    await write(part);
+  } finally {
+    image.context.buffers.release(buffer);
+  }
+}
