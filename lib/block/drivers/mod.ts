@@ -2,8 +2,12 @@
 import type { DriverDefinition } from "../mod.ts";
 import { compress } from "./compress.ts";
 import { file, hostCdrom, hostDevice } from "./file/mod.ts";
+import type { ImageChecker } from "./checks.ts";
 import { nullAio, nullCo } from "./null.ts";
+import { qcow2Checker } from "./qcow2/check/mod.ts";
 import { raw } from "./raw.ts";
+
+export type { CheckableImage, CheckedNode, CheckFix, CheckResult, ImageChecker } from "./checks.ts";
 
 /** Every driver's definition, by QEMU's names. */
 export const drivers: readonly DriverDefinition<unknown>[] = [
@@ -15,3 +19,6 @@ export const drivers: readonly DriverDefinition<unknown>[] = [
   nullCo,
   nullAio,
 ] as readonly DriverDefinition<unknown>[];
+
+/** Formats whose images can be checked, by QEMU's names. */
+export const checkers: ReadonlyMap<string, ImageChecker> = new Map([["qcow2", qcow2Checker]]);

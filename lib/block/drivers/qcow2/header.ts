@@ -107,16 +107,22 @@ function padded(bytes: Uint8Array, length: number): Uint8Array {
   return copy;
 }
 
+/** What is let pass when a header is parsed. */
+export interface HeaderRules {
+  /** Faults that a check finds and repairs by itself: no refcount table, a bad snapshot table. */
+  readonly forCheck?: boolean;
+}
+
 /**
  * Reads a header from the first bytes of an image: its first cluster, or whatever is there (at most
  * MAX_HEADER_BYTES are looked at). Throws BlockError.
  */
-export function parseHeader(image: Uint8Array): Header {
+export function parseHeader(image: Uint8Array, rules: HeaderRules = {}): Header {
   const { clusterBits, version } = parseStart(image);
   const cluster = padded(image, 1 << clusterBits).subarray(0, 1 << clusterBits);
   const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
   const features = parseFeatures(view, cluster, version);
-  const tables = parseTables(view, clusterBits, features.incompatibleFeatures);
+  const tables = parseTables(view, clusterBits, features.incompatibleFeatures, rules);
   const { refcountOrder, headerLength, compressionType } = features;
   const extensions = parseExtensions(cluster, features.extensionsStart, {
     end: endOfExtensions(view, cluster.length),
@@ -287,7 +293,12 @@ function tableOffset(
   return offset;
 }
 
-function parseTables(view: DataView, clusterBits: number, incompatible: bigint): Tables {
+function parseTables(
+  view: DataView,
+  clusterBits: number,
+  incompatible: bigint,
+  { forCheck = false }: HeaderRules,
+): Tables {
   const clusterSize = 1 << clusterBits;
   const extended = (incompatible & Incompatible.extendedL2) !== 0n;
   if (extended && clusterBits < Bounds.minExtendedClusterBits) {
@@ -299,7 +310,9 @@ function parseTables(view: DataView, clusterBits: number, incompatible: bigint):
     throw badImage("Reference count entry width too large; may not exceed 64 bits");
   }
   const refcountTableClusters = view.getUint32(At.refcountTableClusters);
-  if (refcountTableClusters === 0) throw badImage("Image does not contain a reference count table");
+  if (refcountTableClusters === 0 && !forCheck) {
+    throw badImage("Image does not contain a reference count table");
+  }
   const refcountBytes = refcountTableClusters * clusterSize;
   if (refcountBytes > Bounds.maxRefcountTableBytes) {
     throw badImage("Reference count table too large");
@@ -312,15 +325,14 @@ function parseTables(view: DataView, clusterBits: number, incompatible: bigint):
     "Reference count table",
   );
   const snapshotCount = view.getUint32(At.snapshotCount);
-  if (snapshotCount > Bounds.maxSnapshots) {
+  if (snapshotCount > Bounds.maxSnapshots && !forCheck) {
     throw badImage("Snapshot table too large", "EFBIG");
   }
-  const snapshotBytes = Bounds.maxSnapshotTable;
-  const snapshotsOffset = tableOffset(
+  const snapshotsOffset = forCheck ? Number(view.getBigUint64(At.snapshotsOffset)) : tableOffset(
     view,
     At.snapshotsOffset,
     clusterSize,
-    snapshotBytes,
+    Bounds.maxSnapshotTable,
     "Snapshot table",
   );
   const crypt = view.getUint32(At.cryptMethod);

@@ -132,7 +132,7 @@ class Check {
     const bytes = new Uint8Array(2 ** this.header.clusterBits);
     await this.file.read(0, bytes);
     const options: CheckOptions = { ...this.options, fix: "leaks", say() {} };
-    const counting = new Counting(this.file, parseHeader(bytes), options);
+    const counting = new Counting(this.file, parseHeader(bytes, { forCheck: true }), options);
     const table = await counting.run();
     await compareCounts(counting.findings, table, "leaks");
     await this.file.flush();

@@ -1,23 +1,21 @@
 /** A child node as check sees it: bytes in plain arrays. */
-import { IoVec, KiB, type MaybePromise } from "../../../../base/mod.ts";
+import { BlockError, IoVec, type MaybePromise, MiB } from "../../../../base/mod.ts";
 import type { Context } from "../../../../sys/mod.ts";
-import type { BlockStatus, Child } from "../../../mod.ts";
+import type { BlockStatus } from "../../../mod.ts";
+import type { CheckedNode } from "../../checks.ts";
 import type { CheckFile } from "./types.ts";
 
 /** Bytes that are moved at once. */
-const PIECE = 1024 * KiB;
-
-/** The calls of a Child or a BlockBackend that are needed. */
-export type ByteNode = Pick<Child, "size" | "read" | "write" | "flush" | "status">;
+const PIECE = MiB;
 
 /** `node`, through buffers of `context`. */
-export function childFile(context: Context, node: ByteNode): CheckFile {
+export function childFile(context: Context, node: CheckedNode): CheckFile {
   return new ChildFile(context, node);
 }
 
 class ChildFile implements CheckFile {
   readonly #status: BlockStatus = { length: 0, allocated: false, data: false, zero: false };
-  constructor(private readonly context: Context, private readonly node: ByteNode) {}
+  constructor(private readonly context: Context, private readonly node: CheckedNode) {}
 
   get size(): number {
     return this.node.size;
@@ -40,13 +38,14 @@ class ChildFile implements CheckFile {
   }
 
   async write(offset: number, bytes: Uint8Array): Promise<void> {
-    const { buffers } = this.context;
+    const { context: { buffers }, node } = this;
+    if (node.write === undefined) throw new BlockError("EPERM", "Operation not permitted");
     for (let done = 0; done < bytes.length; done += PIECE) {
       const length = Math.min(PIECE, bytes.length - done);
       const buffer = buffers.acquire(length);
       try {
         buffer.bytes.set(bytes.subarray(done, done + length));
-        await this.node.write(offset + done, IoVec.of(buffer.address, length), 0);
+        await node.write(offset + done, IoVec.of(buffer.address, length), 0);
       } finally {
         buffers.release(buffer);
       }

@@ -1,5 +1,5 @@
 /** The snapshot table under check: what of it can be counted, and its repair. */
-import { BlockError } from "../../../../base/mod.ts";
+import { BlockError, MAX_OFFSET } from "../../../../base/mod.ts";
 import { Bounds } from "../format.ts";
 import {
   EXTRA_MINIMUM,
@@ -31,6 +31,13 @@ export class CheckedSnapshots {
     const { findings } = this;
     const { file, header, options } = findings;
     const fix = options.fix === "all";
+    const { snapshotsOffset } = header;
+    const misplaced = snapshotsOffset % findings.geometry.clusterSize !== 0 ||
+      snapshotsOffset > MAX_OFFSET - Bounds.maxSnapshotTable;
+    if (misplaced) {
+      options.complain?.("ERROR snapshot table offset invalid");
+      throw new BlockError("EINVAL", "Invalid argument");
+    }
     const count = Math.min(header.snapshotCount, Bounds.maxSnapshots);
     const over = header.snapshotCount - count;
     const refuse = (message: string, hint: string): BlockError => {
@@ -52,7 +59,7 @@ export class CheckedSnapshots {
       await file.read(offset, bytes);
       return bytes;
     };
-    const table = await readSnapshotTable(read, header.snapshotsOffset, count, {
+    const table = await readSnapshotTable(read, snapshotsOffset, count, {
       tooMuchExtra: (index, size) => {
         if (!fix) {
           throw refuse(
