@@ -552,11 +552,12 @@ export class Image implements OpenedImage {
   async #settle(): Promise<void> {
     await this.#headerWrites;
     if (this.#readOnly || this.#corrupt) return;
+    // Giving clusters back changes counts, and a commit gives clusters back.
+    await this.releases.idle();
     while (this.commits.needed || this.commits.running) {
       await this.commits.commit(true);
       await this.releases.idle();
     }
-    await this.releases.idle();
     const { end } = this.allocator;
     // The last cluster may have been written in part only; others expect all of it.
     if (end > this.file.size && this.#header.l1Size > 0) await this.#fillUp(end);
