@@ -211,10 +211,6 @@ export interface FormatInstance extends DriverInstanceBase {
 /** An I/O driver's opened node. The length of a read or write is `iov.total`. */
 export interface IoInstance extends DriverInstanceBase {
   readonly kind: "io";
-  /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
-  readonly compressedUnit?: number;
-  /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */
-  writeCompressed?(offset: number, iov: IoVec): MaybePromise<void>;
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write?(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   /** Throws BlockError ENOTSUP when it cannot do it quickly: the seam then writes zeroes (unless noFallback). */
@@ -247,6 +243,10 @@ export interface FilePlace {
 export type DriverInstance = FormatInstance | IoInstance;
 
 /** What others may know of a node. */
+  /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
+  readonly compressedUnit?: number | undefined;
+  /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */
+  writeCompressed?(offset: number, iov: IoVec): MaybePromise<void>;
 export interface BlockNodeInfo {
   readonly name: string;
   readonly driver: string;
@@ -267,8 +267,6 @@ export interface Child {
   // For interposing filters and metadata; format data goes through locate/reserve instead.
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
-  /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
-  readonly compressedUnit: number | undefined;
   writeZeroes(offset: number, length: number, flags: number): MaybePromise<void>;
   discard(offset: number, length: number): MaybePromise<void>;
   flush(): MaybePromise<void>;
@@ -303,6 +301,8 @@ export interface OpenContext {
   child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child>;
   /** As `child`, undefined where the option was not given. */
   optionalChild(name: string, edge: { role: readonly ChildRole[] }): Promise<Child | undefined>;
+  /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
+  readonly compressedUnit: number | undefined;
   /** The node becomes read-only if auto-read-only allows it, else throws CommandError(`message`). */
   degradeToReadOnly(message: string): void;
   /** The user's mistake, in the user's words. */
