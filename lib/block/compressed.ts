@@ -23,12 +23,16 @@ export function writeCompressed(
   if (offset % unit !== 0 || (end % unit !== 0 && end !== format.size)) {
     throw new BlockError("EINVAL", "a compressed write must be of whole clusters", context);
   }
-  if (iov.total <= unit) return format.writeCompressed(offset, iov);
-  return writeEach(format, unit, offset, iov);
+  const write = (at: number, part: IoVec) => {
+    const result = format.writeCompressed!(at, part);
+    return node.epochs === undefined ? result : node.epochs.track(result);
+  };
+  if (iov.total <= unit) return write(offset, iov);
+  return writeEach(write, unit, offset, iov);
 }
 
 async function writeEach(
-  format: FormatInstance,
+  write: (at: number, part: IoVec) => MaybePromise<void>,
   unit: number,
   offset: number,
   iov: IoVec,
@@ -36,7 +40,7 @@ async function writeEach(
   const bounded = new Bounded();
   for (let done = 0; done < iov.total && !bounded.failed; done += unit) {
     const part = iov.slice(done, Math.min(unit, iov.total - done));
-    await bounded.run(() => format.writeCompressed!(offset + done, part));
+    await bounded.run(() => write(offset + done, part));
   }
   await bounded.finish();
 }

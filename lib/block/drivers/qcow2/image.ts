@@ -199,6 +199,10 @@ export class Image implements OpenedImage {
     const { externalData, clusterSize } = this.geometry;
     return externalData || this.cipher !== undefined ? undefined : clusterSize;
   }
+  get compressedUnit(): number | undefined {
+    const plain = this.geometry.externalData || this.cipher !== undefined;
+    return plain ? undefined : this.geometry.clusterSize;
+  }
   facts(): MaybePromise<Partial<ImageFacts>> {
     return this.#parts.hooks.facts(this);
   }
