@@ -177,6 +177,19 @@ export class BlockGraph {
     return this.#queue.run(() => this.places.moveComponent(this.#own(node), to));
   }
 
+  /** As `move`, where no user is left that keeps it where it is, and nobody asked for that (`place`). */
+  moveUnused(node: BlockNodeInfo | string, to: GraphThread | undefined): Promise<void> {
+    return this.#queue.run(async () => {
+      const own = this.#own(node);
+      if (!this.places.isUsed(own)) await this.places.moveComponent(own, to);
+    });
+  }
+
+  /** x-blockdev-set-iothread: as `move`; the node then stays there until it is moved again. */
+  place(node: BlockNodeInfo | string, to: GraphThread | undefined): Promise<void> {
+    return this.#queue.run(() => this.places.put(this.#own(node), to));
+  }
+
   /** A user of `node` in an IOThread; the permissions are those of a backend here. */
   use(node: BlockNodeInfo | string, thread: GraphThread): Promise<{ release(): void }> {
     return this.#queue.run(() => this.places.use(this.#own(node), thread));

@@ -7,3 +7,6 @@ export { zeroFill } from "./memory.ts";
 export { Bounded } from "./bounded.ts";
 export { BlockGraph } from "./graph.ts";
 export { blockCommands } from "./commands.ts";
+export { MESSAGE_SEGMENTS, type NodeChannel, NodeOp } from "./forward.ts";
+export { ReplicaGraph } from "./replica.ts";
+export type * from "./thread_types.ts";

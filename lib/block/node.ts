@@ -79,6 +79,10 @@ export class BlockNode implements NodeView {
   plain = false;
   /** The IOThread that it runs in; undefined: the main context. For the owner of the graph. */
   place: GraphThread | undefined;
+  /** Somebody asked for that place: it stays there when its last user goes. */
+  placed = false;
+  /** Dirty bitmaps, if there are any. */
+  bitmaps: BitmapList | undefined;
   /** Set when the driver has closed: nothing of it is called again. */
   closed = false;
 

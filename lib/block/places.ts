@@ -121,6 +121,11 @@ export class Places {
     return handle;
   }
 
+  /** As `handle`, of a node by its name. */
+  handleOf(node: { readonly name: string }): number {
+    return this.handle(this.#graph.find(node.name)!);
+  }
+
   /** The node of that number. */
   byHandle(handle: number): BlockNode | undefined {
     return this.#byHandle.get(handle);
@@ -246,6 +251,19 @@ export class Places {
       throw new CommandError("Cannot change iothread of active block backend");
     }
     await this.relocate(new Map([...nodes].map((one) => [one, to])));
+  }
+
+  /** As moveComponent; the nodes stay there when their last user goes. In the queue only. */
+  async put(node: BlockNode, to: Place): Promise<void> {
+    await this.moveComponent(node, to);
+    for (const one of this.component(node)) one.placed = to !== undefined;
+  }
+
+  /** Whether something keeps everything connected with `node` where it is: users, or `put`. */
+  isUsed(node: BlockNode): boolean {
+    return [...this.component(node)].some((one) =>
+      one.placed || one.parents.some((parent) => parent instanceof Backend)
+    );
   }
 
   /** Runs `act` with everything connected with `nodes` in the main context, and moves it back. In the queue only. */

@@ -277,6 +277,11 @@ export class ReplicaGraph implements ReplicaCalls {
     return executeOn(this.seam, node, op, offset, length, flags, iov, out);
   }
 
+  /** The node of that number. */
+  byHandle(handle: number): BlockNode | undefined {
+    return this.#byHandle.get(handle);
+  }
+
   /** The number of a node, for answers to other contexts. */
   handleOf(node: { readonly name: string }): number {
     return this.#handles.get(this.#get(node.name))!;

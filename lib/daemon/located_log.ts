@@ -7,7 +7,7 @@ export class LocatedLog implements Log {
   location = "";
 
   constructor(
-    private readonly program: string,
+    readonly program: string,
     private readonly write: (line: string) => void = writeStderr,
   ) {}
 

@@ -90,6 +90,7 @@ class Life {
         onError: (error) => this.#onUncaught(error),
       }),
       tracing.registry,
+      log.program,
     );
     const { daemonize } = line;
     const makers = configMakers({ services: this.#services, log, daemonize });

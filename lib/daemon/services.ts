@@ -1,6 +1,7 @@
 /** What the daemon is made of, and how it comes to its end. Everything hangs off one Services. */
 import { drivers } from "../block/drivers/mod.ts";
 import { blockCommands, BlockGraph, driverRegistry } from "../block/mod.ts";
+import { bitmapCommands } from "../block/bitmaps/mod.ts";
 import { jobCommands, JobRegistry } from "../block/jobs/mod.ts";
 import { chardevClasses, chardevHandlers, ChardevRegistry } from "../chardev/mod.ts";
 import { exportHandlers, ExportRegistry } from "../export/mod.ts";
@@ -15,6 +16,7 @@ import {
   type MonitorSurroundings,
   QmpServer,
 } from "../qmp/mod.ts";
+import { bitmapCommandTable } from "../qmp/schema/bitmaps.ts";
 import { blockCommandTable } from "../qmp/schema/block.ts";
 import { chardevCommands } from "../qmp/schema/chardev.ts";
 import { controlCommands } from "../qmp/schema/control.ts";
@@ -26,6 +28,7 @@ import { traceCommands } from "../qmp/schema/trace.ts";
 import { traceHandlers, type TraceRegistry } from "../observe/mod.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
 import { statusCommands } from "../qmp/schema/status.ts";
+import { iothreadKind, mainLoopKind, threadClasses, ThreadHub } from "../thread/mod.ts";
 import type { OwnedContext } from "../sys/mod.ts";
 import { statusHandlers } from "./status.ts";
 import { VERSION } from "./version.ts";
@@ -40,6 +43,7 @@ export class Services {
   readonly exports: ExportRegistry;
   readonly nbd: NbdControl;
   readonly vhost: VhostUserBlk;
+  readonly threads: ThreadHub;
   readonly commands: CommandRegistry = new CommandRegistry();
   readonly qmp: QmpServer;
   readonly chardevs: ChardevRegistry;
@@ -50,7 +54,8 @@ export class Services {
   stage = "";
   #requestStop: (reason: string) => void = () => {};
 
-  constructor(readonly context: OwnedContext, tracing: TraceRegistry) {
+  /** `program`: what lines of log begin with. */
+  constructor(readonly context: OwnedContext, tracing: TraceRegistry, program = "qsd") {
     this.stopRequested = new Promise((resolve) => this.#requestStop = resolve);
     const { commands } = this;
     const events = allEvents;
@@ -58,11 +63,24 @@ export class Services {
     this.qmp = new QmpServer({ context, commands, events, version });
     this.objects = new ObjectRegistry(context);
     this.chardevs = new ChardevRegistry(context);
-    this.#connectObjects();
     const registry = driverRegistry(drivers);
     this.graph = new BlockGraph({ context, drivers: registry, events: this.qmp });
+    this.threads = new ThreadHub({
+      context,
+      graph: this.graph,
+      program: new URL("./iothread_main.ts", import.meta.url),
+      programName: program,
+      tracing: () => tracing.state(),
+      onFailure: (thread) => this.exports.threadFailed(thread),
+    });
+    tracing.onChange = () => this.threads.traceChanged();
+    this.#connectObjects();
     this.jobs = new JobRegistry({ context, events: this.qmp });
-    this.exports = new ExportRegistry({ graph: this.graph, events: this.qmp });
+    this.exports = new ExportRegistry({
+      graph: this.graph,
+      events: this.qmp,
+      threads: this.threads,
+    });
     const { graph, exports, jobs } = this;
     this.nbd = new NbdControl({ context, graph, exports });
     this.vhost = new VhostUserBlk(context);
@@ -73,6 +91,7 @@ export class Services {
     commands.register(traceCommands, traceHandlers(tracing));
     const waiting = { stopped: this.stopRequested, info: (line: string) => context.log.info(line) };
     commands.register(chardevCommands, chardevHandlers(this.chardevs, waiting));
+    commands.register(bitmapCommandTable, bitmapCommands(graph));
     commands.register(blockCommandTable, blockCommands(graph));
     commands.register(jobCommandTable, jobCommands({ context, drivers: registry, jobs }));
     commands.register(exportCommandTable, exportHandlers(exports));
@@ -94,6 +113,8 @@ export class Services {
       later: (task) => this.context.loop.defer(task),
     };
     objects.register(monitorClasses, monitorKind(around));
+    objects.register(threadClasses, iothreadKind(this.threads));
+    objects.register([], mainLoopKind((properties) => this.context.configure(properties)));
   }
 
   /** Asks for the stop; `stopRequested` resolves. Only the first reason counts. */
@@ -135,6 +156,8 @@ export class Services {
     this.qmp.close();
     this.stage = "character devices to close";
     this.chardevs.close();
+    this.stage = "IOThreads to end";
+    await this.threads.close();
     this.objects.close();
     this.stage = "the event loop to end";
     last();

@@ -76,6 +76,7 @@ export class Tracing {
     this.toStderr = false;
     const encoder = new TextEncoder();
     this.registry.sink = {
+      fd,
       realtimeUs: () => sys.realtimeUs(),
       write(line) {
         const bytes = encoder.encode(line);

@@ -7,6 +7,7 @@ import type { BlockBackend, BlockGraph, NodeView } from "../block/mod.ts";
 import { Perm } from "../block/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
+import type { IoThread } from "../thread/mod.ts";
 
 /** A running export, as its type made it. */
 export interface ExportInstance {
@@ -14,10 +15,25 @@ export interface ExportInstance {
   readonly inUse: boolean;
   /** No new clients, and those there are hang up. Resolves when the last one is gone. */
   shutdown(): Promise<void>;
-  /** Counters for status and metrics. */
+  /** Counters for status and metrics; of what runs in IOThreads, as of the last `refresh`. */
   statistics?(): Record<string, unknown>;
   /** The node's length changed. */
   resized?(size: number): void;
+}
+
+/** Where and for how long an export is to run. */
+export interface ExportSurroundings {
+  /**
+   * The IOThread that the export was asked to run in, where its node is not (another export keeps it where it is).
+   * Undefined: it runs where its node runs (`placeOf`), which may change.
+   */
+  readonly thread: IoThread | undefined;
+  /** The IOThread that the node runs in now; undefined: the main context. */
+  placeOf(): IoThread | undefined;
+  /** A user of the node in `thread`, until `release`: a part of the export can attach there then. */
+  use(thread: IoThread): Promise<{ release(): void }>;
+  /** The export cannot go on: it is removed. Why is in the log. */
+  failed(): void;
 }
 
 /** An export type: NBD, vhost-user-blk, FUSE... */
@@ -34,6 +50,7 @@ export interface ExportType {
   create(
     backend: BlockBackend,
     options: BlockExportOptionsValue,
+    around: ExportSurroundings,
   ): MaybePromise<ExportInstance>;
 }
 
@@ -47,22 +64,31 @@ export class BlockExport {
     readonly type: ExportType["type"],
     readonly backend: BlockBackend,
     readonly instance: ExportInstance,
+    /** Where it runs, if not where its node does. */
+    readonly thread: IoThread | undefined,
   ) {}
+}
+
+/** The IOThreads of the daemon. */
+export interface ThreadDirectory {
+  find(name: string): IoThread | undefined;
 }
 
 /** All exports of a daemon. */
 export class ExportRegistry {
   readonly #graph: BlockGraph;
   readonly #events: EventSink;
+  readonly #threads: ThreadDirectory | undefined;
   readonly #types = new Map<string, ExportType>();
   /** In order of creation. */
   readonly #exports = new Map<string, BlockExport>();
   /** Exports that are being made, by id. */
   readonly #making = new Map<string, Promise<BlockExport>>();
 
-  constructor(parts: { graph: BlockGraph; events: EventSink }) {
+  constructor(parts: { graph: BlockGraph; events: EventSink; threads?: ThreadDirectory }) {
     this.#graph = parts.graph;
     this.#events = parts.events;
+    this.#threads = parts.threads;
   }
 
   /** Makes a type known. */
@@ -92,9 +118,7 @@ export class ExportRegistry {
       throw new CommandError("No driver found for the requested export type");
     }
     const node = this.#graph.lookup(undefined, options["node-name"]);
-    if (options.iothread !== undefined) {
-      throw new CommandError(`iothread "${options.iothread}" not found`);
-    }
+    this.#threadFor(options);
     if (node.readOnly && options.writable) {
       throw new CommandError("Cannot export read-only node as writable");
     }
@@ -118,24 +142,84 @@ export class ExportRegistry {
       throw new CommandError("Export type does not support inactive exports");
     }
     if (!allowInactive && !node.active) await this.#graph.setActive(node, true);
+    const asked = this.#threadFor(options);
+    const before = this.#placeOf(node);
+    const thread = asked === undefined ? undefined : await this.#moveTo(node, asked, options);
     const writable = options.writable ?? false;
     let instance: ExportInstance | undefined;
-    const backend = await this.#graph.backend(node, {
-      describe: "an unnamed block device",
-      needed: Perm.consistentRead | (writable ? Perm.write : 0) | type.needs,
-      shared: Perm.all & ~type.unshared,
-      allowInactive,
-      onResize: (size) => instance?.resized?.(size),
-    });
+    let backend: BlockBackend | undefined;
     try {
-      instance = await type.create(backend, options);
+      backend = await this.#graph.backend(node, {
+        describe: "an unnamed block device",
+        needed: Perm.consistentRead | (writable ? Perm.write : 0) | type.needs,
+        shared: Perm.all & ~type.unshared,
+        allowInactive,
+        fixedPlace: options["fixed-iothread"] ?? false,
+        onResize: (size) => instance?.resized?.(size),
+      });
+      instance = await type.create(backend, options, {
+        thread,
+        placeOf: () => this.#placeOf(node),
+        use: (where) => this.#graph.use(node, where),
+        failed: () => {
+          const failed = this.#exports.get(options.id);
+          if (failed !== undefined) this.#remove(failed);
+        },
+      });
     } catch (error) {
-      await backend.detach();
+      await backend?.detach();
+      if (asked !== undefined) await this.#moveBack(node, before);
       throw error;
     }
-    const made = new BlockExport(options.id, type.type, backend, instance);
+    const made = new BlockExport(options.id, type.type, backend, instance, thread);
     this.#exports.set(made.id, made);
     return made;
+  }
+
+  #threadFor({ iothread }: BlockExportOptionsValue): IoThread | undefined {
+    if (iothread === undefined) return undefined;
+    const found = this.#threads?.find(iothread);
+    if (found === undefined) throw new CommandError(`iothread "${iothread}" not found`);
+    return found;
+  }
+
+  #placeOf(node: NodeView): IoThread | undefined {
+    return this.#graph.find(node.name)?.place as IoThread | undefined;
+  }
+
+  /** Moves `node` to `thread`. Where it may not go, and need not: the thread that the export runs in without it. */
+  async #moveTo(
+    node: NodeView,
+    thread: IoThread,
+    options: BlockExportOptionsValue,
+  ): Promise<IoThread | undefined> {
+    await thread.ready;
+    try {
+      await this.#graph.move(node, thread);
+      return undefined;
+    } catch (error) {
+      if (options["fixed-iothread"] === true || thread.failed) throw error;
+      return thread;
+    }
+  }
+
+  /** After an export: `node` goes back to `before`, unless another user keeps it. */
+  async #moveBack(node: NodeView, before: IoThread | undefined): Promise<void> {
+    if (before?.failed === true) return;
+    try {
+      await this.#graph.moveUnused(node, before);
+    } catch (error) {
+      this.#graph.context.log.warn(`node '${node.name}' stays in its IOThread: ${String(error)}`);
+    }
+  }
+
+  /** A thread has failed: the exports that ran in it, or whose nodes did, end. Before its nodes are lost. */
+  threadFailed(thread: IoThread): void {
+    for (const found of this.list()) {
+      if (found.thread === thread || this.#placeOf(found.backend.node as NodeView) === thread) {
+        this.#remove(found);
+      }
+    }
   }
 
   /** block-export-del: begins the removal; `BLOCK_EXPORT_DELETED` follows when clients are gone. */
@@ -158,7 +242,9 @@ export class ExportRegistry {
 
   async #removal(found: BlockExport): Promise<void> {
     await found.instance.shutdown();
+    const node = found.backend.node as NodeView;
     await found.backend.detach();
+    if (this.#graph.find(node.name)?.place !== undefined) await this.#moveBack(node, undefined);
     this.#exports.delete(found.id);
     this.#events.emit("BLOCK_EXPORT_DELETED", { id: found.id });
   }

@@ -44,10 +44,24 @@ export interface ConnectionHost {
   readonly handshakeNs: number;
   /** Transmission began on an export. False: it is shutting down, hang up. */
   entered(connection: Connection, target: NbdExport): boolean;
+  /**
+   * Whether the client is to go on in another thread; `leave` follows once its handshake has been answered. Absent:
+   * no.
+   */
+  leaves?(chosen: Negotiated): boolean;
+  /** The client has left: its descriptor is the host's now, with what it had sent already. `closed` does not follow. */
+  leave?(connection: Connection, chosen: Negotiated, fd: number, bytes: Uint8Array): void;
   /** The client is gone and nothing of it is in flight. */
   closed(connection: Connection): void;
   /** A handshake failed; `reason` is for people. */
   failed(connection: Connection, reason: string): void;
+}
+
+/** A client whose handshake was made elsewhere. */
+export interface Arrival {
+  readonly chosen: Negotiated;
+  /** What it has sent since. */
+  readonly bytes: Uint8Array;
 }
 
 /** A connected client. */
@@ -74,11 +88,19 @@ export class Connection {
   #scheduled = false;
   /** Requests in the buffer wait for the client to take replies. */
   #stalled = false;
+  /** It goes on in another thread, as soon as the handshake has been answered. */
+  #leaving: Negotiated | undefined;
   /** The server wants the client gone: what it does not take at once is dropped. */
   #forced = false;
 
-  /** Greets the client; owns `transport` from now on. */
-  constructor(context: Context, transport: Transport, host: ConnectionHost, peer: string) {
+  /** Greets the client, unless it arrives from another thread; owns `transport` from now on. */
+  constructor(
+    context: Context,
+    transport: Transport,
+    host: ConnectionHost,
+    peer: string,
+    arrival?: Arrival,
+  ) {
     this.#context = context;
     this.#transport = transport;
     this.#host = host;
@@ -92,14 +114,19 @@ export class Connection {
       ? context.loop.timer(host.handshakeNs, () => this.#handshakeTimeout())
       : undefined;
     transport.ready = (read, write, broken) => this.#ready(read, write, broken);
-    this.#sendBytes(greeting());
+    if (arrival === undefined) {
+      this.#sendBytes(greeting());
+    } else {
+      if (arrival.bytes.length > 0) this.#input.preload(arrival.bytes);
+      this.#transmit(arrival.chosen);
+    }
     // Not at once: a client that is gone already would be reported closed before its server knows it.
     this.#schedule();
   }
 
   /** The export in use, once transmission has begun. */
   get target(): NbdExport | undefined {
-    return this.#executor?.target;
+    return this.#executor?.target ?? this.#leaving?.target;
   }
 
   /** What this client did, once transmission has begun. */
@@ -115,6 +142,12 @@ export class Connection {
     this.#executor?.abandon();
     this.#transmission?.end();
     this.#schedule();
+  }
+
+  /** Closes the socket at once, and does nothing else: the thread is in disorder. */
+  abort(): void {
+    this.#closed = true;
+    this.#transport.close();
   }
 
   #handshakeTimeout(): void {
@@ -192,7 +225,7 @@ export class Connection {
   /** Serves what is in the buffer. True: more bytes are wanted now. */
   #consume(): boolean {
     this.#stalled = false;
-    while (!this.#ending) {
+    while (!this.#ending && this.#leaving === undefined) {
       if (this.#output.pending >= OUTPUT_LIMIT) {
         this.#output.flush();
         if (this.#output.pending >= OUTPUT_LIMIT) {
@@ -274,6 +307,15 @@ export class Connection {
     if (!this.#host.entered(this, chosen.target)) return false;
     this.#timer?.cancel();
     if (this.#host.traces.success.enabled) this.#host.traces.success.emit("Negotiation succeeded");
+    if (this.#transport.release !== undefined && this.#host.leaves?.(chosen) === true) {
+      this.#leaving = chosen;
+    } else {
+      this.#transmit(chosen);
+    }
+    return true;
+  }
+
+  #transmit(chosen: Negotiated): void {
     const replies = new Replies(this.#output, chosen.framing);
     const executor = new Executor(chosen, replies, this.#host.traces, () => this.#schedule());
     this.#executor = executor;
@@ -281,7 +323,16 @@ export class Connection {
     const extended = chosen.framing === Framing.extended;
     this.#transmission = new TransmissionInput(this.#input, executor, extended);
     this.#transmission.refill(TURN_REQUESTS, TURN_BYTES);
-    return true;
+  }
+
+  /** Gives the client to another thread. */
+  #leave(chosen: Negotiated): void {
+    this.#closed = true;
+    const bytes = this.#input.takeAll();
+    const fd = this.#transport.release!();
+    this.#output.close();
+    this.#input.close();
+    this.#host.leave!(this, chosen, fd, bytes);
   }
 
   /** Sends, decides what to wait for, and ends the connection when there is nothing left to do. */
@@ -289,6 +340,10 @@ export class Connection {
     const output = this.#output;
     if (output.pending > 0) output.flush();
     if (output.broken !== 0) this.#gone(output.broken);
+    if (this.#leaving !== undefined && !this.#ending) {
+      if (output.pending === 0) return this.#leave(this.#leaving);
+      return this.#transport.interest(false, true);
+    }
     const executor = this.#executor;
     if (this.#ending && !(executor?.busy ?? false)) return this.#close();
     const room = output.pending < OUTPUT_LIMIT;

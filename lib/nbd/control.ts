@@ -1,10 +1,16 @@
 /** The daemon's one NBD server and its exports: what `--nbd-server`, `--export nbd` and QMP's commands do. */
 import { CommandError } from "../base/mod.ts";
 import { type BlockBackend, type BlockGraph, Perm } from "../block/mod.ts";
-import type { ExportInstance, ExportRegistry, ExportType } from "../export/mod.ts";
+import type {
+  ExportInstance,
+  ExportRegistry,
+  ExportSurroundings,
+  ExportType,
+} from "../export/mod.ts";
 import type { BlockExportOptionsValue, NbdServerOptionsValue } from "../qmp/schema/export.ts";
 import type { Context } from "../sys/mod.ts";
-import { NbdExport } from "./export.ts";
+import { NbdExport, type NbdExportOptions } from "./export.ts";
+import { RemoteExport } from "./remote.ts";
 import { DEFAULT_HANDSHAKE_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServer } from "./server.ts";
 import { MAX_STRING } from "./wire.ts";
 
@@ -118,20 +124,27 @@ export class NbdControl implements ExportType {
     throw new CommandError(`Dirty bitmap '${bitmap.name}' not found`);
   }
 
-  create(backend: BlockBackend, given: BlockExportOptionsValue): ExportInstance {
+  create(
+    backend: BlockBackend,
+    given: BlockExportOptionsValue,
+    around: ExportSurroundings,
+  ): ExportInstance {
     const options = given as NbdOptions; // the registry chose us by its type
     const { server, name } = this.#check(options);
     if (!backend.inserted) {
       throw new CommandError("Failed to determine the NBD export's length: No medium found");
     }
     const { description } = options;
-    const target = new NbdExport(backend, {
+    const described: NbdExportOptions = {
       name,
       ...(description === undefined ? {} : { description }),
       writable: options.writable ?? false,
       writethrough: options.writethrough ?? false,
       allocationDepth: options["allocation-depth"] ?? false,
-    });
+    };
+    const target = new NbdExport(backend, described);
+    const { sys } = this.#context;
+    target.remote = new RemoteExport(around, backend.node.name, described, (fd) => sys.close(fd));
     server.addExport(target);
     return {
       get inUse() {

@@ -1,6 +1,7 @@
 /** An NBD export: a node under a name, with what clients are told of it and what they did with it. */
 import { alignDown, SECTOR } from "../base/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
+import type { RemoteExport } from "./remote.ts";
 import {
   BASE_ALLOCATION,
   Framing,
@@ -61,6 +62,8 @@ export class NbdExport {
   readonly writethrough: boolean;
   readonly contexts: readonly MetaContext[];
   readonly counters: Counters = new Counters();
+  /** Its parts in IOThreads; in the main context alone. */
+  remote: RemoteExport | undefined;
   /**
    * A range known to hold data, [dataStart, dataEnd): reads inside need no block status. It may be out of
    * date without harm, since a hole may always be sent as data.

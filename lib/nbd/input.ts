@@ -181,6 +181,22 @@ export class Input {
     this.close();
   }
 
+  /** Bytes that were received elsewhere: the first ones. */
+  preload(bytes: Uint8Array): void {
+    const slab = this.#fresh();
+    assert(bytes.length <= slab.memory.length - this.at);
+    slab.memory.bytes.set(bytes, this.at);
+    this.end = this.at + bytes.length;
+  }
+
+  /** All unused bytes, copied; there are none afterwards. */
+  takeAll(): Uint8Array {
+    if (this.#carried > 0) this.#fresh();
+    const bytes = this.end === this.at ? new Uint8Array(0) : this.peek(this.end - this.at).slice();
+    this.at = this.end;
+    return bytes;
+  }
+
   /** Gives back everything. */
   close(): void {
     this.#slab?.release();

@@ -4,4 +4,5 @@ export * from "./connection.ts";
 export * from "./control.ts";
 export * from "./export.ts";
 export * from "./server.ts";
+export { nbdPart } from "./thread_part.ts";
 export * from "./transport.ts";

@@ -18,6 +18,9 @@ import {
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
+import type { Negotiated } from "./negotiate.ts";
+import type { NbdClient, RemoteClient, RemoteHost } from "./remote.ts";
+import { connectionTraces } from "./traces.ts";
 import { SocketTransport } from "./transport.ts";
 
 /** Send buffer of a Unix socket in bytes (the kernel takes twice that, for its own part). */
@@ -54,7 +57,7 @@ export interface ClientStatus {
 }
 
 /** A running server. */
-export class NbdServer implements ConnectionHost, ExportDirectory {
+export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
   readonly traces: ConnectionTraces;
   readonly handshakeNs: number;
   readonly multiConn: boolean;
@@ -63,7 +66,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
   readonly #listening: Listening;
   readonly #watches: Watch[];
   readonly #exports = new Map<string, NbdExport>();
-  readonly #connections = new Set<Connection>();
+  readonly #connections = new Set<NbdClient>();
   /** Called whenever a client has gone. */
   readonly #waiters = new Set<() => void>();
   #retry: { cancel(): void } | undefined;
@@ -84,17 +87,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     this.#listening = listening;
     this.handshakeNs = config.handshakeSeconds * 1e9;
     this.multiConn = config.maxConnections !== 1;
-    this.traces = {
-      begin: context.trace("nbd_negotiate_begin"),
-      success: context.trace("nbd_negotiate_success"),
-      timeout: context.trace("nbd_handshake_timer_cb"),
-      option: context.trace("nbd_negotiate_options_check_option"),
-      flags: context.trace("nbd_negotiate_options_flags"),
-      error: context.trace("nbd_negotiate_send_rep_err"),
-      meta: context.trace("nbd_negotiate_meta_context"),
-      request: context.trace("nbd_receive_request"),
-      replyError: context.trace("nbd_co_send_structured_error"),
-    };
+    this.traces = connectionTraces(context);
     this.#watches = listening.fds.map((fd) =>
       context.loop.watch(fd, EPOLL.IN, () => this.#accept(fd))
     );
@@ -149,6 +142,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     for (const connection of this.#connections) {
       if (connection.target === target) connection.shutdown();
     }
+    await target.remote?.stop();
     await this.#until(() => !this.inUse(target));
   }
 
@@ -232,6 +226,27 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     return this.#exports.get(target.name) === target;
   }
 
+  leaves({ target }: Negotiated): boolean {
+    return target.remote?.thread !== undefined;
+  }
+
+  leave(connection: Connection, chosen: Negotiated, fd: number, bytes: Uint8Array): void {
+    const { target, framing } = chosen;
+    const { peer } = connection;
+    this.#connections.delete(connection);
+    const contexts = chosen.contexts.map(({ id }) => id);
+    const thread = target.remote?.thread;
+    if (thread === undefined) {
+      // The thread has gone, or the node has come home, in the meantime.
+      const transport = new SocketTransport(this.#context, fd);
+      const arrival = { chosen, bytes };
+      this.#connections.add(new Connection(this.#context, transport, this, peer, arrival));
+      return;
+    }
+    const client = { fd, peer, framing, contexts, bytes };
+    this.#connections.add(target.remote!.take(thread, target, this, client));
+  }
+
   failed(connection: Connection, reason: string): void {
     const second = Math.floor(this.#context.sys.monotonicNs() / 1e9);
     if (second !== this.#failureSecond) {
@@ -242,7 +257,7 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     this.#context.log.error(`option negotiation failed: ${reason} (${connection.peer})`);
   }
 
-  closed(connection: Connection): void {
+  closed(connection: Connection | RemoteClient): void {
     this.#connections.delete(connection);
     const { target, counters } = connection;
     if (target !== undefined && counters !== undefined) target.counters.add(counters);
@@ -250,6 +265,11 @@ export class NbdServer implements ConnectionHost, ExportDirectory {
     this.#waiters.clear();
     for (const wake of waiters) wake();
     this.#resume();
+  }
+
+  /** Asks IOThreads for the counters of the clients that they serve. */
+  async refresh(): Promise<void> {
+    for (const { remote } of this.#exports.values()) await remote?.refresh();
   }
 
   /** Counters of an export: of the clients it had and has. */

@@ -22,6 +22,11 @@ export interface Transport {
    * still be received).
    */
   ready: (read: boolean, write: boolean, broken: boolean) => void;
+  /**
+   * Gives the descriptor away, in place of `close`, for the stream to go on in another thread. Absent where there is
+   * more to a stream than its descriptor (TLS).
+   */
+  release?(): number;
   /** Lets the stream go. Idempotent. */
   close(): void;
 }
@@ -71,11 +76,15 @@ export class SocketTransport implements Transport {
     }
   }
 
-  close(): void {
-    if (this.#closed) return;
+  release(): number {
     this.#closed = true;
     this.#watch?.close();
     this.#watch = undefined;
-    this.#context.sys.close(this.#fd);
+    return this.#fd;
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#context.sys.close(this.release());
   }
 }

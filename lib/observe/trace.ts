@@ -10,6 +10,14 @@ export interface TraceSink {
   write(line: string): void;
   /** Wall clock, in microseconds. */
   realtimeUs(): number;
+  /** The descriptor that lines go to, for other threads [2: stderr]. */
+  readonly fd?: number;
+}
+
+/** Which events are on and where their lines go, for other threads. */
+export interface TraceState {
+  readonly events: readonly string[];
+  readonly fd: number;
 }
 
 /** The trace points of the process, by name. */
@@ -18,6 +26,8 @@ export class TraceRegistry {
   readonly #points = new Map<string, TracePoint[]>();
   readonly #enabled = new Set<string>();
   #sink: TraceSink;
+  /** Called when events were turned on or off, or their lines go elsewhere. */
+  onChange: () => void = () => {};
 
   /** `names`: every event that exists. */
   constructor(names: readonly string[], sink: TraceSink) {
@@ -33,6 +43,12 @@ export class TraceRegistry {
   /** Sends the lines elsewhere from now on. */
   set sink(sink: TraceSink) {
     this.#sink = sink;
+    this.onChange();
+  }
+
+  /** For other threads, which have points of their own. */
+  state(): TraceState {
+    return { events: [...this.#enabled], fd: this.#sink.fd ?? 2 };
   }
 
   /** Makes the point `name` of the thread called `thread`. */
@@ -82,6 +98,7 @@ export class TraceRegistry {
       else this.#enabled.delete(name);
       for (const point of this.#points.get(name) ?? []) point.enabled = enable;
     }
+    this.onChange();
   }
 }
 

@@ -55,7 +55,9 @@ export class ObjectRegistry {
   /** Removes an object. Throws CommandError when there is none, or it is held. */
   delete(id: string): void {
     const entry = this.find(id);
-    if (entry.users > 0) throw new CommandError(`object '${id}' is in use, can not be deleted`);
+    if (entry.users > 0 || entry.object.busy?.() === true) {
+      throw new CommandError(`object '${id}' is in use, can not be deleted`);
+    }
     this.objects.delete(id);
     entry.object.remove?.();
   }

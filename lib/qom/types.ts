@@ -32,6 +32,8 @@ export interface QomObject {
   set?(property: string, value: unknown): void;
   /** Bytes, of secrets. */
   readonly secret?: Uint8Array;
+  /** Whether something uses it, so that it cannot be deleted. Absent: only those who hold it (ObjectRegistry.hold). */
+  busy?(): boolean;
   /** The object goes away. */
   remove?(): MaybePromise<void>;
 }

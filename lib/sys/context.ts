@@ -25,11 +25,25 @@ export interface ContextOptions {
   readonly keepBuffers?: number;
 }
 
+/** What can be changed while a context runs; as an iothread's properties of these names. */
+export interface ContextTuning {
+  readonly "poll-max-ns": number;
+  readonly "poll-grow": number;
+  readonly "poll-shrink": number;
+  readonly "aio-max-batch": number;
+  readonly "thread-pool-min": number;
+  readonly "thread-pool-max": number;
+}
+
 /** A context as its maker sees it. */
 export interface OwnedContext extends Context {
   readonly sys: LinuxSys;
   /** To be given to contexts in other threads. */
   readonly poller: PollerHandle;
+  /** Changes how the loop polls and how many calls the thread pool makes at once, live. */
+  configure(options: ContextTuning): void;
+  /** Starts the poller thread, if it is ours, for the sake of other contexts. Idempotent. */
+  startPoller(): void;
   /** Stops the loop (and the poller thread, if it is ours), gives all memory back. Idempotent. */
   close(): Promise<void>;
 }
@@ -79,6 +93,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     return found;
   });
 
+  const tuning = { aioMaxBatch: 0 };
   let closing: Promise<void> | undefined;
   const shut = async () => {
     try {
@@ -89,7 +104,27 @@ export function createContext(options: ContextOptions): OwnedContext {
       if (options.sys === undefined) sys.dispose();
     }
   };
-  return { name, sys, loop, buffers, log, trace, poller, close: () => closing ??= shut() };
+  return {
+    name,
+    sys,
+    loop,
+    buffers,
+    log,
+    trace,
+    poller,
+    tuning,
+    configure(options) {
+      loop.configure({
+        pollMaxNs: options["poll-max-ns"],
+        pollGrow: options["poll-grow"],
+        pollShrink: options["poll-shrink"],
+      });
+      tuning.aioMaxBatch = options["aio-max-batch"];
+      sys.pool.configure(options["thread-pool-min"], options["thread-pool-max"]);
+    },
+    startPoller: () => owned?.start(),
+    close: () => closing ??= shut(),
+  };
 }
 
 function describe(error: unknown): string {

@@ -79,6 +79,10 @@ export class ThreadPool implements FileCalls<Promise<number>> {
   readonly #numbers: SyscallNumbers;
   readonly #free: Slot[] = [];
   #inFlight = 0;
+  /** Calls that may be with the pool's threads at once, and those that wait for one of them to return. */
+  #limit = Infinity;
+  #active = 0;
+  readonly #waiting: (() => void)[] = [];
   /** Whether -errno of pool calls is exact; false: every failure is EIO. */
   readonly exactErrno: boolean;
 
@@ -162,6 +166,8 @@ export class ThreadPool implements FileCalls<Promise<number>> {
     f = 0,
   ): Promise<number> {
     this.#inFlight++;
+    if (this.#active < this.#limit) this.#active++;
+    else await new Promise<void>((go) => this.#waiting.push(go));
     try {
       for (;;) {
         const rc = await this.#call(number, a, b, c, d, e, f);
@@ -169,6 +175,26 @@ export class ThreadPool implements FileCalls<Promise<number>> {
       }
     } finally {
       this.#inFlight--;
+      this.#active--;
+      if (this.#waiting.length > 0) this.#admit();
+    }
+  }
+
+  /**
+   * At most `max` calls at once from now on; others wait in their order. `min` threads are started now, so that the
+   * first calls need not wait for that (idle threads of the pool end after some seconds all the same).
+   */
+  configure(min: number, max: number): void {
+    this.#limit = max;
+    this.#admit();
+    // Calls that fail at once.
+    for (let i = 0; i < min; i++) void this.raw(this.#numbers.fdatasync, -1);
+  }
+
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#active < this.#limit) {
+      this.#active++;
+      this.#waiting.shift()!();
     }
   }
 

@@ -240,6 +240,8 @@ export interface Context {
   readonly loop: Loop;
   readonly buffers: BufferPool;
   readonly log: Log;
+  /** Most requests that an AIO engine submits at once, where its node does not say; 0: the engine's choice. Live. */
+  readonly tuning?: { readonly aioMaxBatch: number };
   /** The trace point of that name, made on first use. Look it up once, keep it. */
   trace(name: string): TracePoint;
 }

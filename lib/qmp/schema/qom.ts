@@ -10,6 +10,7 @@ import {
   empty,
   enumeration,
   type Infer,
+  int,
   member,
   opt,
   type Schema,
@@ -39,6 +40,22 @@ export const MonitorQmpProperties = struct("MonitorQMPProperties", {
 });
 export type MonitorQmpPropertiesValue = Infer<typeof MonitorQmpProperties>;
 
+/** What the event loops of `iothread` and `main-loop` have in common. */
+const eventLoopMembers = {
+  "aio-max-batch": opt(int),
+  "thread-pool-min": opt(int),
+  "thread-pool-max": opt(int),
+};
+export const MainLoopProperties = struct("MainLoopProperties", eventLoopMembers);
+export type MainLoopPropertiesValue = Infer<typeof MainLoopProperties>;
+export const IothreadProperties = struct("IothreadProperties", {
+  ...eventLoopMembers,
+  "poll-max-ns": opt(int),
+  "poll-grow": opt(int),
+  "poll-shrink": opt(int),
+});
+export type IothreadPropertiesValue = Infer<typeof IothreadProperties>;
+
 /** Types that QEMU's schema names and this daemon does not have. */
 const absentObjectTypes = [
   "authz-list",
@@ -61,8 +78,6 @@ const absentObjectTypes = [
   "filter-rewriter",
   "input-barrier",
   "input-linux",
-  "iothread",
-  "main-loop",
   "memory-backend-epc",
   "memory-backend-file",
   "memory-backend-memfd",
@@ -86,16 +101,26 @@ const absentObjectTypes = [
   "x-vfio-user-server",
 ] as const;
 
-export const ObjectType = enumeration("ObjectType", ["monitor-qmp", "secret"], {}, {
-  values: absentObjectTypes,
-  message: (type) => `invalid object type: ${type}`,
-});
+export const ObjectType = enumeration(
+  "ObjectType",
+  ["iothread", "main-loop", "monitor-qmp", "secret"],
+  {},
+  {
+    values: absentObjectTypes,
+    message: (type) => `invalid object type: ${type}`,
+  },
+);
 /** `--object` and object-add. */
 export const ObjectOptions = union(
   "ObjectOptions",
   { "qom-type": ObjectType, id: str },
   "qom-type",
-  { "monitor-qmp": MonitorQmpProperties, secret: SecretProperties },
+  {
+    iothread: IothreadProperties,
+    "main-loop": MainLoopProperties,
+    "monitor-qmp": MonitorQmpProperties,
+    secret: SecretProperties,
+  },
 );
 export type ObjectOptionsValue = Infer<typeof ObjectOptions>;
 
@@ -136,6 +161,7 @@ export const objectCommands = {
       "`Parameter 'id' expects an identifier`",
       "`attempt to add duplicate property 'ID' to object (type 'container')`",
       "of secrets: `Either 'file' or 'data' must be provided`, `'file' and 'data' are mutually exclusive`, `Unable to read FILE: ...`, `Base64 data contains invalid characters`, `No secret with id 'X'`, `Key should be 32 bytes in length`, `IV is required to decrypt secret`",
+      "of event loops: `poll-max-ns value must be in range [0, 9223372036854775807]`, `bad thread-pool-min/thread-pool-max values`, `only one main-loop instance allowed`",
       "of monitors: `chardev \"X\" not found`, `Device 'X' is in use`",
     ],
   }),

@@ -9,6 +9,8 @@ import { BLK, type Context, Errno, errnoName, F } from "../../../sys/mod.ts";
 import { BlockError, CommandError, type IoVec, type MaybePromise } from "../../../base/mod.ts";
 import {
   type BlockStatus,
+  type FilePlace,
+  type HandedOver,
   type ImageFacts,
   type IoInstance,
   type Limits,
@@ -60,6 +62,15 @@ interface State {
   readonly direct: boolean;
   /** The descriptor that will take the place of the present one. */
   again: number | undefined;
+}
+
+/** What one instance leaves to the next, besides its descriptor. */
+interface Carried {
+  readonly kind: FileKind;
+  readonly needed: number;
+  readonly shared: number;
+  readonly writable: boolean;
+  readonly flushFailed: string | undefined;
 }
 
 /** The state that the common options ask for, while `needed` are the permissions in use. */
@@ -120,6 +131,37 @@ export class FileInstance implements IoInstance {
       this.#locks = new ImageLocks(open.context.sys, options.filename);
     }
     this.#findLimits(file.fd, this.#state.direct);
+  }
+
+  /** Goes on with the descriptor of another instance, in another thread, and with its locks. */
+  static takeOver(
+    open: OpenContext,
+    driver: DriverName,
+    options: FileOptions,
+    engine: TransferEngine,
+    { fds: [fd], state }: HandedOver,
+  ): FileInstance {
+    const { kind, needed, shared, writable, flushFailed } = state as Carried;
+    const file = { fd: fd!, kind, size: sizeOf(open.context, fd!, kind) };
+    const instance = new FileInstance(open, driver, options, file, engine);
+    instance.#state = { ...instance.#state, writable };
+    instance.#needed = needed;
+    instance.#shared = shared;
+    instance.#flushFailed = flushFailed;
+    instance.#locks?.adopt(needed, shared);
+    return instance;
+  }
+
+  async handOver(): Promise<HandedOver> {
+    await this.#engine.close();
+    const carried: Carried = {
+      kind: this.#fileKind,
+      needed: this.#needed,
+      shared: this.#shared,
+      writable: this.#state.writable,
+      flushFailed: this.#flushFailed,
+    };
+    return { fds: [this.#fd], state: carried };
   }
 
   inserted(): boolean {

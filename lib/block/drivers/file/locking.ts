@@ -23,6 +23,12 @@ export class ImageLocks {
 
   constructor(readonly sys: LockSys, readonly filename: string) {}
 
+  /** The locks are on the descriptor already: another instance has placed them. */
+  adopt(needed: number, shared: number): void {
+    this.#used = needed;
+    this.#unshared = Perm.all & ~shared;
+  }
+
   /** Perm bits locked as used. */
   get used(): number {
     return this.#used;

@@ -32,6 +32,10 @@ async function open(
     );
   }
   refuseMigration(options);
+  if (open.handedOver !== undefined) {
+    const engine = chooseEngine(open.context, open.nodeName, options);
+    return FileInstance.takeOver(open, driver, options, engine, open.handedOver);
+  }
   const mode = stateOf(open, Perm.none);
   const file = await openFile(open.context, driver, options.filename, mode);
   const engine = chooseEngine(open.context, open.nodeName, options);

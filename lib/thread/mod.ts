@@ -1,0 +1,10 @@
+/**
+ * IOThreads: contexts in Workers. The main context owns the graph and everything that has a name; a thread has the
+ * drivers of the nodes that run in it, and the parts of exports that do. See iothread.ts (the main context's side) and
+ * program.ts (the thread's).
+ */
+export { type HubParts, ThreadHub } from "./hub.ts";
+export { IoThread, type PartListener, type RemotePart } from "./iothread.ts";
+export type { LoopProperties, TracingState } from "./messages.ts";
+export { DEFAULT_PROPERTIES, iothreadKind, mainLoopKind, threadClasses } from "./object.ts";
+export { type PartHost, runThread, type ThreadPart, type ThreadPartKind } from "./program.ts";
