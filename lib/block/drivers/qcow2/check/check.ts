@@ -45,10 +45,11 @@ class Counting {
     private readonly file: CheckFile,
     private readonly header: Header,
     options: CheckOptions,
+    before?: CheckedSnapshots,
   ) {
     this.findings = new Findings(file, header, options);
     this.mapping = new Mapping(this.findings);
-    this.snapshots = new CheckedSnapshots(this.findings);
+    this.snapshots = new CheckedSnapshots(this.findings, before);
   }
 
   /** Counts, and gives the reference count structure that is to be compared. */
@@ -100,7 +101,9 @@ class Check {
   /** The flags, and the snapshot table if it is to be written anew. */
   async #finish(counting: Counting, table: RefcountTable): Promise<void> {
     const { findings, mapping, snapshots } = counting;
-    await new CopiedFlags(findings, table, mapping).run();
+    const wrong = findings.result.corruptions - snapshots.corruptions +
+      findings.result.checkErrors;
+    await new CopiedFlags(findings, table, mapping, wrong > 0).run();
     if (findings.result.corruptionsFixed > 0) await this.file.flush();
     if (!snapshots.broken) return;
     await snapshots.mend();
@@ -113,7 +116,7 @@ class Check {
     findings.say("Rebuilding refcount structure");
     const header = { ...this.header, ...await rebuildRefcounts(findings) };
     // Counting again finds the old structure leaked, and the errors that are still there.
-    const again = new Counting(this.file, header, this.options);
+    const again = new Counting(this.file, header, this.options, counting.snapshots);
     const table = await again.run();
     const after = await compareCounts(again.findings, table, "leaks");
     await this.file.flush();

@@ -8,18 +8,20 @@ import type { RefcountTable } from "./refcount_table.ts";
 /** Bytes of the L1 table that are looked at, and written, at once: whole sectors. */
 const PART = 65536;
 
-/** Checks and, with fix "all", corrects them. Counts on disk must be right and stable before. */
+/**
+ * Checks and, with fix "all", corrects them; with "leaks" too, unless something is `wrong` with the image. Counts
+ * on disk must be right and stable before.
+ */
 export class CopiedFlags {
-  /** Flags that no longer fit because leaks were corrected are corrected, too, if nothing else is wrong. */
   readonly #mend: boolean;
 
   constructor(
     private readonly findings: Findings,
     private readonly table: RefcountTable,
     private readonly mapping: Mapping,
+    wrong: boolean,
   ) {
-    const { options: { fix }, result } = findings;
-    const wrong = result.corruptions + result.checkErrors > 0;
+    const { fix } = findings.options;
     this.#mend = fix === "all" || (fix === "leaks" && !wrong);
   }
 
@@ -33,7 +35,9 @@ export class CopiedFlags {
       if (view !== undefined && await this.#l1Part(view, at / 8)) await this.#write(offset, view);
     }
     for (const [cluster, weight] of mapping.active.entries()) {
-      await this.#l2Table(cluster * clusterSize, weight, true);
+      if (cluster === 0) continue;
+      const own = findings.counts.get(cluster) >= weight;
+      await this.#l2Table(cluster * clusterSize, weight, own);
     }
     for (const [offset, { active }] of mapping.unaligned) {
       if (active > 0) await this.#l2Table(offset, active, false);

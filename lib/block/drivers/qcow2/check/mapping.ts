@@ -56,7 +56,6 @@ export class Mapping {
     const { findings } = this;
     const { clusterSize } = findings.geometry;
     const offset = entryOffset(high, low);
-    if (offset === 0) return;
     if (l1Reserved(high, low)) {
       findings.corrupt(
         `ERROR found L1 entry with reserved bits set: ${entryText(high, low)}`,
@@ -97,7 +96,12 @@ export class Mapping {
     const { findings } = this;
     const { clusterSize } = findings.geometry;
     const view = await findings.table(offset, clusterSize);
-    if (view !== undefined && new L2Check(findings, view, weights).run()) {
+    if (view === undefined) return;
+    // What is something else, too, is not written to.
+    const own = offset % clusterSize === 0 &&
+      findings.counts.get(offset / clusterSize) ===
+        Math.min(weights.all, findings.geometry.refcountMax);
+    if (new L2Check(findings, view, weights, own).run()) {
       await findings.file.write(offset, new Uint8Array(view.buffer));
     }
   }
@@ -114,6 +118,8 @@ class L2Check {
     private readonly findings: Findings,
     private readonly view: DataView,
     private readonly weights: Weights,
+    /** It may be mended. */
+    private readonly own: boolean,
   ) {
     this.#clusterBits = findings.header.clusterBits;
   }
@@ -207,7 +213,8 @@ class L2Check {
       findings.corrupt(`ERROR ${what}`, weights.all);
       return false;
     }
-    if (!findings.mendable(what, weights.all)) return false;
+    const mend = this.own && findings.options.fix === "all";
+    if (!findings.mendable(what, weights.all, mend)) return false;
     view.setUint32(at, 0);
     view.setUint32(at + 4, findings.geometry.extendedL2 ? 0 : EntryLow.zero);
     this.#changed = true;

@@ -99,7 +99,7 @@ export class RefcountTable {
   async block(index: number): Promise<DataView | undefined> {
     const { offset, aligned } = this.entry(index);
     if (offset === 0) return undefined;
-    if (!aligned) throw new BlockError("EIO", "Input/output error");
+    if (!aligned || offset >= 2 ** 63) throw new BlockError("EIO", "Input/output error");
     const kept = this.#blocks.get(index);
     if (kept !== undefined) return kept;
     const bytes = new Uint8Array(this.geometry.clusterSize);

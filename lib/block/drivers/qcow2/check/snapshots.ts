@@ -23,12 +23,23 @@ export class CheckedSnapshots {
   #length = 0;
   /** Errors that a new table mends. */
   #mendable = 0;
+  /** Errors of the table itself that stay. */
+  corruptions = 0;
 
-  constructor(private readonly findings: Findings) {}
+  /** `before`: the same table, as it was read when a check began that goes on with `findings`. */
+  constructor(private readonly findings: Findings, private readonly before?: CheckedSnapshots) {}
 
   /** Reads the table. Throws BlockError where that cannot be, after saying why. */
   async read(): Promise<void> {
-    const { findings } = this;
+    const { findings, before } = this;
+    if (before !== undefined) {
+      this.#snapshots = before.#snapshots;
+      this.#length = before.#length;
+      this.#mendable = before.#mendable;
+      this.corruptions = before.corruptions;
+      findings.result.corruptions += before.corruptions;
+      return;
+    }
     const { file, header, options } = findings;
     const fix = options.fix === "all";
     const { snapshotsOffset } = header;
@@ -90,6 +101,7 @@ export class CheckedSnapshots {
     table.snapshots.forEach(({ extra }, index) => {
       if (header.version !== 3 || extra.length >= EXTRA_MINIMUM) return;
       if (findings.mendable(`snapshot table entry ${index} is incomplete`)) this.#mendable++;
+      else this.corruptions++;
     });
   }
 
