@@ -18,6 +18,9 @@ class AgainContext extends NodeOpenContext implements OpenContext {
     super(graph, new Opening(graph), again);
   }
 
+  override namedChild(name: string): Promise<Child | undefined> {
+    return this.optionalChild(name);
+  }
   override optionalChild(name: string): Promise<Child | undefined> {
     return Promise.resolve(this.again.edge(name));
   }

@@ -1,5 +1,5 @@
 /** A user's attachment to a node (QEMU's BlockBackend): bounds, drain, statistics, requests in flight. */
-import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import { assert, BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
 import type {
   BackendOptions,
   BackendStatistics,
@@ -11,7 +11,14 @@ import type { BlockNode } from "./node.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Seam } from "./seam.ts";
 import { chainDepth, chainStatus } from "./status.ts";
-import { type BlockStatus, type Limits, Perm, RequestFlag } from "./types.ts";
+import {
+  type BlockStatus,
+  type FilePlace,
+  type Limits,
+  Perm,
+  RequestFlag,
+  type TruncateOptions,
+} from "./types.ts";
 
 /** What a backend asks of its graph. */
 export interface BackendOwner {
@@ -133,6 +140,18 @@ export class Backend implements BlockBackend {
     return this.#run("flush", this.statistics.flush, 0, 0, () => this.seam.flush(this.node));
   }
 
+  truncate(size: number, options: TruncateOptions): MaybePromise<void> {
+    if (this.#drained > 0) return this.#later(() => this.truncate(size, options));
+    assert((this.needed & Perm.resize) !== 0, "resizing without the permission");
+    return this.#run(
+      "truncate",
+      undefined,
+      0,
+      0,
+      () => this.seam.truncate(this.node, size, options),
+    );
+  }
+
   status(
     offset: number,
     length: number,
@@ -166,6 +185,16 @@ export class Backend implements BlockBackend {
       this.#check("prefetch", offset, length);
       return this.seam.prefetch(this.node, offset, length);
     });
+  }
+
+  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
+    if (this.#drained > 0 || !this.node.holds(offset + length)) return false;
+    return this.seam.locateFile(this.node, offset, length, known, out);
+  }
+
+  countRead(length: number): void {
+    this.statistics.read.operations++;
+    this.statistics.read.bytes += length;
   }
 
   setPermissions(needed: number, shared: number): Promise<void> {

@@ -1,6 +1,6 @@
 /** The way into the graph for its users: exports, jobs, the monitor (QEMU's BlockBackend). */
 import type { IoVec, MaybePromise } from "../base/mod.ts";
-import type { BlockNodeInfo, BlockStatus, Limits } from "./types.ts";
+import type { BlockNodeInfo, BlockStatus, FilePlace, Limits, TruncateOptions } from "./types.ts";
 
 /** What a user of a node says when it attaches. */
 export interface BackendOptions {
@@ -37,6 +37,8 @@ export interface BlockBackend {
   writeZeroes(offset: number, length: number, flags?: number): MaybePromise<void>;
   discard(offset: number, length: number): MaybePromise<void>;
   flush(): MaybePromise<void>;
+  /** Changes the node's length; only for who has the resize permission. */
+  truncate(size: number, options: TruncateOptions): MaybePromise<void>;
   /** Status of the front part of the range, through the whole chain (`allocated`: by any layer). */
   status(
     offset: number,
@@ -47,6 +49,14 @@ export interface BlockBackend {
   /** Depth of the layer that provides the front part: 0 none, 1 this node, 2 its backing file... */
   allocationDepth(offset: number, length: number): MaybePromise<{ depth: number; length: number }>;
   prefetch(offset: number, length: number): MaybePromise<void>;
+  /**
+   * Where a range within the node lies in the page cache of one file, so that it can be sent from there at once.
+   * False: read it. Sending may go on while others write: it shows the old or the new data, as a read would.
+   * `known`: it was there a moment ago, do not ask again. Absent: always false.
+   */
+  locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
+  /** Counts a read that its user makes by itself, with locateFile. */
+  countRead?(length: number): void;
   /** Changes what it needs and shares; throws CommandError with QEMU's conflict text. */
   setPermissions(needed: number, shared: number): Promise<void>;
   /** Requests that have not completed. */

@@ -12,6 +12,7 @@ import type {
 } from "../qmp/schema/block.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Handlers, Infer } from "../qmp/schema/core.ts";
+import { bitmapInfo } from "./bitmaps/mod.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
 import { type ImageFacts, type Limits, Perm } from "./types.ts";
@@ -44,20 +45,54 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
       const node = name === undefined ? undefined : graph.lookup(undefined, name);
       return refusing(() => graph.setActive(node, active));
     },
-    "query-named-block-nodes": ({ flat }) =>
-      Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true))),
+    "query-named-block-nodes": async ({ flat }) => {
+      await graph.places.refresh();
+      return await Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true)));
+    },
+    "change-backing-file": (args) => refusing(() => changeBackingFile(graph, args)),
     // Only guest devices are listed, and the daemon has none.
     "query-block": () => [],
-    "query-blockstats": ({ "query-nodes": nodes }) =>
-      nodes === true ? [...graph.nodes()].reverse().map(nodeStats) : [],
+    "query-blockstats": async ({ "query-nodes": nodes }) => {
+      if (nodes !== true) return [];
+      await graph.places.refresh();
+      return [...graph.nodes()].reverse().map(nodeStats);
+    },
     "block-set-write-threshold"({ "node-name": name, "write-threshold": threshold }) {
       const node = graph.find(name);
       if (node === undefined) throw new CommandError(`Device '${name}' not found`);
-      node.writeThreshold = threshold;
-      return {};
+      return refusing(() => graph.setWriteThreshold(node, threshold));
     },
     "x-debug-query-block-graph": () => debugGraph(graph),
   };
+}
+
+/** Every node on the way down `node`'s backing chain, itself included; filters are passed through. */
+function chainOf(node: BlockNode): BlockNode[] {
+  const found: BlockNode[] = [];
+  for (let at: BlockNode | undefined = node; at !== undefined;) {
+    found.push(at);
+    at = (at.children.find((edge) => edge.role.includes("cow")) ??
+      at.children.find((edge) => edge.role.includes("filtered")))?.node;
+  }
+  return found;
+}
+
+async function changeBackingFile(
+  graph: BlockGraph,
+  args: { device: string; "image-node-name": string; "backing-file": string },
+): Promise<void> {
+  const device = graph.lookup(args.device, args.device);
+  const image = graph.lookup(undefined, args["image-node-name"]);
+  const backing = backingOf(image);
+  if (backing === undefined) {
+    throw new CommandError(
+      "not allowing backing file change on an image without a backing file",
+    );
+  }
+  if (!chainOf(device).includes(image)) {
+    throw new CommandError(`'${device.name}' and image file are not in the same chain`);
+  }
+  await graph.changeBackingFile(image, args["backing-file"]);
 }
 
 /** The file that a node is known by; options as JSON where it has none. */
@@ -117,6 +152,19 @@ async function imageInfo(
   if (facts.actualSize !== undefined) info["actual-size"] = facts.actualSize;
   if (facts.clusterSize !== undefined) info["cluster-size"] = facts.clusterSize;
   if (facts.encrypted === true) info.encrypted = true;
+  if (facts.backingFilename !== undefined) info["backing-filename"] = facts.backingFilename;
+  if (facts.fullBackingFilename !== undefined) {
+    info["full-backing-filename"] = facts.fullBackingFilename;
+  }
+  if (facts.backingFormat !== undefined) info["backing-filename-format"] = facts.backingFormat;
+  if (facts.snapshots !== undefined) {
+    info.snapshots = facts.snapshots as NonNullable<ImageInfoValue["snapshots"]>;
+  }
+  if (facts.formatSpecific !== undefined) {
+    info["format-specific"] = facts.formatSpecific as NonNullable<
+      ImageInfoValue["format-specific"]
+    >;
+  }
   info.limits = limitsInfo(node.limits);
   const backing = backingOf(node);
   if (backing !== undefined && !flat) {
@@ -159,10 +207,11 @@ async function deviceInfo(
       "no-flush": node.common.noFlush,
     },
     // The schema has it signed, unlike the command.
-    write_threshold: typeof node.writeThreshold === "bigint"
-      ? BigInt.asIntN(64, node.writeThreshold)
-      : node.writeThreshold,
+    write_threshold: typeof node.threshold === "bigint"
+      ? BigInt.asIntN(64, node.threshold)
+      : node.threshold,
   };
+  if (node.bitmaps !== undefined) info["dirty-bitmaps"] = bitmapInfo(node.bitmaps);
   const [backing] = chain;
   if (backing !== undefined) {
     info.backing_file = fileName(backing, await backing.instance.facts?.() ?? {});

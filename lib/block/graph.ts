@@ -7,9 +7,10 @@
  */
 import { assert, CommandError } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
-import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
+import { storeBitmaps } from "./bitmaps/mod.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import { Section, withAncestors } from "./drain.ts";
@@ -23,6 +24,7 @@ import type {
 import { NameGenerator } from "./names.ts";
 import { BlockNode } from "./node.ts";
 import { Opening, unlink } from "./open.ts";
+import { commonOptions } from "./options.ts";
 import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
 import { Places } from "./places.ts";
 import { TaskQueue } from "./queue.ts";
@@ -140,6 +142,7 @@ export class BlockGraph {
         this.context.log.warn(`${what} node '${node.name}': ${String(error)}`);
       }
     };
+    await guard("storing the bitmaps of", () => storeBitmaps(node));
     await guard("flushing", () => this.seam.flush(node));
     node.closed = true;
     await guard("closing", () => node.instance.close());
@@ -151,6 +154,19 @@ export class BlockGraph {
     await guard("giving up the permissions of", () => this.updatePermissions());
     for (const edge of below) await this.dispose(edge.node);
     await guard("forgetting", () => this.places.settle());
+  }
+
+  /** Runs a change of what hangs on nodes when no change of the graph runs. */
+  alone<T>(task: () => Promise<T>): Promise<T> {
+    return this.#queue.run(task);
+  }
+
+  /** Throws CommandError if writes to the node are not all seen in this context. */
+  requireHere(node: { readonly name: string }): void {
+    if (this.#own(node.name).place === undefined) return;
+    throw new CommandError(
+      `Node '${node.name}' runs in an IOThread, where dirty bitmaps are not supported yet`,
+    );
   }
 
   /** blockdev-reopen. */
@@ -170,6 +186,16 @@ export class BlockGraph {
         () => active ? activate(this, nodes) : inactivate(this, nodes),
       );
     });
+  }
+
+  /** Whether a user is attached to the very node. */
+  hasUser(node: BlockNodeInfo): boolean {
+    return this.#own(node).parents.some((parent) => parent instanceof Backend);
+  }
+
+  /** block-set-write-threshold: wherever the node runs. */
+  setWriteThreshold(node: BlockNodeInfo, threshold: number | bigint): Promise<void> {
+    return this.#queue.run(() => this.places.setThreshold(this.#own(node), threshold));
   }
 
   /** Moves everything connected with `node` to an IOThread, or (undefined) to the main context. */
@@ -252,6 +278,55 @@ export class BlockGraph {
     await this.places.publish();
   }
 
+  /**
+   * As `backend`, for the node that a command's option describes: by reference, or inline, in which case it is
+   * closed when the user detaches. `role`: what it is to its user.
+   */
+  open(value: BlockdevRefValue, options: BackendOptions): Promise<BlockBackend> {
+    return this.#queue.run(async () => {
+      if (typeof value === "string") return await this.#attach(this.lookup(value, value), options);
+      const opening = new Opening(this);
+      const node = await opening.open(value, {
+        parent: commonOptions({ driver: value.driver }, undefined),
+        role: [],
+      });
+      this.adopt(opening);
+      try {
+        return await this.#attach(node, options);
+      } catch (error) {
+        await this.dispose(node);
+        throw error;
+      }
+    });
+  }
+
+  /** change-backing-file: another name in the header of `node`'s image. */
+  changeBackingFile(node: BlockNode, filename: string): Promise<void> {
+    return this.#queue.run(async () => {
+      const { instance } = node;
+      if (instance.changeBackingFile === undefined) {
+        throw new CommandError(
+          `Could not change backing file to '${filename}': Operation not supported`,
+        );
+      }
+      const backend = await this.#attach(node, {
+        describe: "an unnamed block device",
+        needed: Perm.none,
+        shared: Perm.all,
+      });
+      try {
+        const section = await this.drain(node);
+        try {
+          await instance.changeBackingFile(filename, undefined);
+        } finally {
+          section.end();
+        }
+      } finally {
+        await this.#detach(backend);
+      }
+    });
+  }
+
   /** block_resize: `size` in bytes. */
   resize(node: BlockNodeInfo | string, size: number): Promise<void> {
     return this.#queue.run(async () => {
@@ -323,6 +398,7 @@ export class BlockGraph {
     for (const above of withAncestors(node)) {
       if (!above.opened || above.closed) continue;
       above.refreshLimits();
+      above.bitmaps?.resize(above.size);
       for (const parent of above.parents) {
         if (!(parent instanceof Backend)) continue;
         const { size } = above;

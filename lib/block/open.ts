@@ -2,18 +2,22 @@
  * Opening nodes by their options, with their inline children, as one transaction: either every node is
  * open, or none is left. Runs in the graph's queue: nothing else changes the graph meanwhile.
  */
-import { assert, CommandError } from "../base/mod.ts";
+import { assert, BlockError, CommandError, IoVec } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
-import { checkDepth } from "./depth.ts";
+import { loadBitmaps } from "./bitmaps/mod.ts";
+import { checkDepth, MAX_DEPTH } from "./depth.ts";
+import { directoryOf, JSON_PREFIX } from "./filenames.ts";
 import { RequestEpochs } from "./epochs.ts";
 import type { DriverRegistry } from "./graph_types.ts";
+import { impliedName, impliedOptions } from "./implied.ts";
 import type { NameGenerator } from "./names.ts";
 import { checkNodeName } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
 import { commonOptions, driverOptions, type Inheritance, inheritFrom } from "./options.ts";
+import { PROBE_LENGTH, probeFormat } from "./probe.ts";
 import type { Seam } from "./seam.ts";
-import type { Child, ChildRole, DriverInstance, OpenContext } from "./types.ts";
+import type { Child, ChildRole, DriverInstance, NamedChild, OpenContext } from "./types.ts";
 
 /** What opening needs of the graph. */
 export interface OpenGraph {
@@ -69,12 +73,80 @@ export class Opening {
       node.instance = instance;
       this.created.push(node);
       checkWritable(node, instance, open);
+      await loadBitmaps(node);
     } catch (error) {
       if (!this.created.includes(node)) this.#forget(node);
       await this.#closeFrom(mark);
       throw error;
     }
     return node;
+  }
+
+  /** Names from images on the way from the root to what is being opened now. */
+  readonly #chain: string[] = [];
+
+  /** Opens what the image of `parent` names in its header. */
+  async openNamed(
+    parent: BlockNode,
+    role: readonly ChildRole[],
+    named: NamedChild,
+  ): Promise<BlockNode> {
+    const directory = await directoryOfNode(parent);
+    const name = impliedName(named, directory);
+    if (this.#chain.includes(name)) {
+      throw new CommandError(`Image '${name}' is part of its own backing chain`);
+    }
+    if (this.#chain.length >= MAX_DEPTH / 2) {
+      throw new CommandError("The backing chain is too long");
+    }
+    const implied = impliedOptions(this.graph.context.sys, named, directory);
+    const inheritance = inheritFrom(parent, role);
+    this.#chain.push(name);
+    try {
+      return implied.probe
+        ? await this.#probed(implied.options, inheritance, name)
+        : await this.open(implied.options, inheritance);
+    } finally {
+      this.#chain.pop();
+    }
+  }
+
+  /** Opens the node of `options` and the format above it that its first bytes show. */
+  async #probed(
+    options: BlockdevOptionsValue,
+    inheritance: Inheritance,
+    name: string,
+  ): Promise<BlockNode> {
+    const common = commonOptions({ driver: "raw" }, inheritance);
+    const mark = this.created.length;
+    const protocol = await this.open(options, { parent: common, role: ["metadata", "primary"] });
+    try {
+      const driver = probeFormat(await this.#firstBytes(protocol), name);
+      if (this.graph.drivers.find(driver) === undefined) {
+        throw new CommandError(`Unknown driver '${driver}'`);
+      }
+      const format = await this.open({ driver, file: protocol.name }, inheritance);
+      // The protocol's node is the format's own, as if it had been described inline.
+      format.options = { ...format.options, file: options };
+      format.edge("file")!.owned = true;
+      return format;
+    } catch (error) {
+      await this.#closeFrom(mark);
+      throw error;
+    }
+  }
+
+  async #firstBytes(node: BlockNode): Promise<Uint8Array> {
+    const length = Math.min(PROBE_LENGTH, node.size);
+    if (length === 0) return new Uint8Array();
+    const { buffers } = this.graph.context;
+    const buffer = buffers.acquire(PROBE_LENGTH);
+    try {
+      await this.graph.seam.read(node, 0, IoVec.of(buffer.address, length), 0);
+      return buffer.bytes.slice(0, length);
+    } finally {
+      buffers.release(buffer);
+    }
   }
 
   #name(given: string | undefined, root: boolean): string {
@@ -134,6 +206,26 @@ function checkWritable(node: BlockNode, instance: DriverInstance, open: OpenCont
   if (!writes) open.degradeToReadOnly(`${node.driver} driver does not support writes`);
 }
 
+/** Where the image file of `node` lies; undefined where its name does not say. */
+async function directoryOfNode(node: BlockNode): Promise<string | undefined> {
+  const { filename } = await node.edge("file")?.facts() ?? {};
+  if (filename === undefined || filename.startsWith(JSON_PREFIX)) return undefined;
+  return directoryOf(filename);
+}
+
+/** The same failure, said to be of the backing file. */
+function ofBacking(error: unknown): unknown {
+  const prefix = "Could not open backing file: ";
+  // A cycle is a mistake in the parent's options, not in the file.
+  if (error instanceof CommandError && !error.message.endsWith("would create a cycle")) {
+    return new CommandError(prefix + error.message, error.errorClass, error.hints, {
+      cause: error,
+    });
+  }
+  if (!(error instanceof BlockError)) return error;
+  return new BlockError(error.errno, prefix + error.message, { op: "open", cause: error });
+}
+
 /** What a driver is given when it opens `node`. */
 export class NodeOpenContext implements OpenContext {
   readonly context: Context;
@@ -182,18 +274,44 @@ export class NodeOpenContext implements OpenContext {
     return child;
   }
 
+  async namedChild(
+    name: string,
+    edge: { role: readonly ChildRole[] },
+    named: NamedChild | undefined,
+  ): Promise<Child | undefined> {
+    try {
+      if (this.options[name] !== undefined || named === undefined) {
+        return await this.optionalChild(name, edge);
+      }
+      const target = await this.opening.openNamed(this.node, edge.role, named);
+      return await this.#attach(name, edge.role, target, true);
+    } catch (error) {
+      throw name === "backing" ? ofBacking(error) : error;
+    }
+  }
+
   async optionalChild(
     name: string,
     { role }: { role: readonly ChildRole[] },
   ): Promise<Child | undefined> {
-    const { graph, node } = this;
-    assert(node.edge(name) === undefined, `child ${name} opened twice`);
     const value = this.options[name] as string | BlockdevOptionsValue | null | undefined;
     if (value === undefined || value === null) return undefined;
     const inline = typeof value !== "string";
     const target = inline
-      ? await this.opening.open(value, inheritFrom(node, role))
-      : this.#reference(value);
+      ? await this.opening.open(value, inheritFrom(this.node, role))
+      : this.#reference(value, name);
+    return await this.#attach(name, role, target, inline);
+  }
+
+  /** Makes `target` a child; what is inline goes again when that fails, with the transaction. */
+  async #attach(
+    name: string,
+    role: readonly ChildRole[],
+    target: BlockNode,
+    inline: boolean,
+  ): Promise<Child> {
+    const { graph, node } = this;
+    assert(node.edge(name) === undefined, `child ${name} opened twice`);
     checkDepth(node, target);
     const edge = new Edge(graph.seam, node, name, role, target, inline);
     attach(edge);
@@ -206,7 +324,10 @@ export class NodeOpenContext implements OpenContext {
     return edge;
   }
 
-  #reference(name: string): BlockNode {
+  #reference(name: string, child: string): BlockNode {
+    if (name === this.node.name) {
+      throw new CommandError(`Making '${name}' a ${child} child of '${name}' would create a cycle`);
+    }
     const found = this.opening.find(name);
     if (found === undefined) {
       throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`);

@@ -27,6 +27,8 @@ export interface PermissionPlan {
   readonly nodes?: ReadonlyMap<BlockNode, NextNode>;
   /** What children will be to their parents. */
   readonly roles?: ReadonlyMap<Edge, readonly ChildRole[]>;
+  /** Children that nodes will have besides those that they have. */
+  readonly added?: readonly Edge[];
   /** Where an edge or backend will point. */
   readonly targets?: ReadonlyMap<Parent, BlockNode>;
 }
@@ -101,7 +103,8 @@ function edges(
   const result: ViewEdge[] = [];
   const target = (holder: Parent) => all.get(plan.targets?.get(holder) ?? holder.node)!;
   for (const [node, parent] of all) {
-    for (const edge of node.children) {
+    const added = plan.added?.filter((edge) => edge.parent === node) ?? [];
+    for (const edge of [...node.children, ...added]) {
       const child = target(edge);
       checkActive(parent, edge.name, child);
       result.push({

@@ -9,13 +9,15 @@
 import { assert, CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
+import { reopenBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
 import { checkDepth } from "./depth.ts";
 import { RequestEpochs } from "./epochs.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";
+import { attach } from "./open.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
 import { preparePermissions } from "./permission_update.ts";
-import type { Child, ChildRole, OpenContext, ReopenChange } from "./types.ts";
+import type { Child, ChildRole, NamedChild, OpenContext, ReopenChange } from "./types.ts";
 
 /** A node that is reopened. */
 interface Item {
@@ -28,6 +30,8 @@ interface Item {
   readonly roles: Map<Edge, readonly ChildRole[]>;
   /** Children that are given up. */
   readonly dropped: Edge[];
+  /** Children that it had not before. */
+  readonly added: Edge[];
 }
 
 /** Reopens all nodes of `list`, or none. An empty list is a success. In the graph's queue only. */
@@ -78,7 +82,15 @@ function collect(
     throw new CommandError("Cannot change the option 'active'");
   }
   common.active = node.active;
-  const item: Item = { node, options, common, moved: new Map(), roles: new Map(), dropped: [] };
+  const item: Item = {
+    node,
+    options,
+    common,
+    moved: new Map(),
+    roles: new Map(),
+    dropped: [],
+    added: [],
+  };
   items.set(node, item);
   for (const edge of node.children) collectChild(graph, items, item, edge);
 }
@@ -100,21 +112,21 @@ function collectChild(
     if (!edge.owned) throw new CommandError(`Cannot change the option '${edge.name}.driver'`);
     collect(graph, items, edge.node, value, inherit);
   } else if (value !== edge.node.name) {
-    item.moved.set(edge, target(graph, item.node, edge, value));
+    item.moved.set(edge, target(graph, item.node, edge.name, value));
   } else if (edge.owned && !items.has(edge.node)) {
     // Kept, but what it inherits may change.
     collect(graph, items, edge.node, edge.node.options, inherit);
   }
 }
 
-/** The node that `name` refers to, as the new end of `edge`. */
-function target(graph: BlockGraph, node: BlockNode, edge: Edge, name: string): BlockNode {
+/** The node that `name` refers to, as the new end of the edge `child`. */
+function target(graph: BlockGraph, node: BlockNode, child: string, name: string): BlockNode {
   const found = graph.lookup(undefined, name);
   const below = new Set([found]);
   for (const at of below) for (const child of at.children) below.add(child.node);
   if (below.has(node)) {
     throw new CommandError(
-      `Making '${name}' a ${edge.name} child of '${node.name}' would create a cycle`,
+      `Making '${name}' a ${child} child of '${node.name}' would create a cycle`,
     );
   }
   checkDepth(node, found);
@@ -126,7 +138,11 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
   const changes: ReopenChange[] = [];
   let permissions;
   try {
-    for (const item of items) changes.push(await prepare(graph, item));
+    for (const item of items) {
+      // A driver that becomes read-only may write for the last time before it prepares.
+      if (item.common.readOnly) await storeBitmaps(item.node);
+      changes.push(await prepare(graph, item));
+    }
     // A dropped edge stays until after the commit: what it needs cannot be in the way of anything new.
     permissions = await preparePermissions(graph.all, graph.backends, {
       nodes: new Map(items.map(({ node, options, common }) => [
@@ -134,17 +150,22 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
         { readOnly: common.readOnly, forceShare: common.forceShare, options },
       ])),
       roles: new Map(items.flatMap(({ roles }) => [...roles])),
+      added: items.flatMap(({ added }) => added),
       targets: new Map(items.flatMap(({ moved }) => [...moved])),
     });
   } catch (error) {
     for (const change of changes.reverse()) await change.abort();
+    for (const { node } of items) await reopenBitmaps(node);
     throw error;
   }
   for (const change of changes) await change.commit();
   const released: BlockNode[] = [];
   for (const item of items) released.push(...applyItem(item));
   permissions.commit();
-  for (const { node } of items) graph.changed(node);
+  for (const { node } of items) {
+    graph.changed(node);
+    await reopenBitmaps(node);
+  }
   if (released.length > 0) {
     await graph.updatePermissions();
     for (const node of released) await graph.dispose(node);
@@ -164,7 +185,8 @@ async function prepare(graph: BlockGraph, item: Item): Promise<ReopenChange> {
 }
 
 /** Gives a node its new options and children. Returns the nodes that lost a parent. */
-function applyItem({ node, options, common, moved, roles, dropped }: Item): BlockNode[] {
+function applyItem(item: Item): BlockNode[] {
+  const { node, options, common, moved, roles, dropped, added } = item;
   const released: BlockNode[] = [];
   node.options = { ...options, "node-name": node.name };
   node.common = common;
@@ -183,6 +205,7 @@ function applyItem({ node, options, common, moved, roles, dropped }: Item): Bloc
     released.push(edge.node);
     node.children.splice(node.children.indexOf(edge), 1);
   }
+  for (const edge of added) attach(edge);
   return released;
 }
 
@@ -229,21 +252,50 @@ class ReopenContext implements OpenContext {
     return found;
   }
 
+  async namedChild(
+    name: string,
+    edge: { role: readonly ChildRole[] },
+    named: NamedChild | undefined,
+  ): Promise<Child | undefined> {
+    // What an image names is opened when the image is; later the user says what is to be there.
+    if (named !== undefined && this.options[name] === undefined) {
+      throw new CommandError(`${name} is missing for '${this.nodeName}'`);
+    }
+    return await this.optionalChild(name, edge, true);
+  }
+
+  /** `addable`: a child that the node does not have may be added. */
   optionalChild(
     name: string,
     { role }: { role: readonly ChildRole[] },
+    addable = false,
   ): Promise<Child | undefined> {
     const { node, moved, roles, dropped } = this.item;
     const edge = node.edge(name);
     if (edge === undefined) {
       const given = this.options[name];
       if (given === undefined || given === null) return Promise.resolve(undefined);
-      return Promise.reject(new CommandError(`Cannot change the option '${name}'`));
+      return addable
+        ? this.#added(name, role, given)
+        : Promise.reject(new CommandError(`Cannot change the option '${name}'`));
     }
     if (dropped.includes(edge)) return Promise.resolve(undefined);
     roles.set(edge, role);
     const end = moved.get(edge) ?? edge.node;
     return Promise.resolve(new Edge(this.graph.seam, node, name, role, end, edge.owned));
+  }
+
+  /** A new child, by reference. */
+  // deno-lint-ignore require-await
+  async #added(name: string, role: readonly ChildRole[], given: unknown): Promise<Child> {
+    const { node, added } = this.item;
+    if (typeof given !== "string") {
+      throw new CommandError(`Cannot change the option '${name}.driver'`);
+    }
+    const end = target(this.graph, node, name, given);
+    const edge = new Edge(this.graph.seam, node, name, role, end, false);
+    added.push(edge);
+    return edge;
   }
 
   degradeToReadOnly(message: string): void {

@@ -11,7 +11,10 @@
 import type { IoVec, MaybePromise } from "../base/mod.ts";
 import type { CommandError } from "../base/mod.ts";
 import type { Context } from "../sys/mod.ts";
+import type { BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Schema } from "../qmp/schema/core.ts";
+import type { DirtyBitmap } from "./bitmaps/bitmap.ts";
+import type { BlockBackend } from "./backend_types.ts";
 
 /** Permissions on an edge of the graph (QEMU's BLK_PERM_*; the bit is also the lock byte's index). */
 export const Perm = {
@@ -104,6 +107,30 @@ export interface BlockStatus {
   file?: BlockNodeInfo;
 }
 
+/**
+ * Persistent dirty bitmaps in an image. Calls come one at a time, in the graph's queue; of those that write, none
+ * while the node is read-only or inactive. Failures are CommandErrors or BlockErrors.
+ */
+export interface BitmapStore {
+  /**
+   * The bitmaps that the image holds, when it was opened or activated. Unless `readOnly`, the image says afterwards,
+   * durably, that they are in use: until `store`, what it holds of them is out of date.
+   */
+  load(readOnly: boolean): Promise<DirtyBitmap[]>;
+  /** Throws CommandError, with the driver's reason, if a bitmap like that could not be stored beside `others`. */
+  checkNew(
+    name: string,
+    granularity: number,
+    others: readonly DirtyBitmap[],
+  ): MaybePromise<void>;
+  /** Writes the bitmaps to the image, which holds no others afterwards, and calls them consistent. */
+  store(bitmaps: readonly DirtyBitmap[]): Promise<void>;
+  /** Removes one from the image, if it is there. */
+  remove(name: string): Promise<void>;
+  /** After a reopen made the node writable: the image says that its bitmaps are in use. */
+  claim(): Promise<void>;
+}
+
 /** What every opened driver offers. */
 export interface DriverInstanceBase {
   /** Length of the node in bytes, now. May be a getter; the seam reads it on each request. */
@@ -132,10 +159,16 @@ export interface DriverInstanceBase {
   prepareReopen?(next: OpenContext, options: unknown): MaybePromise<ReopenChange>;
   /** What query-named-block-nodes tells: see ImageFacts. */
   facts?(): MaybePromise<Partial<ImageFacts>>;
+  /** change-backing-file: writes another name (empty: none) and format into the header. Absent: it has none. */
+  changeBackingFile?(filename: string, format: string | undefined): MaybePromise<void>;
+  /** x-blockdev-amend: changes the image as the driver's branch of BlockdevAmendOptions says. Absent: it cannot. */
+  amend?(options: Readonly<Record<string, unknown>>, force: boolean): MaybePromise<void>;
   /** Whether a medium is in the drive. Absent: there always is one. */
   inserted?(): boolean;
   /** Driver-specific part of query-blockstats. */
   statistics?(): Record<string, unknown> | undefined;
+  /** Where persistent dirty bitmaps are kept. Absent: nowhere. */
+  readonly bitmaps?: BitmapStore;
   /** Drain: no request is in flight until `resume`. Background activity of the driver stops. */
   quiesce?(): MaybePromise<void>;
   resume?(): void;
@@ -191,11 +224,22 @@ export interface ImageFacts {
   /** Whether the image was not closed cleanly; told by those that ask their file (raw, file: false). */
   dirtyFlag: boolean;
   formatSpecific: { type: string; data: Record<string, unknown> };
+  /** The backing file as the image names it, as seen from here, and its format. */
+  backingFilename: string;
+  fullBackingFilename: string;
+  backingFormat: string;
+  /** Internal snapshots (QAPI SnapshotInfo). */
+  snapshots: Record<string, unknown>[];
 }
 
 /** A format driver's opened image. Neither method does data I/O. */
 export interface FormatInstance extends DriverInstanceBase {
   readonly kind: "format";
+  /**
+   * A guest's byte stays where it is in the child, for as long as the node is open: what lies there never becomes
+   * another's. `locate` answers at once then, for the whole range.
+   */
+  readonly fixed?: boolean;
   /** Says where the bytes from `start` on live: at least one, at most `length` (more is cut off by the seam). */
   locate(start: number, length: number, out: Placement): MaybePromise<void>;
   /** Makes room for a write. Absent: read-only format. */
@@ -206,6 +250,10 @@ export interface FormatInstance extends DriverInstanceBase {
     intent: WriteIntent,
     flags: number,
   ): MaybePromise<void>;
+  /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
+  readonly compressedUnit?: number | undefined;
+  /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */
+  writeCompressed?(offset: number, iov: IoVec): MaybePromise<void>;
 }
 
 /** An I/O driver's opened node. The length of a read or write is `iov.total`. */
@@ -243,10 +291,6 @@ export interface FilePlace {
 export type DriverInstance = FormatInstance | IoInstance;
 
 /** What others may know of a node. */
-  /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
-  readonly compressedUnit?: number | undefined;
-  /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */
-  writeCompressed?(offset: number, iov: IoVec): MaybePromise<void>;
 export interface BlockNodeInfo {
   readonly name: string;
   readonly driver: string;
@@ -262,6 +306,8 @@ export interface Child {
   readonly size: number;
   /** Limits of the child node. */
   readonly limits: Readonly<Limits>;
+  /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
+  readonly compressedUnit: number | undefined;
   /** What its driver tells about it. */
   facts(): MaybePromise<Partial<ImageFacts>>;
   // For interposing filters and metadata; format data goes through locate/reserve instead.
@@ -297,12 +343,19 @@ export interface OpenContext {
   readonly handedOver?: HandedOver | undefined;
   /** The parent's options as given, without the common ones. */
   readonly options: Readonly<Record<string, unknown>>;
+  /**
+   * As `optionalChild`; where the option was not given (null is given: none), the child that the image's own header
+   * names, if it does (see implied.ts). Errors about a backing file say so.
+   */
+  namedChild(
+    name: string,
+    edge: { role: readonly ChildRole[] },
+    named: NamedChild | undefined,
+  ): Promise<Child | undefined>;
   /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */
   child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child>;
   /** As `child`, undefined where the option was not given. */
   optionalChild(name: string, edge: { role: readonly ChildRole[] }): Promise<Child | undefined>;
-  /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
-  readonly compressedUnit: number | undefined;
   /** The node becomes read-only if auto-read-only allows it, else throws CommandError(`message`). */
   degradeToReadOnly(message: string): void;
   /** The user's mistake, in the user's words. */
@@ -318,9 +371,19 @@ export interface OpenContext {
   emit(event: string, data: Record<string, unknown>): void;
 }
 
+/** A child that an image's header names. */
+export interface NamedChild {
+  readonly kind: "backing" | "data-file";
+  readonly filename: string;
+  /** QEMU's name of the format; absent or empty: a backing file is probed. */
+  readonly format?: string | undefined;
+}
+
 /** What a driver is given to create an image. */
 export interface CreateContext {
   readonly context: Context;
+  /** A node (by reference, or opened here) that is written to and may grow, until its user detaches. */
+  node(value: BlockdevRefValue): Promise<BlockBackend>;
 }
 
 /** A block driver. `DriverInstance` carries all state: one definition serves all nodes and threads. */

@@ -27,6 +27,7 @@ import { objectCommands } from "../qmp/schema/qom.ts";
 import { traceCommands } from "../qmp/schema/trace.ts";
 import { traceHandlers, type TraceRegistry } from "../observe/mod.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
+import { threadCommands } from "../qmp/schema/thread.ts";
 import { statusCommands } from "../qmp/schema/status.ts";
 import { iothreadKind, mainLoopKind, threadClasses, ThreadHub } from "../thread/mod.ts";
 import type { OwnedContext } from "../sys/mod.ts";
@@ -93,10 +94,14 @@ export class Services {
     commands.register(chardevCommands, chardevHandlers(this.chardevs, waiting));
     commands.register(bitmapCommandTable, bitmapCommands(graph));
     commands.register(blockCommandTable, blockCommands(graph));
-    commands.register(jobCommandTable, jobCommands({ context, drivers: registry, jobs }));
+    commands.register(jobCommandTable, jobCommands({ context, drivers: registry, graph, jobs }));
     commands.register(exportCommandTable, exportHandlers(exports));
     commands.register(nbdCommandTable, nbdHandlers({ control: this.nbd, exports, graph }));
-    commands.register(statusCommands, statusHandlers({ context, graph, exports, nbd: this.nbd }));
+    commands.register(threadCommands, threadHandlers(graph, this.threads));
+    commands.register(
+      statusCommands,
+      statusHandlers({ context, graph, exports, nbd: this.nbd, threads: this.threads }),
+    );
   }
 
   /** What the object tree shows, and what can be made in it, beyond its own. */

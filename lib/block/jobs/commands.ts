@@ -1,8 +1,14 @@
 /** QMP commands on jobs, and blockdev-create. */
-import { CommandError } from "../../base/mod.ts";
+import { CommandError, type MaybePromise } from "../../base/mod.ts";
 import type { Handlers } from "../../qmp/schema/core.ts";
-import type { BlockdevCreateOptionsValue, jobCommandTable } from "../../qmp/schema/job.ts";
+import type {
+  BlockdevAmendOptionsValue,
+  BlockdevCreateOptionsValue,
+  jobCommandTable,
+} from "../../qmp/schema/job.ts";
 import type { Context } from "../../sys/mod.ts";
+import { creationOf } from "../creation.ts";
+import type { BlockGraph } from "../graph.ts";
 import type { DriverRegistry } from "../graph_types.ts";
 import type { Job } from "./job.ts";
 import type { JobRegistry } from "./registry.ts";
@@ -11,6 +17,7 @@ import type { JobRegistry } from "./registry.ts";
 export interface JobParts {
   readonly context: Context;
   readonly drivers: DriverRegistry;
+  readonly graph: BlockGraph;
   readonly jobs: JobRegistry;
 }
 
@@ -26,6 +33,10 @@ export function jobCommands(parts: JobParts): Handlers<typeof jobCommandTable> {
       createImage(parts, id, options);
       return {};
     },
+    "x-blockdev-amend": (args) => {
+      amendImage(parts, args);
+      return {};
+    },
     "query-jobs": () => jobs.list().map((job) => job.info()),
     "job-pause": asking((job) => job.pause()),
     "job-resume": asking((job) => job.resume()),
@@ -36,20 +47,50 @@ export function jobCommands(parts: JobParts): Handlers<typeof jobCommandTable> {
   };
 }
 
-function createImage(parts: JobParts, id: string, options: BlockdevCreateOptionsValue): void {
-  const { context, drivers, jobs } = parts;
-  const create = drivers.find(options.driver)?.create;
-  if (create === undefined) throw new CommandError("Driver does not support blockdev-create");
+/** Starts a job that takes its one step and is done, whether or not that worked, as the original has it. */
+function startJob(
+  { jobs }: JobParts,
+  type: "create" | "amend",
+  id: string,
+  step: () => MaybePromise<void>,
+): void {
   const job = jobs.create({ id, autoDismiss: false }, {
-    type: "create",
+    type,
     async run(control) {
       try {
-        await create({ context }, options);
+        await step();
       } finally {
-        // As the original has it: done is done, also when it failed.
         control.progress(1, 1);
       }
     },
   });
   job.start();
+}
+
+function amendImage(
+  parts: JobParts,
+  args: {
+    "job-id": string;
+    "node-name": string;
+    options: BlockdevAmendOptionsValue;
+    force?: boolean;
+  },
+): void {
+  const { options } = args;
+  const node = parts.graph.lookup(undefined, args["node-name"]);
+  if (node.driver !== options.driver) {
+    throw new CommandError("x-blockdev-amend doesn't support changing the block driver");
+  }
+  const { instance } = node;
+  if (instance.amend === undefined) {
+    throw new CommandError("Driver does not support x-blockdev-amend");
+  }
+  startJob(parts, "amend", args["job-id"], () => instance.amend!(options, args.force === true));
+}
+
+function createImage(parts: JobParts, id: string, options: BlockdevCreateOptionsValue): void {
+  const { context, drivers, graph } = parts;
+  const create = drivers.find(options.driver)?.create;
+  if (create === undefined) throw new CommandError("Driver does not support blockdev-create");
+  startJob(parts, "create", id, () => create(creationOf(context, graph), options));
 }

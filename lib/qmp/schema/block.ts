@@ -19,6 +19,7 @@ import {
   union,
 } from "./core.ts";
 import { BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevOptions } from "./blockdev.ts";
+import { ImageInfoSpecific, type ImageInfoSpecificValue } from "./qcow2.ts";
 import { event } from "./registry.ts";
 
 /** How a node treats the host's cache. */
@@ -69,10 +70,12 @@ export interface ImageInfoValue {
   "full-backing-filename"?: string;
   "backing-filename-format"?: string;
   "backing-image"?: ImageInfoValue;
+  snapshots?: Infer<typeof SnapshotInfo>[];
+  "format-specific"?: ImageInfoSpecificValue;
   limits?: BlockLimitsInfoValue;
 }
 
-/** An image, as qemu-img info tells. (format-specific comes with the first format that has it.) */
+/** An image, as qemu-img info tells. */
 export const ImageInfo: Schema<ImageInfoValue> = struct("ImageInfo", {
   filename: str,
   format: str,
@@ -87,6 +90,7 @@ export const ImageInfo: Schema<ImageInfoValue> = struct("ImageInfo", {
   "backing-filename-format": opt(str),
   snapshots: opt(array(SnapshotInfo)),
   "backing-image": opt((): Schema<ImageInfoValue> => ImageInfo),
+  "format-specific": opt(ImageInfoSpecific),
   limits: opt(BlockLimitsInfo),
 });
 
@@ -100,6 +104,9 @@ export const BlockDirtyInfo = struct("BlockDirtyInfo", {
   persistent: bool,
   inconsistent: opt(bool),
 });
+
+/** As BlockDirtyInfo's value. */
+export type BlockDirtyInfoValue = Infer<typeof BlockDirtyInfo>;
 
 /** A child of a node (QEMU 10.1). */
 export const BlockdevChild = struct("BlockdevChild", { child: str, "node-name": str });
@@ -345,6 +352,24 @@ export const blockCommandTable = {
         "`Parameter 'size' expects a >0 size`: it is negative",
         "`Permission conflict on node 'N': ...`: an NBD export keeps its node's length",
         "what the driver refuses, as `Cannot grow device files`",
+      ],
+    },
+  ),
+  "change-backing-file": command(
+    struct("q_obj_change-backing-file-arg", {
+      device: str,
+      "image-node-name": str,
+      "backing-file": str,
+    }),
+    empty,
+    {
+      doc:
+        "Changes the name of the backing file in an image; what is open stays open. The name is not checked.",
+      errors: [
+        "`Cannot find device='D' nor node-name='D'`",
+        "`image file not found`",
+        "`not allowing backing file change on an image without a backing file`",
+        "`'N' and image file are not in the same chain`",
       ],
     },
   ),

@@ -35,14 +35,16 @@ export const BlockdevAioOptions = enumeration("BlockdevAioOptions", [
   "native",
   "io_uring",
 ]);
+export const PreallocMode = enumeration("PreallocMode", ["off", "metadata", "falloc", "full"]);
 export const OnOffAuto = enumeration("OnOffAuto", ["auto", "on", "off"]);
 export const BlockdevDriver = enumeration("BlockdevDriver", [
-  "file",
   "compress",
+  "file",
   "host_cdrom",
   "host_device",
   "null-aio",
   "null-co",
+  "qcow2",
   "raw",
 ]);
 
@@ -67,6 +69,12 @@ export const BlockdevOptionsGenericFormat = struct("BlockdevOptionsGenericFormat
   file: BlockdevRef,
 });
 
+/** A format that may stand on a backing file. */
+export const BlockdevOptionsGenericCOWFormat = struct("BlockdevOptionsGenericCOWFormat", {
+  ...BlockdevOptionsGenericFormat.members,
+  backing: opt(BlockdevRefOrNull),
+});
+
 export const BlockdevOptionsFile = struct("BlockdevOptionsFile", {
   filename: str,
   "pr-manager": opt(str),
@@ -89,6 +97,70 @@ export const BlockdevOptionsNull = struct("BlockdevOptionsNull", {
   "read-zeroes": opt(bool),
 });
 
+export const Qcow2OverlapCheckMode = enumeration("Qcow2OverlapCheckMode", [
+  "none",
+  "constant",
+  "cached",
+  "all",
+]);
+/** Overlap checks one by one; those that are not given are as `template` has them. */
+export const Qcow2OverlapCheckFlags = struct("Qcow2OverlapCheckFlags", {
+  template: opt(Qcow2OverlapCheckMode),
+  "main-header": opt(bool),
+  "active-l1": opt(bool),
+  "active-l2": opt(bool),
+  "refcount-table": opt(bool),
+  "refcount-block": opt(bool),
+  "snapshot-table": opt(bool),
+  "inactive-l1": opt(bool),
+  "inactive-l2": opt(bool),
+  "bitmap-directory": opt(bool),
+});
+/** Overlap checks: a template's name, or one by one. */
+export const Qcow2OverlapChecks: Schema<
+  Infer<typeof Qcow2OverlapCheckMode> | Infer<typeof Qcow2OverlapCheckFlags>
+> = alternate("Qcow2OverlapChecks", {
+  flags: Qcow2OverlapCheckFlags,
+  mode: Qcow2OverlapCheckMode,
+});
+
+export const BlockdevQcow2EncryptionFormat = enumeration("BlockdevQcow2EncryptionFormat", [
+  "aes",
+  "luks",
+]);
+/** The key of a legacy encrypted image. */
+export const QCryptoBlockOptionsQCow = struct("QCryptoBlockOptionsQCow", {
+  "key-secret": opt(str),
+});
+/** The key of a LUKS container. */
+export const QCryptoBlockOptionsLUKS = struct("QCryptoBlockOptionsLUKS", {
+  "key-secret": opt(str),
+});
+export const BlockdevQcow2Encryption = union(
+  "BlockdevQcow2Encryption",
+  { format: BlockdevQcow2EncryptionFormat },
+  "format",
+  { aes: QCryptoBlockOptionsQCow, luks: QCryptoBlockOptionsLUKS },
+);
+
+/** Sizes in bytes, the interval in seconds. */
+export const BlockdevOptionsQcow2 = struct("BlockdevOptionsQcow2", {
+  ...BlockdevOptionsGenericCOWFormat.members,
+  "lazy-refcounts": opt(bool),
+  "pass-discard-request": opt(bool),
+  "pass-discard-snapshot": opt(bool),
+  "pass-discard-other": opt(bool),
+  "discard-no-unref": opt(bool),
+  "overlap-check": opt(Qcow2OverlapChecks),
+  "cache-size": opt(int),
+  "l2-cache-size": opt(int),
+  "l2-cache-entry-size": opt(int),
+  "refcount-cache-size": opt(int),
+  "cache-clean-interval": opt(int),
+  encrypt: opt(BlockdevQcow2Encryption),
+  "data-file": opt(BlockdevRef),
+});
+
 /** Members that all drivers take. */
 export const blockdevCommonMembers = {
   driver: BlockdevDriver,
@@ -103,12 +175,13 @@ export const blockdevCommonMembers = {
 } as const;
 
 export const BlockdevOptions = union("BlockdevOptions", blockdevCommonMembers, "driver", {
+  compress: BlockdevOptionsGenericFormat,
   file: BlockdevOptionsFile,
   host_cdrom: BlockdevOptionsFile,
   host_device: BlockdevOptionsFile,
   "null-aio": BlockdevOptionsNull,
   "null-co": BlockdevOptionsNull,
+  qcow2: BlockdevOptionsQcow2,
   raw: BlockdevOptionsRaw,
 });
 export type BlockdevOptions = Infer<typeof BlockdevOptions>;
-  compress: BlockdevOptionsGenericFormat,

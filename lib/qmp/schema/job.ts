@@ -14,7 +14,8 @@ import {
   struct,
   union,
 } from "./core.ts";
-import { BlockdevDriver } from "./blockdev.ts";
+import { BlockdevDriver, PreallocMode } from "./blockdev.ts";
+import { BlockdevAmendOptionsQcow2, BlockdevCreateOptionsQcow2 } from "./qcow2.ts";
 import { event } from "./registry.ts";
 
 export const JobType = enumeration("JobType", [
@@ -56,8 +57,6 @@ export const JobInfo = struct("JobInfo", {
 });
 export type JobInfoValue = Infer<typeof JobInfo>;
 
-export const PreallocMode = enumeration("PreallocMode", ["off", "metadata", "falloc", "full"]);
-
 /** A new file. Sizes in bytes. */
 export const BlockdevCreateOptionsFile = struct("BlockdevCreateOptionsFile", {
   filename: str,
@@ -73,9 +72,18 @@ export const BlockdevCreateOptions = union(
   "BlockdevCreateOptions",
   { driver: BlockdevDriver },
   "driver",
-  { file: BlockdevCreateOptionsFile },
+  { file: BlockdevCreateOptionsFile, qcow2: BlockdevCreateOptionsQcow2 },
 );
 export type BlockdevCreateOptionsValue = Infer<typeof BlockdevCreateOptions>;
+
+/** What x-blockdev-amend changes. */
+export const BlockdevAmendOptions = union(
+  "BlockdevAmendOptions",
+  { driver: BlockdevDriver },
+  "driver",
+  { qcow2: BlockdevAmendOptionsQcow2 },
+);
+export type BlockdevAmendOptionsValue = Infer<typeof BlockdevAmendOptions>;
 
 const id = { id: str };
 
@@ -92,6 +100,26 @@ export const jobCommandTable = {
         "`Invalid job ID 'J'`",
         "`Job ID 'J' already in use`",
         "in the job: `Could not create 'FILE': ...`, `Could not resize file: ...`, `Unsupported preallocation mode: metadata`, `Extent size hint is too large`, `Failed to get \"resize\" lock`",
+      ],
+    },
+  ),
+  "x-blockdev-amend": command(
+    struct("q_obj_x-blockdev-amend-arg", {
+      "job-id": str,
+      "node-name": str,
+      options: BlockdevAmendOptions,
+      force: opt(bool),
+    }),
+    empty,
+    {
+      features: ["unstable"],
+      doc: "Starts a job that changes the key slots of an encrypted image.",
+      errors: [
+        "`Cannot find device='N' nor node-name='N'`",
+        "`Block driver 'D' not found or not supported`",
+        "`x-blockdev-amend doesn't support changing the block driver`",
+        "`Driver does not support x-blockdev-amend`",
+        "in the job: `Amend options: ...`",
       ],
     },
   ),

@@ -1,0 +1,17 @@
+/** What blockdev-create lends a driver: the nodes that its options speak of. */
+import type { Context } from "../sys/mod.ts";
+import type { BlockGraph } from "./graph.ts";
+import { type CreateContext, Perm } from "./types.ts";
+
+/** The context of one creation. */
+export function creationOf(context: Context, graph: BlockGraph): CreateContext {
+  return {
+    context,
+    node: (value) =>
+      graph.open(value, {
+        describe: "an unnamed block device",
+        needed: Perm.write | Perm.resize,
+        shared: Perm.all,
+      }),
+  };
+}
