@@ -10,3 +10,4 @@ export { blockCommands } from "./commands.ts";
 export { MESSAGE_SEGMENTS, type NodeChannel, NodeOp } from "./forward.ts";
 export { ReplicaGraph } from "./replica.ts";
 export type * from "./thread_types.ts";
+export { PROBE_LENGTH, probeFormat } from "./probe.ts";

@@ -28,6 +28,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     "chardev",
   ],
   cli: ["base", "sys", "qmp/json", "qmp/schema", "observe", "qom", "chardev", "qmp"],
+  image: ["base", "sys", "qmp/json", "qmp/schema", "observe", "block", "block/drivers"],
   client: ["base", "sys", "qmp/json", "qmp/schema"],
   daemon: [
     "base",
