@@ -155,6 +155,11 @@ export class BlockNode implements NodeView {
       (this.instance.kind === "format" || this.#limits.memoryAlignment === 1);
   }
 
+  /** block-set-write-threshold's, wherever it is watched. */
+  get threshold(): number | bigint {
+    return this.place === undefined ? this.writeThreshold : this.shownThreshold;
+  }
+
   /** How conflict messages call it as a parent. */
   get describe(): string {
     return `node '${this.name}'`;

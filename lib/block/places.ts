@@ -202,6 +202,16 @@ export class Places {
     this.#requests = requests;
   }
 
+  /** Sets a node's write threshold where it runs. */
+  async setThreshold(node: BlockNode, threshold: number | bigint): Promise<void> {
+    if (node.place === undefined) {
+      node.writeThreshold = threshold;
+    } else {
+      await node.place.call("setThreshold", node.name, threshold);
+      node.shownThreshold = threshold;
+    }
+  }
+
   /** Requests of users in threads, as of the last `refresh`. */
   get requests(): readonly RequestInFlight[] {
     return this.#requests;

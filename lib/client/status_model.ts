@@ -97,7 +97,10 @@ function ownModel(own: JsonObject): Omit<StatusModel, "jobs"> {
       name: text(node["node-name"]),
       driver: text(node["driver"]),
       size: count(node["size"]),
-      marks: marks(node["read-only"], node["direct"], node["no-flush"]),
+      marks: [
+        ...marks(node["read-only"], node["direct"], node["no-flush"]),
+        ...(text(node["iothread"]) === "" ? [] : [`iothread ${text(node["iothread"])}`]),
+      ],
       children: list(node["children"]).map((child) => ({
         role: text(child["name"]),
         node: text(child["node-name"]),

@@ -29,7 +29,13 @@ import { traceHandlers, type TraceRegistry } from "../observe/mod.ts";
 import { objectHandlers, ObjectRegistry } from "../qom/mod.ts";
 import { threadCommands } from "../qmp/schema/thread.ts";
 import { statusCommands } from "../qmp/schema/status.ts";
-import { iothreadKind, mainLoopKind, threadClasses, ThreadHub } from "../thread/mod.ts";
+import {
+  iothreadKind,
+  mainLoopKind,
+  threadClasses,
+  threadHandlers,
+  ThreadHub,
+} from "../thread/mod.ts";
 import type { OwnedContext } from "../sys/mod.ts";
 import { statusHandlers } from "./status.ts";
 import { VERSION } from "./version.ts";

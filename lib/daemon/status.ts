@@ -5,6 +5,7 @@ import type { NbdControl } from "../nbd/mod.ts";
 import type { Handlers, Infer } from "../qmp/schema/core.ts";
 import type { statusCommands, XQsdCounters, XQsdStatusValue } from "../qmp/schema/status.ts";
 import type { Context } from "../sys/mod.ts";
+import type { IoThread, ThreadHub } from "../thread/mod.ts";
 import { VERSION } from "./version.ts";
 
 /** What is looked at. */
@@ -13,6 +14,7 @@ export interface StatusParts {
   readonly graph: BlockGraph;
   readonly exports: ExportRegistry;
   readonly nbd: NbdControl;
+  readonly threads: ThreadHub;
 }
 
 /** Handlers of statusCommands. The uptime counts from this call. */
@@ -20,7 +22,10 @@ export function statusHandlers(parts: StatusParts): Handlers<typeof statusComman
   const { sys } = parts.context;
   const started = sys.monotonicNs();
   return {
-    "x-qsd-status": () => {
+    "x-qsd-status": async () => {
+      const { graph, nbd, threads } = parts;
+      await Promise.all([graph.places.refresh(), nbd.server?.refresh()]);
+      const iothreads = await Promise.all(threads.list().map(iothread));
       const now = sys.monotonicNs();
       return {
         version: VERSION,
@@ -29,16 +34,30 @@ export function statusHandlers(parts: StatusParts): Handlers<typeof statusComman
         nodes: nodes(parts.graph),
         exports: exportsOf(parts),
         ...serverOf(parts.nbd),
-        requests: parts.graph.requests().map(({ op, node, offset, length, startedNs }) => ({
+        requests: [...graph.requests(), ...graph.places.requests].map((
+          { op, node, offset, length, startedNs },
+        ) => ({
           op,
           "node-name": node,
           offset,
           length,
           age: (now - startedNs) / 1e9,
         })),
+        iothreads: iothreads.flatMap((one) => one ?? []),
       };
     },
   };
+}
+
+async function iothread(
+  thread: IoThread,
+): Promise<XQsdStatusValue["iothreads"][number] | undefined> {
+  try {
+    return { id: thread.name, ...thread.properties, ...await thread.counters() };
+  } catch (error) {
+    if (thread.failed) return undefined;
+    throw error;
+  }
 }
 
 function nodes(graph: BlockGraph): XQsdStatusValue["nodes"] {
@@ -50,6 +69,7 @@ function nodes(graph: BlockGraph): XQsdStatusValue["nodes"] {
     direct: node.common.direct,
     "no-flush": node.common.noFlush,
     "monitor-owned": node.monitorOwned,
+    ...(node.place === undefined ? {} : { iothread: node.place.name }),
     children: node.children.map((edge) => ({ name: edge.name, "node-name": edge.node.name })),
   }));
 }
@@ -69,7 +89,7 @@ function countersFrom(numbers: Numbers): Infer<typeof XQsdCounters> {
 
 function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
   const served = nbd.server === undefined ? [] : [...nbd.server.list()];
-  return exports.list().map(({ id, type, backend, instance, shuttingDown }) => {
+  return exports.list().map(({ id, type, backend, instance, shuttingDown, iothread }) => {
     const name = served.find((one) => one.backend === backend)?.name;
     const numbers = instance.statistics?.();
     return {
@@ -78,6 +98,7 @@ function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
       "node-name": backend.node.name,
       ...(name === undefined ? {} : { name }),
       "shutting-down": shuttingDown,
+      ...(iothread === undefined ? {} : { iothread: iothread.name }),
       ...(numbers === undefined ? {} : { counters: countersFrom(numbers) }),
     };
   });

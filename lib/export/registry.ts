@@ -66,7 +66,13 @@ export class BlockExport {
     readonly instance: ExportInstance,
     /** Where it runs, if not where its node does. */
     readonly thread: IoThread | undefined,
+    private readonly placeOf: () => IoThread | undefined,
   ) {}
+
+  /** The IOThread that it runs in now; undefined: the main context. */
+  get iothread(): IoThread | undefined {
+    return this.thread ?? this.placeOf();
+  }
 }
 
 /** The IOThreads of the daemon. */
@@ -171,7 +177,14 @@ export class ExportRegistry {
       if (asked !== undefined) await this.#moveBack(node, before);
       throw error;
     }
-    const made = new BlockExport(options.id, type.type, backend, instance, thread);
+    const made = new BlockExport(
+      options.id,
+      type.type,
+      backend,
+      instance,
+      thread,
+      () => this.#placeOf(node),
+    );
     this.#exports.set(made.id, made);
     return made;
   }

@@ -207,6 +207,11 @@ export class IoThread implements GraphThread {
     this.#parts.clear();
   }
 
+  /** Counters of its loop. */
+  async counters(): Promise<{ turns: number; parks: number; wakes: number }> {
+    return await this.ask("counters") as { turns: number; parks: number; wakes: number };
+  }
+
   /** Changes the properties, live. */
   configure(properties: LoopProperties): void {
     this.properties = properties;

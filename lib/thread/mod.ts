@@ -3,6 +3,7 @@
  * drivers of the nodes that run in it, and the parts of exports that do. See iothread.ts (the main context's side) and
  * program.ts (the thread's).
  */
+export { threadHandlers } from "./commands.ts";
 export { type HubParts, ThreadHub } from "./hub.ts";
 export { IoThread, type PartListener, type RemotePart } from "./iothread.ts";
 export type { LoopProperties, TracingState } from "./messages.ts";

@@ -7,6 +7,7 @@ import { jobCommandTable, jobEventTable } from "./job.ts";
 import { objectCommands } from "./qom.ts";
 import { reloadCommands } from "./reload.ts";
 import { statusCommands } from "./status.ts";
+import { threadCommands } from "./thread.ts";
 import { traceCommands } from "./trace.ts";
 import type { CommandTable, EventTable } from "./registry.ts";
 
@@ -19,6 +20,7 @@ export const allCommands: CommandTable = {
   ...nbdCommandTable,
   ...chardevCommands,
   ...objectCommands,
+  ...threadCommands,
   ...traceCommands,
   ...statusCommands,
   ...reloadCommands,

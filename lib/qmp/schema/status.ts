@@ -17,6 +17,8 @@ export const XQsdNode = struct("XQsdNode", {
   "no-flush": bool,
   /** Whether blockdev-add or --blockdev made it, so that blockdev-del removes it. */
   "monitor-owned": bool,
+  /** The IOThread that it runs in; absent: the main thread. */
+  iothread: opt(str),
   children: array(XQsdChild),
 });
 
@@ -43,6 +45,8 @@ export const XQsdExport = struct("XQsdExport", {
   "node-name": str,
   name: opt(str),
   "shutting-down": bool,
+  /** The IOThread that new clients are served in; absent: the main thread. */
+  iothread: opt(str),
   counters: opt(XQsdCounters),
 });
 
@@ -61,6 +65,23 @@ export const XQsdRequest = struct("XQsdRequest", {
   age: number,
 });
 
+/**
+ * An IOThread with its properties. `turns`, `parks` and `wakes` are those of its loop since it began: an idle one
+ * makes none. An IOThread that has failed is not listed.
+ */
+export const XQsdIothread = struct("XQsdIothread", {
+  id: str,
+  "poll-max-ns": int,
+  "poll-grow": int,
+  "poll-shrink": int,
+  "aio-max-batch": int,
+  "thread-pool-min": int,
+  "thread-pool-max": int,
+  turns: int,
+  parks: int,
+  wakes: int,
+});
+
 /** Everything. `uptime` in seconds; nodes oldest first; requests oldest first. */
 export const XQsdStatus = struct("XQsdStatus", {
   version: str,
@@ -70,6 +91,7 @@ export const XQsdStatus = struct("XQsdStatus", {
   exports: array(XQsdExport),
   "nbd-server": opt(XQsdNbdServer),
   requests: array(XQsdRequest),
+  iothreads: array(XQsdIothread),
 });
 /** As XQsdStatus's value. */
 export type XQsdStatusValue = Infer<typeof XQsdStatus>;
