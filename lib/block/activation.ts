@@ -5,6 +5,7 @@
  */
 import { CommandError } from "../base/mod.ts";
 import { Backend } from "./backend.ts";
+import { handOverBitmaps, loadBitmaps } from "./bitmaps/mod.ts";
 import type { DrainedSection } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
 import type { PermissionPlan } from "./permission_update.ts";
@@ -32,9 +33,13 @@ export async function activate(
         await node.instance.activate?.();
         done.push(node);
         node.refreshLimits();
+        await loadBitmaps(node);
       }
     } catch (error) {
-      for (const node of done.reverse()) await node.instance.inactivate?.();
+      for (const node of done.reverse()) {
+        await handOverBitmaps(node);
+        await node.instance.inactivate?.();
+      }
       await settle(graph, order, false);
       throw error;
     }
@@ -52,13 +57,17 @@ export async function inactivate(
     const done: BlockNode[] = [];
     try {
       for (const node of order) {
+        await handOverBitmaps(node);
         await graph.seam.flush(node);
         await node.instance.inactivate?.();
         done.push(node);
       }
       await settle(graph, order, false);
     } catch (error) {
-      for (const node of done.reverse()) await node.instance.activate?.();
+      for (const node of done.reverse()) {
+        await node.instance.activate?.();
+        await loadBitmaps(node);
+      }
       throw error;
     }
   });

@@ -5,6 +5,7 @@
 import { alignUp, assert, type IoVec, type MaybePromise, SECTOR } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
+import type { BitmapList } from "./bitmaps/list.ts";
 import type { NodeView, RequestInFlight } from "./graph_types.ts";
 import type { RequestEpochs } from "./epochs.ts";
 import { resolveLimits } from "./limits.ts";

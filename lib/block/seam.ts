@@ -161,10 +161,10 @@ export class Seam {
       }
     } catch (error) {
       // It may have been written in part: the next flush is not to be left out.
-      node.writeGeneration++;
+      changed(node, offset, length);
       throw error;
     }
-    return this.afterWrite(node, offset + length, result, emulateFua);
+    return this.afterWrite(node, offset, length, result, emulateFua);
   }
 
   /** One call into the driver; the caller has seen to range, alignment and order. */
@@ -180,19 +180,20 @@ export class Seam {
   /** Counts a write once it is done, whatever became of it, and flushes it for an emulated FUA. */
   afterWrite(
     node: BlockNode,
-    end: number,
+    offset: number,
+    length: number,
     result: MaybePromise<void>,
     flush: boolean,
   ): MaybePromise<void> {
     if (result === undefined) {
-      node.writeGeneration++;
-      if (end > node.writeHighest) node.writeHighest = end;
+      changed(node, offset, length);
+      if (offset + length > node.writeHighest) node.writeHighest = offset + length;
       return flush ? this.flush(node) : undefined;
     }
     return result.then(
-      () => this.afterWrite(node, end, undefined, flush),
+      () => this.afterWrite(node, offset, length, undefined, flush),
       (error) => {
-        node.writeGeneration++;
+        changed(node, offset, length);
         throw error;
       },
     );
@@ -220,10 +221,10 @@ export class Seam {
     try {
       result = zeroRange(this, node, offset, length, passed);
     } catch (error) {
-      node.writeGeneration++; // as in write
+      changed(node, offset, length); // as in write
       throw error;
     }
-    return this.afterWrite(node, offset + length, result, emulateFua);
+    return this.afterWrite(node, offset, length, result, emulateFua);
   }
 
   /** Tells the driver that the contents are not needed. Advice: what cannot be discarded stays. */
@@ -238,7 +239,9 @@ export class Seam {
     const result = node.limits.requestAlignment === 1
       ? act()
       : inOrder(node, offset, length, false, act);
-    return this.afterWrite(node, 0, result, false);
+    if (result === undefined) return changed(node, offset, length);
+    const done = () => changed(node, offset, length);
+    return result.finally(done);
   }
 
   /** Makes every write that has completed durable: the node's own part, then its children's. */
@@ -382,6 +385,12 @@ export class Seam {
   #trace(point: TracePoint, node: BlockNode, offset: number, bytes: number, flags: number): void {
     point.emit(`bs ${node.name} offset ${offset} bytes ${bytes} flags 0x${flags.toString(16)}`);
   }
+}
+
+/** Contents changed, or may have: the next flush is not left out, and dirty bitmaps record it. */
+function changed(node: BlockNode, offset: number, length: number): void {
+  node.writeGeneration++;
+  if (node.bitmaps !== undefined) node.bitmaps.mark(offset, length);
 }
 
 /**

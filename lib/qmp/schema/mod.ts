@@ -1,4 +1,5 @@
 /** The QAPI schema as data: all commands and events that the daemon does. */
+import { bitmapCommandTable } from "./bitmaps.ts";
 import { blockCommandTable, blockEventTable } from "./block.ts";
 import { chardevCommands } from "./chardev.ts";
 import { controlCommands } from "./control.ts";
@@ -15,6 +16,7 @@ import type { CommandTable, EventTable } from "./registry.ts";
 export const allCommands: CommandTable = {
   ...controlCommands,
   ...blockCommandTable,
+  ...bitmapCommandTable,
   ...jobCommandTable,
   ...exportCommandTable,
   ...nbdCommandTable,

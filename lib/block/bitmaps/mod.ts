@@ -1,0 +1,6 @@
+/** Dirty bitmaps: which parts of a node were written since when. */
+export { DirtyBitmap } from "./bitmap.ts";
+export { Bits, MAX_GRANULARITY, MIN_GRANULARITY } from "./bits.ts";
+export { bitmapCommands, bitmapInfo } from "./commands.ts";
+export { BitmapList, MAX_BITMAP_NAME } from "./list.ts";
+export { handOverBitmaps, loadBitmaps, makeBits, reopenBitmaps, storeBitmaps } from "./life.ts";
