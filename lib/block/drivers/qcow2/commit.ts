@@ -36,14 +36,16 @@ export class Commits {
       releases.pending;
   }
   get running(): boolean {
-    return this.#running !== undefined;
+    return this.#running !== undefined || this.#next !== undefined;
   }
 
   /** Writes everything that is dirty now; stable when it resolves. `counts`: lazy ones, too. */
   commit(counts = false): Promise<void> {
     if (counts) this.#countsWanted = true;
+    // When the one before has just ended, the next one is still to begin: never two at a time.
+    if (this.#next !== undefined) return this.#next;
     if (this.#running === undefined) return this.#start();
-    return this.#next ??= this.#running.catch(() => {}).then(() => {
+    return this.#next = this.#running.catch(() => {}).then(() => {
       this.#next = undefined;
       return this.#start();
     });
@@ -51,7 +53,7 @@ export class Commits {
 
   /** Begins a commit unless one is under way: too much is dirty. What fails is dirty again and seen by a flush. */
   background(): void {
-    if (this.#running === undefined) this.#start().catch(() => {});
+    if (!this.running) this.#start().catch(() => {});
   }
 
   #start(): Promise<void> {
