@@ -32,6 +32,13 @@ async function mix(guest: Guest, { rounds, most, write, zero = 0, discard = 0 }:
   }
 }
 
+/** Caches that are too small for the work: what is dirty is written without being asked for, too. */
+const TIGHT = {
+  "l2-cache-size": 2 * KIB,
+  "l2-cache-entry-size": 512,
+  "refcount-cache-size": 16 * KIB,
+};
+
 /** Every scenario. */
 export const scenarios: readonly Scenario[] = [
   {
@@ -46,6 +53,21 @@ export const scenarios: readonly Scenario[] = [
     create: "cluster_size=4k",
     size: 2 * MIB,
     work: (guest) => mix(guest, { rounds: 80, most: 64 * KIB, write: 3, zero: 1, discard: 2 }),
+  },
+  {
+    name: "clusters that are used again and again, with small caches",
+    create: "cluster_size=1k",
+    size: MIB,
+    options: TIGHT,
+    work: (guest) => mix(guest, { rounds: 150, most: 96 * KIB, write: 3, zero: 1, discard: 3 }),
+  },
+  {
+    name: "random writes with small caches",
+    create: "cluster_size=2k",
+    size: 8 * MIB,
+    backing: 8 * MIB,
+    options: TIGHT,
+    work: (guest) => mix(guest, { rounds: 120, most: 24 * KIB, write: 6, zero: 1, discard: 1 }),
   },
   {
     name: "zeroes and discards over a backing file",
