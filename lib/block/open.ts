@@ -274,6 +274,14 @@ export class NodeOpenContext implements OpenContext {
     return child;
   }
 
+  async nameOf(named: NamedChild): Promise<string> {
+    try {
+      return impliedName(named, await directoryOfNode(this.node));
+    } catch {
+      return named.filename; // nobody can say where it would be
+    }
+  }
+
   async namedChild(
     name: string,
     edge: { role: readonly ChildRole[] },

@@ -252,6 +252,9 @@ class ReopenContext implements OpenContext {
     return found;
   }
 
+  nameOf(named: NamedChild): Promise<string> {
+    return Promise.resolve(named.filename);
+  }
   async namedChild(
     name: string,
     edge: { role: readonly ChildRole[] },

@@ -208,6 +208,11 @@ export interface PermissionChange {
 /** A prepared change of options: one of the two follows. */
 export interface ReopenChange {
   commit(): MaybePromise<void>;
+  /**
+   * After everything was committed, permissions too, before requests go on. What fails here is told, but the
+   * reopen is not undone.
+   */
+  finish?(): MaybePromise<void>;
   abort(): MaybePromise<void>;
 }
 
@@ -352,6 +357,8 @@ export interface OpenContext {
     edge: { role: readonly ChildRole[] },
     named: NamedChild | undefined,
   ): Promise<Child | undefined>;
+  /** The name of `named` as seen from here. */
+  nameOf(named: NamedChild): Promise<string>;
   /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */
   child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child>;
   /** As `child`, undefined where the option was not given. */

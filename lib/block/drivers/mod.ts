@@ -5,6 +5,7 @@ import { file, hostCdrom, hostDevice } from "./file/mod.ts";
 import type { ImageChecker } from "./checks.ts";
 import { nullAio, nullCo } from "./null.ts";
 import { qcow2Checker } from "./qcow2/check/mod.ts";
+import { qcow2 } from "./qcow2/mod.ts";
 import { raw } from "./raw.ts";
 
 export type { CheckableImage, CheckedNode, CheckFix, CheckResult, ImageChecker } from "./checks.ts";
@@ -15,6 +16,7 @@ export const drivers: readonly DriverDefinition<unknown>[] = [
   hostDevice,
   hostCdrom,
   compress,
+  qcow2,
   raw,
   nullCo,
   nullAio,

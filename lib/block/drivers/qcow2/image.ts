@@ -73,7 +73,7 @@ export class Image implements OpenedImage {
   readonly nodeName: string;
   readonly file: Child;
   readonly data: Child;
-  readonly backing: Child | undefined;
+  backing: Child | undefined;
   readonly codec: ClusterCodec;
   readonly cipher: ClusterCipher | undefined;
   readonly commits: Commits;
@@ -198,10 +198,6 @@ export class Image implements OpenedImage {
   get compressedUnit(): number | undefined {
     const { externalData, clusterSize } = this.geometry;
     return externalData || this.cipher !== undefined ? undefined : clusterSize;
-  }
-  get compressedUnit(): number | undefined {
-    const plain = this.geometry.externalData || this.cipher !== undefined;
-    return plain ? undefined : this.geometry.clusterSize;
   }
   facts(): MaybePromise<Partial<ImageFacts>> {
     return this.#parts.hooks.facts(this);
@@ -527,6 +523,13 @@ export class Image implements OpenedImage {
     return prepareReopen(this, next, options);
   }
 
+  amend(options: Readonly<Record<string, unknown>>, force: boolean): MaybePromise<void> {
+    return this.#parts.hooks.amend?.(this, options, force);
+  }
+  changeBackingFile(filename: string, format: string | undefined): MaybePromise<void> {
+    return this.#parts.hooks.changeBackingFile?.(this, filename, format);
+  }
+
   async configure(options: ImageOptions, readOnly: boolean): Promise<void> {
     await this.#settle();
     this.quiesce();
@@ -536,6 +539,10 @@ export class Image implements OpenedImage {
     this.#options = options;
     this.#readOnly = readOnly;
     this.#assemble(table, tableOffset);
+  }
+
+  setBacking(backing: Child | undefined): void {
+    this.backing = backing;
   }
 
   inactivate(): Promise<void> {

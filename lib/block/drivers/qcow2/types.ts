@@ -120,6 +120,17 @@ export interface ImageHooks {
     next: OpenContext,
     options: unknown,
   ): MaybePromise<ReopenChange>;
+  /** x-blockdev-amend and change-backing-file; see DriverInstanceBase. */
+  amend?(
+    image: OpenedImage,
+    options: Readonly<Record<string, unknown>>,
+    force: boolean,
+  ): MaybePromise<void>;
+  changeBackingFile?(
+    image: OpenedImage,
+    filename: string,
+    format: string | undefined,
+  ): MaybePromise<void>;
   /** Before the last commit: persistent bitmaps are stored here. The image may be read-only. */
   beforeClose?(image: Qcow2Image): MaybePromise<void>;
   /** Before a change of the length: throws where bitmaps or snapshots forbid it. */
@@ -148,6 +159,10 @@ export interface ImageParts {
 export interface OpenedImage extends FormatInstance, Qcow2Image {
   /** Takes new options (reopen); caches of another size are made anew when nothing is dirty. */
   configure(options: ImageOptions, readOnly: boolean): Promise<void>;
+  /** Another backing file (reopen), or none. Nothing is in flight. */
+  setBacking(backing: Child | undefined): void;
+  /** Reads header and tables anew, after somebody else changed the file. */
+  activate(): Promise<void>;
   /** Writes one cluster (or the short last one) compressed, or as it is when that is not shorter. */
   writeCompressed(offset: number, iov: IoVec): MaybePromise<void>;
 }

@@ -1,0 +1,87 @@
+/** What query-named-block-nodes tells about a qcow2 image. */
+import type { ImageInfoSpecificQCow2Value } from "../../../qmp/schema/qcow2.ts";
+import type { Child, ImageFacts } from "../../mod.ts";
+import { jsonFilename, optionsOfName } from "../filename.ts";
+import { Autoclear, Compatible, CompressionType, Incompatible } from "./format.ts";
+import type { Header } from "./header.ts";
+import type { Qcow2Image } from "./types.ts";
+
+/** ImageInfoSpecificQCow2 of an image with this header; `lazy`: the option's value, as the original shows it. */
+export function specificInfo(header: Header): ImageInfoSpecificQCow2Value {
+  const compression = header.compressionType === CompressionType.zstd ? "zstd" : "zlib";
+  if (header.version === 2) {
+    return { compat: "0.10", "refcount-bits": 16, "compression-type": compression };
+  }
+  const has = (feature: bigint) => (header.incompatibleFeatures & feature) !== 0n;
+  const info: ImageInfoSpecificQCow2Value = {
+    compat: "1.1",
+    "lazy-refcounts": (header.compatibleFeatures & Compatible.lazyRefcounts) !== 0n,
+    corrupt: has(Incompatible.corrupt),
+    "extended-l2": has(Incompatible.extendedL2),
+    "refcount-bits": 2 ** header.refcountOrder,
+    "compression-type": compression,
+  };
+  if (has(Incompatible.externalData)) {
+    if (header.dataFile !== undefined) info["data-file"] = header.dataFile;
+    info["data-file-raw"] = (header.autoclearFeatures & Autoclear.rawExternalData) !== 0n;
+  }
+  return info;
+}
+
+/** How the image came by its backing file, for its name. */
+export interface Origin {
+  /** The header's name as seen from here (relative to the image's directory). */
+  readonly fullBackingFilename: string | undefined;
+}
+
+/** Facts about an opened image. */
+export async function imageFacts(image: Qcow2Image, origin: Origin): Promise<Partial<ImageFacts>> {
+  const { header, geometry, file, backing } = image;
+  const own = await file.facts();
+  const below = backing === undefined ? undefined : await backing.facts();
+  const facts: Partial<ImageFacts> = {
+    format: "qcow2",
+    clusterSize: geometry.clusterSize,
+    encrypted: header.cryptMethod !== "none",
+    dirtyFlag: (header.incompatibleFeatures & Incompatible.dirty) !== 0n,
+    formatSpecific: { type: "qcow2", data: specificInfo(header) },
+  };
+  if (own.actualSize !== undefined) facts.actualSize = await allocated(image, own.actualSize);
+  const { backingFile, backingFormat } = header;
+  if (backingFile !== undefined && backingFile !== "") {
+    facts.backingFilename = backingFile;
+    facts.fullBackingFilename = origin.fullBackingFilename ?? backingFile;
+    if (backingFormat !== undefined && backingFormat !== "") facts.backingFormat = backingFormat;
+  }
+  Object.assign(facts, naming(file, own, backing, below, origin));
+  return facts;
+}
+
+/** Bytes that the image takes: with its data file. */
+async function allocated({ file, data }: Qcow2Image, own: number): Promise<number> {
+  if (data === file) return own;
+  return own + ((await data.facts()).actualSize ?? 0);
+}
+
+/** A plain name stands for the image with what its header names; anything else shows in a `json:` name. */
+function naming(
+  file: Child,
+  own: Partial<ImageFacts>,
+  backing: Child | undefined,
+  below: Partial<ImageFacts> | undefined,
+  origin: Origin,
+): Partial<ImageFacts> {
+  const named = origin.fullBackingFilename;
+  const overridden = named !== below?.filename && !(named === "" && below === undefined);
+  const inner = own.options ?? optionsOfName(file.node.driver, own.filename ?? "");
+  const plain = { driver: "qcow2", file: inner };
+  if (!overridden) {
+    const filename = own.options === undefined ? own.filename : jsonFilename(plain);
+    return { options: plain, ...(filename !== undefined && { filename }) };
+  }
+  const above = backing === undefined
+    ? null
+    : below?.options ?? optionsOfName(backing.node.driver, below?.filename ?? "");
+  const options = { backing: above, ...plain };
+  return { options, filename: jsonFilename(options) };
+}

@@ -1,0 +1,60 @@
+/** `qcow2`: the format of QEMU with backing files, snapshots, compression. Read types.ts first. */
+import { BlockError, CommandError } from "../../../base/mod.ts";
+import { BlockdevOptionsQcow2 } from "../../../qmp/schema/blockdev.ts";
+import { defineDriver, type DriverDefinition } from "../../mod.ts";
+import { amendImage } from "./amend.ts";
+import { createImage } from "./create.ts";
+import { Bounds } from "./format.ts";
+import { imageFacts } from "./info.ts";
+import { openNode } from "./open.ts";
+import type { Qcow2Options } from "./options.ts";
+import { prepareReopen } from "./reopen.ts";
+import type { ImageHooks, OpenedImage } from "./types.ts";
+
+function hooksOf(backingName: string | undefined): ImageHooks {
+  let named = backingName;
+  return {
+    facts: (image) => imageFacts(image, { fullBackingFilename: named }),
+    prepareReopen: (image, next, options) => prepareReopen(image, next, options as Qcow2Options),
+    amend: amendImage,
+    async changeBackingFile(image, filename, format) {
+      await changeBackingFile(image, filename, format);
+      named = filename === "" ? undefined : filename;
+    },
+  };
+}
+
+/** change-backing-file: the name in the header. A format that is not given stays as it is. */
+async function changeBackingFile(
+  image: OpenedImage,
+  filename: string,
+  format: string | undefined,
+): Promise<void> {
+  const refuse = (why: string) =>
+    new CommandError(`Could not change backing file to '${filename}': ${why}`);
+  if (image.readOnly) throw refuse("Permission denied");
+  if (new TextEncoder().encode(filename).length > Bounds.maxBackingName) {
+    throw refuse("Invalid argument");
+  }
+  const none = filename === "";
+  try {
+    await image.updateHeader({
+      backingFile: none ? undefined : filename,
+      backingFormat: none ? undefined : format ?? image.header.backingFormat,
+    });
+  } catch (error) {
+    if (error instanceof BlockError && error.errno === "ENOSPC") {
+      throw refuse("No space left on device");
+    }
+    throw error;
+  }
+}
+
+/** QEMU driver `qcow2`. */
+export const qcow2: DriverDefinition<Qcow2Options> = defineDriver<Qcow2Options>({
+  name: "qcow2",
+  kind: "format",
+  options: BlockdevOptionsQcow2 as DriverDefinition<Qcow2Options>["options"],
+  open: (open, options) => openNode(open, options, hooksOf),
+  create: createImage,
+});

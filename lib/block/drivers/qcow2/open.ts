@@ -1,0 +1,187 @@
+/**
+ * Opening an image: its header, what has to be put right before it may be written to, and its children.
+ */
+import { BlockError, CommandError } from "../../../base/mod.ts";
+import type { Context } from "../../../sys/mod.ts";
+import type { Child, NamedChild, OpenContext } from "../../mod.ts";
+import { CompressedClusters } from "./compressed.ts";
+import { checkImage, childFile } from "./check/mod.ts";
+import { Autoclear, AUTOCLEAR_KNOWN, geometryOf, Incompatible } from "./format.ts";
+import { badImage, type Header, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
+import { openImage } from "./image.ts";
+import { readBytes, writeBytes } from "./metadata.ts";
+import { type Qcow2Options, resolveOptions } from "./options.ts";
+import type { ImageHooks, OpenedImage } from "./types.ts";
+
+/** Reads and parses the header of the image in `file`. */
+export async function readHeader(context: Context, file: Child): Promise<Header> {
+  const length = Math.min(MAX_HEADER_BYTES, file.size);
+  return parseHeader(await readBytes(context, file, 0, length));
+}
+
+/** Whether the bits of `features` are set among the incompatible ones. */
+function has(header: Header, feature: bigint): boolean {
+  return (header.incompatibleFeatures & feature) !== 0n;
+}
+
+/** Refuses to write to an image that is marked as corrupt. */
+export function refuseCorrupt(header: Header, readOnly: boolean): void {
+  if (!readOnly && has(header, Incompatible.corrupt)) {
+    throw badImage("qcow2: Image is corrupt; cannot be opened read/write", "EACCES");
+  }
+}
+
+/** Whether an image must be changed before it may be written to. */
+export function needsPreparation(header: Header): boolean {
+  return has(header, Incompatible.dirty) || (header.autoclearFeatures & ~AUTOCLEAR_KNOWN) !== 0n ||
+    header.staleBitmaps === true;
+}
+
+/**
+ * What comes before the first write: counts of an image that was not closed are repaired, marks of features that are
+ * not kept up here are cleared. Returns the header as it then is.
+ */
+export async function prepareForWriting(
+  context: Context,
+  nodeName: string,
+  file: Child,
+  header: Header,
+): Promise<Header> {
+  let now = header;
+  if (has(now, Incompatible.dirty)) {
+    await repair(context, nodeName, file, now);
+    now = await readHeader(context, file);
+    now = { ...now, incompatibleFeatures: now.incompatibleFeatures & ~Incompatible.dirty };
+  }
+  if (now !== header || needsPreparation(now)) {
+    now = {
+      ...now,
+      autoclearFeatures: now.autoclearFeatures & AUTOCLEAR_KNOWN &
+        ~(now.bitmaps === undefined ? Autoclear.bitmaps : 0n),
+      staleBitmaps: undefined,
+    };
+    await file.flush();
+    await writeBytes(context, file, 0, serialiseHeader(now));
+    await file.flush();
+  }
+  return now;
+}
+
+async function repair(
+  context: Context,
+  nodeName: string,
+  file: Child,
+  header: Header,
+): Promise<void> {
+  const { log } = context;
+  const result = await checkImage(childFile(context, file), header, {
+    fix: "all",
+    say: (line) => log.info(line),
+    complain: (message) => log.warn(`node '${nodeName}': ${message}`),
+  });
+  if (result.checkErrors > 0 || result.corruptions > 0) {
+    throw new BlockError("EIO", "Could not repair dirty image: Input/output error", {
+      node: nodeName,
+      op: "open",
+    });
+  }
+}
+
+/** Options about encryption against what the header says. Encrypted data cannot be read yet. */
+export function checkEncryption(options: Qcow2Options, header: Header): void {
+  const { encrypt } = options;
+  const { cryptMethod } = header;
+  if (cryptMethod === "none") {
+    if (encrypt === undefined) return;
+    throw new CommandError(
+      `No encryption in image header, but options specified format '${encrypt.format}'`,
+    );
+  }
+  if (encrypt !== undefined && encrypt.format !== cryptMethod) {
+    throw new CommandError(
+      `Header reported '${cryptMethod}' encryption format but options specify '${encrypt.format}'`,
+    );
+  }
+  if (encrypt?.["key-secret"] === undefined) {
+    throw new CommandError("Parameter 'encrypt.key-secret' is required for cipher");
+  }
+  throw new CommandError(`Images with '${cryptMethod}' encryption are not supported yet`);
+}
+
+/** What the header says about the backing file. */
+export function namedBacking(header: Header): NamedChild | undefined {
+  const { backingFile, backingFormat } = header;
+  if (backingFile === undefined || backingFile === "") return undefined;
+  return { kind: "backing", filename: backingFile, format: backingFormat };
+}
+
+/** The node that guest data lies in. */
+async function openData(
+  open: OpenContext,
+  options: Qcow2Options,
+  header: Header,
+  file: Child,
+): Promise<Child> {
+  if (!has(header, Incompatible.externalData)) {
+    if (options["data-file"] !== undefined) {
+      throw new CommandError(
+        "'data-file' can only be set for images with an external data file",
+      );
+    }
+    if ((header.autoclearFeatures & Autoclear.rawExternalData) !== 0n) {
+      throw badImage("data-file-raw requires a data file");
+    }
+    return file;
+  }
+  const { dataFile } = header;
+  const named: NamedChild | undefined = dataFile === undefined
+    ? undefined
+    : { kind: "data-file", filename: dataFile };
+  const data = await open.namedChild("data-file", { role: ["data"] }, named);
+  if (data === undefined) throw new CommandError("'data-file' is required for this image");
+  return data;
+}
+
+/** Opens the image of the node that `open` speaks of. */
+export async function openNode(
+  open: OpenContext,
+  options: Qcow2Options,
+  hooks: (backingName: string | undefined) => ImageHooks,
+): Promise<OpenedImage> {
+  const { context, nodeName } = open;
+  const file = await open.child("file", { role: ["data", "metadata", "primary"] });
+  let header = await readHeader(context, file);
+  const writable = !open.readOnly && open.active;
+  refuseCorrupt(header, !writable);
+  checkEncryption(options, header);
+  const resolved = resolveOptions(options, header, open.discard);
+  if (header.staleBitmaps === true) warnOfBitmaps(open, header);
+  const data = await openData(open, options, header, file);
+  const named = namedBacking(header);
+  const backing = await open.namedChild("backing", { role: ["cow"] }, named);
+  if (writable) header = await prepareForWriting(context, nodeName, file, header);
+  const { clusterSize, compression } = geometryOf(header);
+  return await openImage({
+    context,
+    open,
+    nodeName,
+    header,
+    file,
+    data,
+    backing,
+    readOnly: open.readOnly,
+    options: resolved,
+    codec: new CompressedClusters(context, nodeName, clusterSize, compression),
+    hooks: hooks(named && await open.nameOf(named)),
+  });
+}
+
+function warnOfBitmaps(open: OpenContext, header: Header): void {
+  const { log } = open.context;
+  log.warn(
+    header.version < 3
+      ? `node '${open.nodeName}': bitmaps in an image of version 2 cannot be trusted`
+      : `node '${open.nodeName}': a program lacking bitmap support modified this file, so all ` +
+        "bitmaps are now considered inconsistent",
+  );
+}
