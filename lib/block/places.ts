@@ -260,6 +260,12 @@ export class Places {
     if (this.isPinned(nodes, to)) {
       throw new CommandError("Cannot change iothread of active block backend");
     }
+    const recorded = [...nodes].find((one) => one.bitmaps !== undefined);
+    if (to !== undefined && recorded !== undefined) {
+      throw new CommandError(
+        `Node '${recorded.name}' has dirty bitmaps, which are not supported in an IOThread yet`,
+      );
+    }
     await this.relocate(new Map([...nodes].map((one) => [one, to])));
   }
 

@@ -1,5 +1,6 @@
 /** Collects the extents that answer BLOCK_STATUS. */
 import type { MaybePromise } from "../base/mod.ts";
+import type { Bits } from "../block/bitmaps/mod.ts";
 import type { BlockBackend, BlockStatus } from "../block/mod.ts";
 import type { MetaContext } from "./export.ts";
 import { BaseAllocation } from "./wire.ts";
@@ -54,9 +55,24 @@ export class Extents {
 
 /** Fills `extents` from the node: at least one, possibly covering less than was asked for. */
 export function collectExtents(backend: BlockBackend, extents: Extents): MaybePromise<void> {
-  return extents.context.kind === "depth"
-    ? collectDepth(backend, extents)
-    : collectAllocation(backend, extents);
+  const { context } = extents;
+  switch (context.kind) {
+    case "depth":
+      return collectDepth(backend, extents);
+    case "bitmap":
+      return collectDirty(context.bits, extents);
+    default:
+      return collectAllocation(backend, extents);
+  }
+}
+
+function collectDirty(bits: Bits, extents: Extents): void {
+  const end = extents.offset + extents.length;
+  while (extents.more()) {
+    const at = extents.offset + extents.covered;
+    const dirty = bits.has(at);
+    if (!extents.add(bits.next(!dirty, at, end) - at, dirty ? 1 : 0)) return;
+  }
 }
 
 function collectAllocation(backend: BlockBackend, extents: Extents): MaybePromise<void> {

@@ -1,5 +1,6 @@
 /** The daemon's one NBD server and its exports: what `--nbd-server`, `--export nbd` and QMP's commands do. */
 import { CommandError } from "../base/mod.ts";
+import type { DirtyBitmap } from "../block/bitmaps/mod.ts";
 import { type BlockBackend, type BlockGraph, Perm } from "../block/mod.ts";
 import type {
   ExportInstance,
@@ -14,6 +15,9 @@ import { RemoteExport } from "./remote.ts";
 import { DEFAULT_HANDSHAKE_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServer } from "./server.ts";
 import { MAX_STRING } from "./wire.ts";
 
+type BlockNode = NonNullable<ReturnType<BlockGraph["find"]>>;
+type Edge = BlockNode["children"][number];
+type BitmapReference = NonNullable<NbdOptions["bitmaps"]>[number];
 type NbdOptions = Extract<BlockExportOptionsValue, { type: "nbd" }>;
 
 /** Holds the server. Register it as an export type. */
@@ -99,11 +103,11 @@ export class NbdControl implements ExportType {
     if (options.type === this.type) this.#check(options);
   }
 
-  #check(options: NbdOptions): { server: NbdServer; name: string } {
+  #check(options: NbdOptions): { server: NbdServer; name: string; bitmaps: DirtyBitmap[] } {
     const server = this.#running();
     if (this.#busy !== undefined) throw new CommandError("NBD server not running");
     const name = options.name ?? options["node-name"];
-    const { description, bitmaps } = options;
+    const { description } = options;
     if (byteLength(name) > MAX_STRING) throw new CommandError(`export name '${name}' too long`);
     if (description !== undefined && byteLength(description) > MAX_STRING) {
       throw new CommandError(`description '${description}' too long`);
@@ -111,17 +115,29 @@ export class NbdControl implements ExportType {
     if (server.find(name) !== undefined) {
       throw new CommandError(`NBD server already has export named '${name}'`);
     }
-    for (const bitmap of bitmaps ?? []) this.#noBitmap(bitmap);
-    return { server, name };
+    const bitmaps = (options.bitmaps ?? []).map((bitmap) => this.#bitmap(options, bitmap));
+    return { server, name, bitmaps };
   }
 
-  /** No node has bitmaps yet. */
-  #noBitmap(bitmap: NonNullable<NbdOptions["bitmaps"]>[number]): never {
-    if (typeof bitmap === "string") throw new CommandError(`Bitmap '${bitmap}' is not found`);
-    if (this.#graph.find(bitmap.node) === undefined) {
-      throw new CommandError(`Node '${bitmap.node}' not found`);
+  /** A bitmap to be exported: of a certain node, or the first of that name from the exported node on down. */
+  #bitmap(options: NbdOptions, wanted: BitmapReference): DirtyBitmap {
+    const exported = this.#graph.find(options["node-name"]);
+    let bitmap: DirtyBitmap | undefined;
+    if (typeof wanted === "string") {
+      for (const node of chainOf(exported)) if ((bitmap = node.bitmaps?.find(wanted))) break;
+      if (bitmap === undefined) throw new CommandError(`Bitmap '${wanted}' is not found`);
+    } else {
+      const node = this.#graph.find(wanted.node);
+      if (node === undefined) throw new CommandError(`Node '${wanted.node}' not found`);
+      bitmap = node.bitmaps?.find(wanted.name);
+      if (bitmap === undefined) throw new CommandError(`Dirty bitmap '${wanted.name}' not found`);
     }
-    throw new CommandError(`Dirty bitmap '${bitmap.name}' not found`);
+    bitmap.check({ readOnly: true });
+    const unchanging = options.writable !== true && typeof wanted === "string";
+    if (unchanging && exported?.readOnly === false && bitmap.recording) {
+      throw new CommandError(`Enabled bitmap '${bitmap.name}' incompatible with readonly export`);
+    }
+    return bitmap;
   }
 
   create(
@@ -130,7 +146,7 @@ export class NbdControl implements ExportType {
     around: ExportSurroundings,
   ): ExportInstance {
     const options = given as NbdOptions; // the registry chose us by its type
-    const { server, name } = this.#check(options);
+    const { server, name, bitmaps } = this.#check(options);
     if (!backend.inserted) {
       throw new CommandError("Failed to determine the NBD export's length: No medium found");
     }
@@ -142,17 +158,35 @@ export class NbdControl implements ExportType {
       writethrough: options.writethrough ?? false,
       allocationDepth: options["allocation-depth"] ?? false,
     };
-    const target = new NbdExport(backend, described);
+    const target = new NbdExport(backend, described, bitmaps);
     const { sys } = this.#context;
-    target.remote = new RemoteExport(around, backend.node.name, described, (fd) => sys.close(fd));
+    // Bitmaps live in the main context: there all of its clients are served then.
+    if (bitmaps.length === 0) {
+      target.remote = new RemoteExport(around, backend.node.name, described, (fd) => sys.close(fd));
+    }
+    for (const bitmap of bitmaps) bitmap.users++;
     server.addExport(target);
     return {
       get inUse() {
         return server.inUse(target);
       },
-      shutdown: () => server.removeExport(target),
+      shutdown: async () => {
+        await server.removeExport(target);
+        for (const bitmap of bitmaps) bitmap.users--;
+      },
       statistics: () => ({ ...server.counters(target) }),
     };
+  }
+}
+
+/** A node, and below it what its contents come from where it has none of its own. */
+function* chainOf(node: BlockNode | undefined): Iterable<BlockNode> {
+  while (node !== undefined) {
+    yield node;
+    // raw passes through, but is a format.
+    const role = node.definition.kind === "filter" ? "filtered" : "cow";
+    const below: Edge | undefined = node.children.find((edge) => edge.role.includes(role));
+    node = below?.node;
   }
 }
 

@@ -1,5 +1,6 @@
 /** An NBD export: a node under a name, with what clients are told of it and what they did with it. */
 import { alignDown, SECTOR } from "../base/mod.ts";
+import type { Bits, DirtyBitmap } from "../block/bitmaps/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
 import type { RemoteExport } from "./remote.ts";
 import {
@@ -7,15 +8,15 @@ import {
   Framing,
   MAX_PAYLOAD,
   QEMU_ALLOCATION_DEPTH,
+  QEMU_DIRTY_BITMAP,
   TransmissionFlag,
 } from "./wire.ts";
 
 /** A metadata context that an export offers. */
-export interface MetaContext {
+export type MetaContext = {
   readonly id: number;
   readonly name: string;
-  readonly kind: "allocation" | "depth";
-}
+} & ({ readonly kind: "allocation" | "depth" } | { readonly kind: "bitmap"; readonly bits: Bits });
 
 /** What an export is made of. */
 export interface NbdExportOptions {
@@ -71,7 +72,12 @@ export class NbdExport {
   dataStart = 0;
   dataEnd = 0;
 
-  constructor(readonly backend: BlockBackend, options: NbdExportOptions) {
+  /** `bitmaps` are offered as contexts, in that order. */
+  constructor(
+    readonly backend: BlockBackend,
+    options: NbdExportOptions,
+    bitmaps: readonly DirtyBitmap[] = [],
+  ) {
     this.name = options.name;
     this.description = options.description;
     this.writable = options.writable;
@@ -80,6 +86,9 @@ export class NbdExport {
     if (options.allocationDepth) {
       contexts.push({ id: 1, name: QEMU_ALLOCATION_DEPTH, kind: "depth" });
     }
+    bitmaps.forEach(({ name, bits }, i) =>
+      contexts.push({ id: 2 + i, name: QEMU_DIRTY_BITMAP + name, kind: "bitmap", bits })
+    );
     this.contexts = contexts;
   }
 

@@ -211,6 +211,9 @@ export const BASE_ALLOCATION = "base:allocation";
 /** Depth of the layer that has the data. */
 export const QEMU_ALLOCATION_DEPTH = "qemu:allocation-depth";
 
+/** What was written since when: the name of a dirty bitmap follows. Bit 0 of an extent: dirty. */
+export const QEMU_DIRTY_BITMAP = "qemu:dirty-bitmap:";
+
 /** How replies are framed, as negotiated. Each level includes the earlier ones. */
 export const Framing = { simple: 0, structured: 1, extended: 2 } as const;
 /** One of them. */
