@@ -14,6 +14,7 @@ import { chainDepth, chainStatus } from "./status.ts";
 import {
   type BlockStatus,
   type FilePlace,
+  type ImageFacts,
   type Limits,
   Perm,
   RequestFlag,
@@ -138,6 +139,10 @@ export class Backend implements BlockBackend {
   flush(): MaybePromise<void> {
     if (this.#drained > 0) return this.#later(() => this.flush());
     return this.#run("flush", this.statistics.flush, 0, 0, () => this.seam.flush(this.node));
+  }
+
+  facts(): MaybePromise<Partial<ImageFacts>> {
+    return this.node.instance.facts?.() ?? {};
   }
 
   truncate(size: number, options: TruncateOptions): MaybePromise<void> {

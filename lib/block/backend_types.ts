@@ -1,6 +1,13 @@
 /** The way into the graph for its users: exports, jobs, the monitor (QEMU's BlockBackend). */
 import type { IoVec, MaybePromise } from "../base/mod.ts";
-import type { BlockNodeInfo, BlockStatus, FilePlace, Limits, TruncateOptions } from "./types.ts";
+import type {
+  BlockNodeInfo,
+  BlockStatus,
+  FilePlace,
+  ImageFacts,
+  Limits,
+  TruncateOptions,
+} from "./types.ts";
 
 /** What a user of a node says when it attaches. */
 export interface BackendOptions {
@@ -29,6 +36,8 @@ export interface BlockBackend {
   readonly size: number;
   readonly limits: Readonly<Limits>;
   readonly readOnly: boolean;
+  /** What the node's driver tells about it. */
+  facts(): MaybePromise<Partial<ImageFacts>>;
   /** Whether there is a medium; without one (an empty drive) there is no length either. */
   readonly inserted: boolean;
   /** Any offset and length within the node; unaligned ones are rounded (read-modify-write). */
