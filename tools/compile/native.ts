@@ -21,7 +21,8 @@ export async function compileNative(target: string): Promise<string | undefined>
       "--no-check",
       "--no-lock",
       "--no-prompt",
-      ...await permissionFlags(),
+      // Modules within the executable are not files.
+      ...await permissionFlags(undefined),
       ...workers,
       "--output",
       unfinished,

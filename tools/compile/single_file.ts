@@ -85,7 +85,7 @@ function stubFor(template: string, flags: readonly string[], parts: readonly Par
 /** Builds the file at `target`, from this deno and this checkout. */
 export async function buildSingleFile(target: string): Promise<void> {
   const template = await Deno.readTextFile(new URL("stub.sh", import.meta.url));
-  const permissions = await permissionFlags();
+  const permissions = await permissionFlags('"$lib"');
   const runtime = pad(await Deno.readFile(Deno.execPath()), 0);
   const parts = [...await programParts(), { name: "deno", bytes: runtime }];
   const stub = stubFor(template, [...runFlags, ...permissions], parts);

@@ -71,6 +71,9 @@ if [ ! -e /proc/self/exe ]; then
 fi
 find_cache
 trap - HUP INT TERM
+# In a list of deno's a comma within a path is doubled.
+lib=$dir/lib
+case $lib in *,*) lib=$(printf %s "$lib" | sed 's/,/,,/g') ;; esac
 DENO_DIR=$dir/cache
 DENO_NO_UPDATE_CHECK=1
 export DENO_DIR DENO_NO_UPDATE_CHECK

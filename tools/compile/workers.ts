@@ -9,12 +9,11 @@ async function* modules(folder: string): AsyncGenerator<string> {
   }
 }
 
-/** Absolute paths of all modules that lib starts as `new Worker(new URL("./NAME.ts", import.meta.url)...`. */
+/** Absolute paths of all modules that lib names as `new URL("./NAME.ts", import.meta.url)`: it does so for Workers alone. */
 export async function workerModules(): Promise<string[]> {
   const found = new Set<string>();
   for await (const path of modules(`${root}lib`)) {
     const text = await Deno.readTextFile(path);
-    if (!text.includes("new Worker(")) continue;
     for (const match of text.matchAll(/new URL\(\s*"(\.[^"]+\.ts)",\s*import\.meta\.url/g)) {
       found.add(new URL(match[1]!, `file://${path}`).pathname);
     }
