@@ -204,6 +204,12 @@ export class ModelRun {
     assert.equal(this.machine.backend.size, this.model.length);
   }
 
+  /** Keeps the image for a closer look, where QSD_KEEP_IMAGE says. */
+  #keep(): void {
+    const path = Deno.env.get("QSD_KEEP_IMAGE");
+    if (path !== undefined) Deno.writeFileSync(path, this.#file.bytes);
+  }
+
   async #compareAll(): Promise<void> {
     for (let at = 0; at < this.model.length; at += 1 << 20) {
       const length = Math.min(1 << 20, this.model.length - at);
@@ -222,6 +228,7 @@ export class ModelRun {
     assert.deepEqual(errors, []);
     if (closed) {
       assert.equal(image.dirty, false, "closed, and still dirty");
+      if (leaks > 0) this.#keep();
       assert.equal(leaks, 0, "clusters are lost");
     }
     assert.equal(image.size, this.model.length);

@@ -106,12 +106,13 @@ export class Allocator {
     const cluster = host / this.#clusterSize;
     return this.#exclusively(async () => {
       this.#checkEnd(cluster + 1);
-      const slot = await this.#blockFor(cluster);
-      if (this.#image.refcounts.read(slot, cluster % this.#entries) !== 0) return false;
-      this.#image.overlap.checkAllocation(cluster, 1);
-      this.#image.refcounts.set(slot, cluster, 1);
-      this.#note(cluster, 1);
-      return true;
+      return await this.#withBlock(cluster, (slot) => {
+        if (this.#image.refcounts.read(slot, cluster % this.#entries) !== 0) return false;
+        this.#image.overlap.checkAllocation(cluster, 1);
+        this.#image.refcounts.set(slot, cluster, 1);
+        this.#note(cluster, 1);
+        return true;
+      });
     });
   }
 
@@ -121,9 +122,9 @@ export class Allocator {
     for (let run = 0; run < count;) {
       const cluster = start + run;
       this.#checkEnd(start + count);
-      const slot = await this.#blockFor(cluster);
       // Making the block may have taken this very cluster.
-      if (refcounts.read(slot, cluster % this.#entries) === 0) {
+      const free = (slot: Slot) => refcounts.read(slot, cluster % this.#entries) === 0;
+      if (await this.#withBlock(cluster, free)) {
         run++;
       } else {
         start = cluster + 1;
@@ -131,17 +132,21 @@ export class Allocator {
       }
     }
     this.#image.overlap.checkAllocation(start, count);
-    for (let i = 0; i < count; i++) refcounts.set(await this.#blockFor(start + i), start + i, 1);
+    for (let i = 0; i < count; i++) {
+      await this.#withBlock(start + i, (slot) => refcounts.set(slot, start + i, 1));
+    }
     this.#note(start, count);
     return start * this.#clusterSize;
   }
 
-  /** The block with the count of `cluster`, made if there is none. The caller holds the lock. */
-  async #blockFor(cluster: number): Promise<Slot> {
+  /** Acts on the block with the count of `cluster`, made if there is none. The caller holds the lock. */
+  async #withBlock<R>(cluster: number, act: (slot: Slot) => R): Promise<R> {
+    const { refcounts } = this.#image;
     for (;;) {
-      const slot = await this.#image.refcounts.fetch(cluster);
-      if (slot !== undefined) return slot;
-      await this.#addBlock(cluster);
+      const slot = refcounts.block(cluster);
+      if (mustWait(slot)) await slot;
+      else if (slot !== undefined) return act(slot);
+      else await this.#addBlock(cluster);
     }
   }
 

@@ -122,20 +122,21 @@ async function place(image: Image, offset: number, length: number, iov: IoVec): 
     overlap.check(host, iov.total, "data");
     image.codec.forget(host, iov.total);
     await file.write(host, iov, 0);
-    const slot = await map.fetch(offset);
-    const at = map.entryAt(slot!, offset);
-    image.releaseEntry(at, "other");
-    const { view } = map.cache;
-    const high = length === 0
-      ? highWord(host) | EntryHigh.copied
-      : compressedHigh(host, length, geometry.clusterBits);
-    view.setUint32(at, high >>> 0);
-    view.setUint32(at + 4, lowWord(host));
-    if (geometry.extendedL2) {
-      view.setUint32(at + 8, 0);
-      view.setUint32(at + 12, length === 0 ? 0xffffffff : 0);
-    }
-    map.changed(slot!, at);
+    await map.fetch(offset, (slot) => {
+      const at = map.entryAt(slot!, offset);
+      image.releaseEntry(at, "other");
+      const { view } = map.cache;
+      const high = length === 0
+        ? highWord(host) | EntryHigh.copied
+        : compressedHigh(host, length, geometry.clusterBits);
+      view.setUint32(at, high >>> 0);
+      view.setUint32(at + 4, lowWord(host));
+      if (geometry.extendedL2) {
+        view.setUint32(at + 8, 0);
+        view.setUint32(at + 12, length === 0 ? 0xffffffff : 0);
+      }
+      map.changed(slot!, at);
+    });
     image.written();
   } catch (error) {
     if (host >= 0) image.releases.undo(host, iov.total);

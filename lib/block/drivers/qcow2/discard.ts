@@ -3,6 +3,7 @@
  * the requests that may still use them have ended. Until then nobody gets them, and nothing is punched.
  */
 import { alignDown, alignUp } from "../../../base/mod.ts";
+import type { Slot } from "./cache.ts";
 import type { Image } from "./image.ts";
 
 /** Why clusters are given back: which of the options pass-discard-* decides about the file below. */
@@ -120,9 +121,11 @@ export class Releases {
     }
   }
 
-  async #drop(cluster: number): Promise<void> {
+  #drop(cluster: number): Promise<void> {
+    return this.image.refcounts.fetch(cluster, (slot) => this.#dropIn(slot, cluster));
+  }
+  #dropIn(slot: Slot | undefined, cluster: number): void {
     const { refcounts, allocator, overlap, geometry } = this.image;
-    const slot = await refcounts.fetch(cluster);
     const count = slot === undefined
       ? 0
       : refcounts.read(slot, cluster % geometry.refcountBlockEntries);

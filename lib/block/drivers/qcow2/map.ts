@@ -15,7 +15,7 @@ import {
   entryOffset,
 } from "./format.ts";
 import type { Image } from "./image.ts";
-import { mustWait } from "./waiting.ts";
+import { mustWait, whenThere } from "./waiting.ts";
 
 /** What a guest cluster (or subcluster) is. */
 export const Kind = {
@@ -76,13 +76,9 @@ export class ClusterMap {
     return this.#fetch(guest, key);
   }
 
-  /** As `slice`, waiting. */
-  async fetch(guest: number): Promise<Slot | undefined> {
-    for (;;) {
-      const slot = this.slice(guest);
-      if (!mustWait(slot)) return slot;
-      await slot;
-    }
+  /** As `slice`, waiting; `act` is called with the slice in the turn in which it is there. */
+  fetch<R>(guest: number, act: (slot: Slot | undefined) => R): Promise<R> {
+    return whenThere(() => this.slice(guest), act);
   }
 
   #fetch(guest: number, key: number): Slot | undefined | Promise<void> {

@@ -8,7 +8,7 @@ import { Bounds, entryOffset, highWord, lowWord } from "./format.ts";
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { WordTable } from "./metadata.ts";
-import { mustWait } from "./waiting.ts";
+import { mustWait, whenThere } from "./waiting.ts";
 
 /** The counts of one image file. */
 export class Refcounts {
@@ -61,13 +61,9 @@ export class Refcounts {
     return host === 0 ? undefined : this.cache.get(index, host);
   }
 
-  /** As `block`, waiting. */
-  async fetch(cluster: number): Promise<Slot | undefined> {
-    for (;;) {
-      const slot = this.block(cluster);
-      if (!mustWait(slot)) return slot;
-      await slot;
-    }
+  /** As `block`, waiting; `act` is called with the block in the turn in which it is there. */
+  fetch<R>(cluster: number, act: (slot: Slot | undefined) => R): Promise<R> {
+    return whenThere(() => this.block(cluster), act);
   }
 
   /** Count number `index` of a block; those too large to be exact are the largest number. */
@@ -130,12 +126,11 @@ export class Refcounts {
   }
 
   /** As `peek`, waiting. */
-  async get(cluster: number): Promise<number> {
-    const slot = await this.fetch(cluster);
-    return slot === undefined ? 0 : this.read(slot, cluster % this.#entries);
+  get(cluster: number): Promise<number> {
+    return whenThere(() => this.peek(cluster), (count) => count);
   }
 
-  /** Sets the count of `cluster`, which has a block (`fetch` gave it in this turn). */
+  /** Sets the count of `cluster`, which has a block (given in this turn). */
   set(slot: Slot, cluster: number, count: number): void {
     this.write(slot, cluster % this.#entries, count);
   }

@@ -17,7 +17,7 @@ import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { readBytes } from "./metadata.ts";
 
-/** Qcow2Image.changeReferences. The caller runs alone. */
+/** Qcow2Image.changeReferences. The caller runs alone. References that cannot all be added are taken back. */
 export async function changeReferences(
   image: Image,
   l1: BigUint64Array,
@@ -34,40 +34,68 @@ export async function changeReferences(
     }
     // With the active table it is the cached view that counts; it is written first.
     if (delta !== 0) {
-      await changeTable(image, table, delta);
-      await change(image, table, clusterSize, delta);
+      try {
+        await changeTable(image, table, delta);
+        await change(image, table, clusterSize, delta);
+      } catch (error) {
+        if (delta === 1) await takeBack(image, l1.subarray(0, index), active);
+        throw error;
+      }
     }
     if (active) await markTable(image, index, table);
   }
 }
 
-/** Changes the counts of what one L2 table leads to. */
+async function takeBack(image: Image, l1: BigUint64Array, active: boolean): Promise<void> {
+  await changeReferences(image, l1, -1, false);
+  if (active) await changeReferences(image, l1, 0, true);
+}
+
+/** Changes the counts of what one L2 table leads to: all of them, or (adding) none. */
 async function changeTable(image: Image, table: number, delta: 1 | -1): Promise<void> {
   const { context, file, geometry } = image;
-  const { clusterSize, clusterBits, l2EntrySize } = geometry;
+  const { clusterSize, l2EntrySize } = geometry;
   const bytes = await readBytes(context, file, table, clusterSize);
-  const view = new DataView(bytes.buffer);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, clusterSize);
   for (let at = 0; at < clusterSize; at += l2EntrySize) {
-    const high = view.getUint32(at);
-    const low = view.getUint32(at + 4);
-    if ((high & EntryHigh.compressed) !== 0) {
-      const offset = compressedOffset(high, low, clusterBits);
-      if (offset >= compressedLimit(clusterBits)) {
-        image.corrupt(`Compressed cluster offset ${hex(offset)} (L2 offset: ${hex(table)})`);
+    try {
+      await changeEntry(image, view, at, table, delta);
+    } catch (error) {
+      for (let done = 0; delta === 1 && done < at; done += l2EntrySize) {
+        await changeEntry(image, view, done, table, -1);
       }
-      await change(image, offset, compressedLength(high, low, clusterBits), delta);
-      continue;
+      throw error;
     }
-    const host = entryOffset(high, low);
-    if (host === 0 || geometry.externalData) continue;
-    if (host % clusterSize !== 0 || host >= Bounds.maxHostOffset) {
-      image.corrupt(
-        `Cluster allocation offset ${hex(host)} unaligned (L2 offset: ${hex(table)}, ` +
-          `L2 index: ${hex(at / l2EntrySize)})`,
-      );
-    }
-    await change(image, host, clusterSize, delta);
   }
+}
+
+/** Changes the counts of what the entry at `at` leads to. */
+async function changeEntry(
+  image: Image,
+  view: DataView,
+  at: number,
+  table: number,
+  delta: 1 | -1,
+): Promise<void> {
+  const { clusterSize, clusterBits, l2EntrySize, externalData } = image.geometry;
+  const high = view.getUint32(at);
+  const low = view.getUint32(at + 4);
+  if ((high & EntryHigh.compressed) !== 0) {
+    const offset = compressedOffset(high, low, clusterBits);
+    if (offset >= compressedLimit(clusterBits)) {
+      image.corrupt(`Compressed cluster offset ${hex(offset)} (L2 offset: ${hex(table)})`);
+    }
+    return await change(image, offset, compressedLength(high, low, clusterBits), delta);
+  }
+  const host = entryOffset(high, low);
+  if (host === 0 || externalData) return;
+  if (host % clusterSize !== 0 || host >= Bounds.maxHostOffset) {
+    image.corrupt(
+      `Cluster allocation offset ${hex(host)} unaligned (L2 offset: ${hex(table)}, ` +
+        `L2 index: ${hex(at / l2EntrySize)})`,
+    );
+  }
+  await change(image, host, clusterSize, delta);
 }
 
 async function change(image: Image, offset: number, length: number, delta: 1 | -1): Promise<void> {
@@ -75,26 +103,32 @@ async function change(image: Image, offset: number, length: number, delta: 1 | -
   else await image.releases.now(offset, length, "snapshot");
 }
 
-/** One more reference for every cluster that [offset, offset + length) touches. */
+/** One more reference for every cluster that [offset, offset + length) touches, or for none. */
 export async function addReference(image: Image, offset: number, length: number): Promise<void> {
   const { refcounts, geometry, nodeName } = image;
   const { clusterSize, refcountMax, refcountBlockEntries } = geometry;
   const end = Math.ceil((offset + length) / clusterSize);
   for (let cluster = Math.floor(offset / clusterSize); cluster < end; cluster++) {
-    const slot = await refcounts.fetch(cluster);
-    const count = slot === undefined ? 0 : refcounts.read(slot, cluster % refcountBlockEntries);
-    if (slot === undefined || count === 0) {
+    const count = await refcounts.fetch(cluster, (slot) => {
+      if (slot === undefined) return 0;
+      const now = refcounts.read(slot, cluster % refcountBlockEntries);
+      if (now > 0 && now < refcountMax) refcounts.set(slot, cluster, now + 1);
+      return now;
+    });
+    if (count === 0) {
       image.corrupt(
         `Cluster at offset ${hex(cluster * clusterSize)} is in use and has no reference`,
       );
     }
     if (count >= refcountMax) {
-      throw new BlockError("EINVAL", "Could not update refcounts: Invalid argument", {
+      if (cluster * clusterSize > offset) {
+        await image.releases.now(offset, cluster * clusterSize - offset, "never");
+      }
+      throw new BlockError("EINVAL", "Invalid argument", {
         node: nodeName,
         offset: cluster * clusterSize,
       });
     }
-    refcounts.set(slot, cluster, count + 1);
   }
 }
 
@@ -104,26 +138,29 @@ async function markTable(image: Image, index: number, table: number): Promise<vo
   const { clusterSize, l2Coverage, externalData } = geometry;
   const { view } = map.cache;
   for (let guest = index * l2Coverage; guest < (index + 1) * l2Coverage; guest += clusterSize) {
-    let slot = await slice(image, guest);
-    let at = map.entryAt(slot, guest);
-    const high = view.getUint32(at);
-    if ((high & EntryHigh.compressed) !== 0) continue;
-    const host = map.host(at);
-    if (host === 0 || externalData) continue;
-    const own = await refcounts.get(host / clusterSize) === 1;
-    if (own === high >= EntryHigh.copied) continue;
-    // Waiting may have cost the slice its place.
-    slot = await slice(image, guest);
-    at = map.entryAt(slot, guest);
-    view.setUint32(at, (highWord(map.host(at)) | (own ? EntryHigh.copied : 0)) >>> 0);
-    map.changed(slot, at);
+    const entry = await onSlice(image, guest, (slot) => {
+      const at = map.entryAt(slot, guest);
+      const high = view.getUint32(at);
+      const host = (high & EntryHigh.compressed) !== 0 ? 0 : map.host(at);
+      return { host, copied: high >= EntryHigh.copied };
+    });
+    if (entry.host === 0 || externalData) continue;
+    const own = await refcounts.get(entry.host / clusterSize) === 1;
+    if (own === entry.copied) continue;
+    await onSlice(image, guest, (slot) => {
+      const at = map.entryAt(slot, guest);
+      view.setUint32(at, (highWord(map.host(at)) | (own ? EntryHigh.copied : 0)) >>> 0);
+      map.changed(slot, at);
+    });
   }
   const own = await refcounts.get(table / clusterSize) === 1;
   if (l1.copied(index) !== own) l1.set(index, table, own);
 }
 
-async function slice(image: Image, guest: number): Promise<Slot> {
-  const slot = await image.map.fetch(guest);
-  assert(slot !== undefined, "the table of an L1 entry is gone");
-  return slot;
+/** Acts on the slice with the entry for `guest`, in the turn in which it is there. */
+function onSlice<R>(image: Image, guest: number, act: (slot: Slot) => R): Promise<R> {
+  return image.map.fetch(guest, (slot) => {
+    assert(slot !== undefined, "the table of an L1 entry is gone");
+    return act(slot);
+  });
 }

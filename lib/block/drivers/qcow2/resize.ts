@@ -1,6 +1,7 @@
 /** Changing the length of the virtual disk. The caller has stopped all writers. */
-import { alignUp, BlockError, CommandError } from "../../../base/mod.ts";
+import { alignUp, assert, BlockError, CommandError } from "../../../base/mod.ts";
 import type { TruncateOptions } from "../../types.ts";
+import type { Slot } from "./cache.ts";
 import { Bounds, EntryHigh, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";
 import { Kind } from "./map.ts";
@@ -97,10 +98,11 @@ async function zeroNew(image: Image, size: number, old: number): Promise<void> {
 
 /** Whether the rest of the cluster from `guest` on has contents of its own. */
 async function holdsData(image: Image, guest: number): Promise<boolean> {
+  if (guest % image.geometry.clusterSize === 0) return false;
+  return await image.map.fetch(guest, (slot) => slot !== undefined && dataIn(image, slot, guest));
+}
+function dataIn(image: Image, slot: Slot, guest: number): boolean {
   const { subclusterSize, clusterSize, extendedL2 } = image.geometry;
-  if (guest % clusterSize === 0) return false;
-  const slot = await image.map.fetch(guest);
-  if (slot === undefined) return false;
   const at = image.map.entryAt(slot, guest);
   const first = extendedL2 ? Math.floor((guest % clusterSize) / subclusterSize) : 0;
   for (let sub = first; sub < (extendedL2 ? SUBCLUSTERS : 1); sub++) {
@@ -122,7 +124,12 @@ async function preallocate(
   for (let guest = alignUp(from, clusterSize); guest < to;) {
     const index = Math.floor(guest / l2Coverage);
     if (!tables.writable(index)) await tables.make(index);
-    const slot = (await map.fetch(guest))!;
+    const slot = map.slice(guest);
+    if (mustWait(slot)) {
+      await slot;
+      continue;
+    }
+    assert(slot !== undefined, "the table was made");
     const at = map.entryAt(slot, guest);
     if (map.kind(at, 0) !== Kind.unallocated || map.host(at) !== 0) {
       guest += clusterSize;
@@ -149,8 +156,10 @@ async function preallocate(
 
 /** Leads `count` guest clusters of one slice to neighbouring host clusters. */
 async function place(image: Image, guest: number, host: number, count: number): Promise<void> {
+  await image.map.fetch(guest, (slot) => placeIn(image, slot!, guest, host, count));
+}
+function placeIn(image: Image, slot: Slot, guest: number, host: number, count: number): void {
   const { map, geometry } = image;
-  const slot = (await map.fetch(guest))!;
   const { view } = map.cache;
   let at = map.entryAt(slot, guest);
   for (let i = 0; i < count; i++, at += geometry.l2EntrySize) {
