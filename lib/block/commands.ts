@@ -15,6 +15,7 @@ import type { Handlers, Infer } from "../qmp/schema/core.ts";
 import { bitmapInfo } from "./bitmaps/mod.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
+import { createInternalSnapshot, deleteInternalSnapshot, snapshotInfos } from "./snapshots.ts";
 import { type ImageFacts, type Limits, Perm } from "./types.ts";
 
 /** Runs `act`; what the outside world refused (a BlockError) becomes the command's error. */
@@ -49,6 +50,9 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
       await graph.places.refresh();
       return await Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true)));
     },
+    "blockdev-snapshot-internal-sync": (args) =>
+      refusing(() => createInternalSnapshot(graph, args)),
+    "blockdev-snapshot-delete-internal-sync": (args) => deleteInternalSnapshot(graph, args),
     "change-backing-file": (args) => refusing(() => changeBackingFile(graph, args)),
     // Only guest devices are listed, and the daemon has none.
     "query-block": () => [],
@@ -157,9 +161,8 @@ async function imageInfo(
     info["full-backing-filename"] = facts.fullBackingFilename;
   }
   if (facts.backingFormat !== undefined) info["backing-filename-format"] = facts.backingFormat;
-  if (facts.snapshots !== undefined) {
-    info.snapshots = facts.snapshots as NonNullable<ImageInfoValue["snapshots"]>;
-  }
+  const snapshots = await snapshotInfos(node);
+  if (snapshots !== undefined) info.snapshots = snapshots;
   if (facts.formatSpecific !== undefined) {
     info["format-specific"] = facts.formatSpecific as NonNullable<
       ImageInfoValue["format-specific"]

@@ -302,22 +302,29 @@ export class BlockGraph {
 
   /** change-backing-file: another name in the header of `node`'s image. */
   changeBackingFile(node: BlockNode, filename: string): Promise<void> {
-    return this.#queue.run(async () => {
+    return this.drained(node, async () => {
       const { instance } = node;
       if (instance.changeBackingFile === undefined) {
         throw new CommandError(
           `Could not change backing file to '${filename}': Operation not supported`,
         );
       }
-      const backend = await this.#attach(node, {
+      await instance.changeBackingFile(filename, undefined);
+    });
+  }
+
+  /** Runs `task` in the queue, while `node` stays and requests of those above it wait. */
+  drained<T>(node: BlockNodeInfo | string, task: () => Promise<T>): Promise<T> {
+    return this.#queue.run(async () => {
+      const backend = await this.#attach(this.#own(node), {
         describe: "an unnamed block device",
         needed: Perm.none,
         shared: Perm.all,
       });
       try {
-        const section = await this.drain(node);
+        const section = await this.drain(backend.node);
         try {
-          await instance.changeBackingFile(filename, undefined);
+          return await task();
         } finally {
           section.end();
         }

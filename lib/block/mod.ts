@@ -10,4 +10,5 @@ export { blockCommands } from "./commands.ts";
 export { MESSAGE_SEGMENTS, type NodeChannel, NodeOp } from "./forward.ts";
 export { ReplicaGraph } from "./replica.ts";
 export type * from "./thread_types.ts";
+export type { InternalSnapshot, InternalSnapshots, NewSnapshot } from "./snapshots.ts";
 export { PROBE_LENGTH, probeFormat } from "./probe.ts";

@@ -1,5 +1,6 @@
 /** A node that runs in an IOThread, as the main context, which owns the graph, sees it. */
 import { ForwardInstance, type NodeFacts } from "./forward.ts";
+import type { InternalSnapshots } from "./snapshots.ts";
 import type { GraphThread, NodeReport } from "./thread_types.ts";
 import type { ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
 
@@ -43,6 +44,14 @@ export class MovedInstance extends ForwardInstance {
   facts(): Promise<Partial<ImageFacts>> {
     return this.thread.call("facts", this.name);
   }
+
+  /** The driver's, if it has any: `list` tells. */
+  readonly snapshots: InternalSnapshots = {
+    list: () => this.thread.call("snapshots", this.name, { op: "list" }),
+    create: async (what) =>
+      void await this.thread.call("snapshots", this.name, { op: "create", what }),
+    delete: async (id) => void await this.thread.call("snapshots", this.name, { op: "delete", id }),
+  };
 
   quiesce(): Promise<void> {
     return this.thread.call("quiesce", this.name);

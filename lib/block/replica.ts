@@ -16,6 +16,7 @@ import { NameGenerator } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
 import { attach, unlink } from "./open.ts";
 import { driverOptions } from "./options.ts";
+import { type InternalSnapshot, serveSnapshots, type SnapshotRequest } from "./snapshots.ts";
 import { Seam } from "./seam.ts";
 import { executeOn } from "./serve_node.ts";
 import type {
@@ -203,6 +204,13 @@ export class ReplicaGraph implements ReplicaCalls {
 
   facts(name: string): MaybePromise<Partial<ImageFacts>> {
     return this.#get(name).instance.facts?.() ?? {};
+  }
+
+  snapshots(
+    name: string,
+    request: SnapshotRequest,
+  ): Promise<readonly InternalSnapshot[] | undefined> {
+    return serveSnapshots(this.#get(name).instance.snapshots, request);
   }
 
   update(name: string, facts: NodeFacts): void {

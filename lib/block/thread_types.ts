@@ -7,6 +7,7 @@ import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { NodeChannel, NodeFacts } from "./forward.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { CommonOptions } from "./node.ts";
+import type { InternalSnapshot, SnapshotRequest } from "./snapshots.ts";
 import type { ChildRole, HandedOver, ImageFacts, TruncateOptions } from "./types.ts";
 
 /** What a node takes along when it moves. */
@@ -99,6 +100,10 @@ export interface ReplicaCalls {
   resume(name: string): void;
   truncate(name: string, size: number, options: TruncateOptions): Promise<NodeFacts>;
   facts(name: string): MaybePromise<Partial<ImageFacts>>;
+  snapshots(
+    name: string,
+    request: SnapshotRequest,
+  ): Promise<readonly InternalSnapshot[] | undefined>;
   /** A node that lives elsewhere has changed. */
   update(name: string, facts: NodeFacts): void;
   setThreshold(name: string, threshold: number | bigint): void;

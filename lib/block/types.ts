@@ -13,6 +13,7 @@ import type { CommandError } from "../base/mod.ts";
 import type { Context } from "../sys/mod.ts";
 import type { BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Schema } from "../qmp/schema/core.ts";
+import type { InternalSnapshots } from "./snapshots.ts";
 import type { DirtyBitmap } from "./bitmaps/bitmap.ts";
 import type { BlockBackend } from "./backend_types.ts";
 
@@ -163,6 +164,8 @@ export interface DriverInstanceBase {
   changeBackingFile?(filename: string, format: string | undefined): MaybePromise<void>;
   /** x-blockdev-amend: changes the image as the driver's branch of BlockdevAmendOptions says. Absent: it cannot. */
   amend?(options: Readonly<Record<string, unknown>>, force: boolean): MaybePromise<void>;
+  /** Snapshots inside the image. Absent: the driver has no such thing. */
+  readonly snapshots?: InternalSnapshots;
   /** Whether a medium is in the drive. Absent: there always is one. */
   inserted?(): boolean;
   /** Driver-specific part of query-blockstats. */
@@ -233,8 +236,6 @@ export interface ImageFacts {
   backingFilename: string;
   fullBackingFilename: string;
   backingFormat: string;
-  /** Internal snapshots (QAPI SnapshotInfo). */
-  snapshots: Record<string, unknown>[];
 }
 
 /** A format driver's opened image. Neither method does data I/O. */

@@ -40,6 +40,7 @@ export const SnapshotInfo = struct("SnapshotInfo", {
   "vm-clock-nsec": int,
   icount: opt(int),
 });
+export type SnapshotInfoValue = Infer<typeof SnapshotInfo>;
 
 /** What one request to a node can be (QEMU 10.2). Bytes; what is absent has no limit or preference. */
 export const BlockLimitsInfo = struct("BlockLimitsInfo", {
@@ -352,6 +353,44 @@ export const blockCommandTable = {
         "`Parameter 'size' expects a >0 size`: it is negative",
         "`Permission conflict on node 'N': ...`: an NBD export keeps its node's length",
         "what the driver refuses, as `Cannot grow device files`",
+      ],
+    },
+  ),
+  "blockdev-snapshot-internal-sync": command(
+    struct("BlockdevSnapshotInternal", { device: str, name: str }),
+    empty,
+    {
+      doc:
+        "Takes a snapshot inside the image of a node that is no child of another. Its time is the host's.",
+      errors: [
+        "`Cannot find device='D' nor node-name='D'`",
+        "`Need a root block node`",
+        "`Device 'D' is read only`",
+        "`Block format 'F' used by device 'D' does not support internal snapshots`",
+        "`Failed to get a snapshot list: Operation not supported`: with an external data file",
+        "`Name is empty`",
+        "`Snapshot with name 'N' already exists on device 'D'`",
+        "`Failed to create snapshot 'N' on device 'D': REASON`: as too narrow reference counts",
+      ],
+    },
+  ),
+  "blockdev-snapshot-delete-internal-sync": command(
+    struct("q_obj_blockdev-snapshot-delete-internal-sync-arg", {
+      device: str,
+      id: opt(str),
+      name: opt(str),
+    }),
+    SnapshotInfo,
+    {
+      doc:
+        "Removes a snapshot inside an image, by its identifier, its name, or both. Returns what it was.",
+      errors: [
+        "`Cannot find device='D' nor node-name='D'`",
+        "`Need a root block node`",
+        "`Name or id must be provided`",
+        "`Failed to get a snapshot list: Operation not supported`",
+        "`Snapshot with id 'I' and name 'N' does not exist on device 'D'`",
+        "`Device 'D' is read only`",
       ],
     },
   ),

@@ -39,6 +39,7 @@ import { addReference, changeReferences } from "./references.ts";
 import { Refcounts } from "./refcounts.ts";
 import { DataPlanner } from "./reserve.ts";
 import { resize } from "./resize.ts";
+import { Snapshots } from "./snapshots.ts";
 import { L2Tables } from "./tables.ts";
 import type {
   ClusterCipher,
@@ -79,6 +80,7 @@ export class Image implements OpenedImage {
   readonly commits: Commits;
   readonly releases: Releases;
   readonly inFlight: InFlight = new InFlight();
+  readonly snapshots: Snapshots = new Snapshots(this);
   geometry: Geometry;
   l1!: L1Table;
   map!: ClusterMap;
@@ -135,6 +137,7 @@ export class Image implements OpenedImage {
     );
     this.l1 = new L1Table(WordTable.parse(l1), header.l1Offset);
     this.#assemble(WordTable.parse(counts), header.refcountTableOffset);
+    await this.snapshots.load();
   }
 
   /** The parts, with nothing cached. */
