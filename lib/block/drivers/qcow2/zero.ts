@@ -52,7 +52,7 @@ export class ZeroPlanner {
     }
     const dirty = this.#image.markDirty();
     if (dirty !== undefined) return dirty;
-    const to = whole ? end : end - (end % unit);
+    const to = this.#besideCompressed(slot, start, whole ? end : end - (end % unit));
     const unmap = (flags & RequestFlag.mayUnmap) !== 0;
     const done = this.#each(slot, start, to, (at, guest, from, upTo) => {
       this.#zeroEntry(slot, at, guest, from, upTo, unmap);
@@ -60,6 +60,21 @@ export class ZeroPlanner {
     plan.metadataOnly(done - start);
     this.#image.written();
     return undefined;
+  }
+
+  /**
+   * Where zeroes from `start` on must end, at `to` at most: parts of a compressed cluster have no flags of their own.
+   */
+  #besideCompressed(slot: Slot, start: number, to: number): number {
+    if (!this.#extended) return to;
+    const size = this.#clusterSize;
+    const compressed = (guest: number) =>
+      this.#image.map.kind(this.#image.map.entryAt(slot, guest), 0) === Kind.compressed;
+    const tail = to >= this.#image.size ? 0 : to % size;
+    const first = start - start % size;
+    const part = start !== first || (tail !== 0 && to - tail === first);
+    if (part && compressed(start)) this.#notQuickly(start);
+    return tail !== 0 && to - tail > start && compressed(to - 1) ? to - tail : to;
   }
 
   /** There is no L2 table: nothing to do where zeroes are read already. */
