@@ -30,6 +30,8 @@ export class ThreadHub {
   readonly #threads = new Map<string, IoThread>();
   readonly #onFailure: (thread: IoThread) => void;
   #bell: Bell | undefined;
+  /** Threads that are about to end. */
+  ending = 0;
 
   constructor(parts: HubParts) {
     this.context = parts.context;
@@ -85,7 +87,12 @@ export class ThreadHub {
     if (this.#threads.get(thread.name) === thread) this.#threads.delete(thread.name);
     this.places.remove(thread);
     for (const other of this.#threads.values()) other.disconnect(thread);
-    await thread.stop();
+    this.ending++;
+    try {
+      await thread.stop();
+    } finally {
+      this.ending--;
+    }
   }
 
   /** A thread has failed by itself: its nodes are lost, others go on. */

@@ -308,7 +308,7 @@ function writeError(slots: Float64Array<SharedArrayBuffer>, base: number, error:
     ? error
     : new BlockError("EIO", error instanceof Error ? error.message : String(error));
   const { errno, message, node, op, offset } = known;
-  const text = JSON.stringify({ errno, message: message.slice(0, 400), node, op, offset });
+  const text = JSON.stringify({ errno, message: message.slice(0, 200), node, op, offset });
   const bytes = new TextEncoder().encode(text).subarray(0, TEXT_BYTES);
   new Uint8Array(slots.buffer, (base + Done.text) * 8, bytes.length).set(bytes);
   slots[base + Done.textLength] = bytes.length;
