@@ -260,6 +260,9 @@ export class FileInstance implements IoInstance {
   async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
     // A reopen that is prepared will be committed first: these permissions are for what comes after it.
     const base = this.#next ?? this.#state;
+    const reopened = this.#next?.again;
+    // The locks of a descriptor that a reopen has ready would be in the way; they are placed again below.
+    if (reopened !== undefined) this.#locks?.dropFrom(reopened, this.#needed, this.#shared);
     this.#locks?.prepare(this.#fd, needed, shared);
     const unlock = () => this.#locks?.abort(this.#fd, needed, shared);
     const writable = isWritable(base.mode, needed);

@@ -75,6 +75,11 @@ export class ImageLocks {
     this.#place(fd, needed, Perm.all & ~shared);
   }
 
+  /** Takes back `placeOn`. */
+  dropFrom(fd: number, needed: number, shared: number): void {
+    this.#drop(fd, needed, Perm.all & ~shared);
+  }
+
   #place(fd: number, used: number, unshared: number): void {
     this.#each(used, USED_BASE, (byte) => this.#placeByte(fd, byte));
     this.#each(unshared, UNSHARED_BASE, (byte) => this.#placeByte(fd, byte));
