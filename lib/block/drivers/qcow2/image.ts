@@ -13,6 +13,7 @@ import {
 } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
 import type {
+  BitmapStore,
   Child,
   ImageFacts,
   Limits,
@@ -75,6 +76,7 @@ export class Image implements OpenedImage {
   readonly file: Child;
   readonly data: Child;
   backing: Child | undefined;
+  readonly bitmaps: BitmapStore | undefined;
   readonly codec: ClusterCodec;
   readonly cipher: ClusterCipher | undefined;
   readonly commits: Commits;
@@ -115,6 +117,7 @@ export class Image implements OpenedImage {
     this.data = parts.data;
     this.backing = parts.backing;
     this.codec = parts.codec;
+    this.bitmaps = parts.hooks.bitmaps?.(this);
     this.cipher = parts.cipher;
     this.#options = parts.options;
     this.#readOnly = parts.readOnly;
@@ -435,6 +438,24 @@ export class Image implements OpenedImage {
       if (l1.target(i) !== 0) overlap.add(l1.target(i), geometry.clusterSize, "active L2 table");
     }
     if (old.length > 0) this.release(old.offset, old.length * 8, "other");
+  }
+
+  /** The image as `header` describes it, beside this one and only to be read; its map may not change meanwhile. */
+  openView(header: Header): Promise<OpenedImage> {
+    const { codec } = this;
+    return openImage({
+      ...this.#parts,
+      header,
+      readOnly: true,
+      // Closed with this image.
+      codec: {
+        decode: (...args) => codec.decode(...args),
+        encode: (...args) => codec.encode(...args),
+        forget: (...args) => codec.forget(...args),
+        close: () => {},
+      },
+      hooks: { facts: () => ({}) },
+    });
   }
 
   commit(): Promise<void> {

@@ -11,9 +11,10 @@
  * marked dirty meanwhile (version 3), so that whoever opens it next repairs it. Source: the QCOW2 specification,
  * "Snapshots".
  */
-import { BlockError } from "../../../base/mod.ts";
+import { BlockError, MAX_OFFSET } from "../../../base/mod.ts";
 import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from "../../mod.ts";
 import { Bounds, Incompatible } from "./format.ts";
+import { l1EntriesFor } from "./header.ts";
 import {
   newExtra,
   readSnapshotTable,
@@ -21,7 +22,7 @@ import {
   type Snapshot,
   snapshotText,
 } from "./snapshots_table.ts";
-import type { Qcow2Image } from "./types.ts";
+import type { OpenedImage, Qcow2Image } from "./types.ts";
 
 /** Bytes of a name that are kept, as the original does. */
 const MAX_NAME = 255;
@@ -37,6 +38,8 @@ export class Snapshots implements InternalSnapshots {
   #snapshots: readonly Snapshot[] = [];
   /** Bytes of the table on disk. */
   #length = 0;
+  /** Snapshots that are open for reading, with the number of their views. */
+  readonly #viewed = new Map<Snapshot, number>();
 
   constructor(private readonly image: Qcow2Image) {}
 
@@ -155,6 +158,9 @@ export class Snapshots implements InternalSnapshots {
     const { image } = this;
     return image.exclusive(async () => {
       const snapshot = this.find(id);
+      if (this.#viewed.has(snapshot)) {
+        throw new BlockError("EBUSY", "Device or resource busy", { node: image.nodeName });
+      }
       const l1 = await this.readL1(snapshot);
       await image.commit();
       await this.#whileDirty(async () => {
@@ -194,15 +200,58 @@ export class Snapshots implements InternalSnapshots {
     });
   }
 
+  /**
+   * The snapshot as an image of its own, only to be read; it stays while it is open. What its tables lead to is
+   * never written to: whoever writes to a cluster with two references makes a copy.
+   */
+  async view(id: string): Promise<OpenedImage> {
+    const { image } = this;
+    await image.commit();
+    const snapshot = this.find(id);
+    this.#checkL1(snapshot);
+    this.#viewed.set(snapshot, (this.#viewed.get(snapshot) ?? 0) + 1);
+    const done = () => {
+      const left = this.#viewed.get(snapshot)! - 1;
+      if (left === 0) this.#viewed.delete(snapshot);
+      else this.#viewed.set(snapshot, left);
+    };
+    try {
+      const view = await image.openView({
+        ...image.header,
+        size: snapshot.diskSize === undefined ? image.size : Number(snapshot.diskSize),
+        l1Offset: Number(snapshot.l1Offset),
+        l1Size: snapshot.l1Size,
+        snapshotCount: 0,
+      });
+      const close = view.close.bind(view);
+      view.close = async () => {
+        await close();
+        done();
+      };
+      return view;
+    } catch (error) {
+      done();
+      throw error;
+    }
+  }
+
+  #checkL1({ l1Offset, l1Size, diskSize }: Snapshot): void {
+    if (l1Size > Bounds.maxL1Bytes / 8) throw badTable("Snapshot L1 table too large");
+    if (!this.#sane(l1Offset, l1Size)) throw badTable("Snapshot L1 table offset invalid");
+    const { header } = this.image;
+    const size = diskSize ?? BigInt(this.image.size);
+    const extended = (header.incompatibleFeatures & Incompatible.extendedL2) !== 0n;
+    if (
+      size > BigInt(MAX_OFFSET) || l1EntriesFor(Number(size), header.clusterBits, extended) > l1Size
+    ) {
+      throw badTable("Snapshot L1 table is too small");
+    }
+  }
+
   /** Where the L2 tables of the snapshot lie; flags are cleared. Throws BlockError where the table is broken. */
   async readL1({ l1Offset, l1Size }: Snapshot): Promise<BigUint64Array> {
-    if (!this.#sane(l1Offset, l1Size)) {
-      throw badTable(
-        l1Size > Bounds.maxL1Bytes / 8
-          ? "Snapshot L1 table too large"
-          : "Snapshot L1 table offset invalid",
-      );
-    }
+    if (l1Size > Bounds.maxL1Bytes / 8) throw badTable("Snapshot L1 table too large");
+    if (!this.#sane(l1Offset, l1Size)) throw badTable("Snapshot L1 table offset invalid");
     const bytes = await this.image.readMetadata(Number(l1Offset), l1Size * 8);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     return BigUint64Array.from({ length: l1Size }, (_, i) => view.getBigUint64(i * 8) & L2_OFFSET);
@@ -252,6 +301,17 @@ export class Snapshots implements InternalSnapshots {
     this.#length = bytes.length;
     if (bytes.length > 0) image.protect(offset, bytes.length, "snapshot table");
   }
+}
+
+/** The disk becomes what it was, its length included. Throws BlockError or CommandError. */
+export async function applySnapshot(image: OpenedImage, id: string): Promise<void> {
+  const snapshots = image.snapshots as Snapshots;
+  const { diskSize } = snapshots.find(id);
+  if (diskSize !== undefined && diskSize !== BigInt(image.size)) {
+    if (diskSize > BigInt(MAX_OFFSET)) throw badTable("Snapshot of too large a disk");
+    await image.truncate?.(Number(diskSize), { exact: true, preallocation: "off" });
+  }
+  await snapshots.apply(id);
 }
 
 /** Entries as they are stored. */

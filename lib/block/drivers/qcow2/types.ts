@@ -20,7 +20,14 @@
  */
 import type { IoVec, MaybePromise } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
-import type { Child, FormatInstance, ImageFacts, OpenContext, ReopenChange } from "../../types.ts";
+import type {
+  BitmapStore,
+  Child,
+  FormatInstance,
+  ImageFacts,
+  OpenContext,
+  ReopenChange,
+} from "../../types.ts";
 import type { CompressedCluster } from "./format.ts";
 import type { Header } from "./header.ts";
 
@@ -133,6 +140,8 @@ export interface ImageHooks {
   ): MaybePromise<void>;
   /** Before the last commit: persistent bitmaps are stored here. The image may be read-only. */
   beforeClose?(image: Qcow2Image): MaybePromise<void>;
+  /** Where persistent dirty bitmaps are kept. */
+  bitmaps?(image: Qcow2Image): BitmapStore;
   /** Before a change of the length: throws where bitmaps or snapshots forbid it. */
   beforeResize?(image: Qcow2Image, size: number): MaybePromise<void>;
 }
@@ -226,6 +235,8 @@ export interface Qcow2Image {
    */
   changeReferences(l1: BigUint64Array, delta: 1 | 0 | -1, active: boolean): Promise<void>;
 
+  /** The image as `header` describes it, beside this one and only to be read (a snapshot). Close it first. */
+  openView(header: Header): Promise<OpenedImage>;
   /** Writes all cached metadata in the order above; stable when it resolves. */
   commit(): Promise<void>;
   /** Drops cached metadata that is not dirty (after repair or snapshot apply). */
