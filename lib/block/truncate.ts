@@ -13,6 +13,7 @@ export function truncateNode(
 ): MaybePromise<void> {
   if (node.readOnly) throw new CommandError("Image is read-only");
   if (!node.active) throw new CommandError("Image is inactive");
+  for (const bitmap of node.bitmaps?.all() ?? []) if (bitmap.persistent) bitmap.check();
   const { instance } = node;
   let result: MaybePromise<void>;
   if (instance.truncate !== undefined) {

@@ -171,7 +171,7 @@ export interface DriverInstanceBase {
   /** Driver-specific part of query-blockstats. */
   statistics?(): Record<string, unknown> | undefined;
   /** Where persistent dirty bitmaps are kept. Absent: nowhere. */
-  readonly bitmaps?: BitmapStore;
+  readonly bitmaps?: BitmapStore | undefined;
   /** Drain: no request is in flight until `resume`. Background activity of the driver stops. */
   quiesce?(): MaybePromise<void>;
   resume?(): void;

@@ -146,19 +146,22 @@ export class Bits {
     return new Uint8Array(this.#words.buffer);
   }
 
-  /** Replaces the bits of the bytes from `at` of the memory on; bits after the last granule are ignored. */
+  /**
+   * Replaces the bits of the bytes from `at` of the memory on, a multiple of 4; bits after the last granule are
+   * ignored. Memory that nothing is loaded into is not touched.
+   */
   load(at: number, bytes: Uint8Array): void {
-    const own = this.bytes;
-    own.set(bytes.subarray(0, Math.max(0, own.length - at)), at);
-  }
-
-  /** After the last `load`. */
-  loaded(): void {
+    const taken = bytes.subarray(0, Math.max(0, Math.ceil(this.#bits / 8) - at));
+    if (taken.length === 0) return;
+    const words = this.#words.subarray(at / 4, Math.ceil((at + taken.length) / 4));
+    for (const word of words) this.#count -= ones(word);
+    this.bytes.set(taken, at);
     const tail = this.#bits % 32;
-    const full = Math.floor(this.#bits / 32);
-    if (tail > 0) this.#words[full] = this.#words[full]! & ((1 << tail) - 1);
-    this.#words.fill(0, tail > 0 ? full + 1 : full);
-    this.#recount();
+    const last = Math.floor(this.#bits / 32);
+    if (tail > 0 && at / 4 + words.length > last) {
+      this.#words[last] = this.#words[last]! & ((1 << tail) - 1);
+    }
+    for (const word of words) this.#count += ones(word);
   }
 
   /** Sets or clears bits [first, stop). */

@@ -385,6 +385,16 @@ test(
     assert.deepEqual(held(), [100, 200, 201, 202, 203]);
     await reopen({ direct: true });
     assert.deepEqual(held(), [100, 200, 201, 202, 203]);
+    // Both at once, of a node that shares nothing: its own new descriptor is not in its way.
+    await reopen({ readOnly: true });
+    const change = await node.prepareReopen(openContext(context, all, {}), all);
+    const permissions = await node.preparePermissions(
+      Perm.consistentRead | Perm.write | Perm.resize,
+      Perm.none,
+    );
+    change.commit();
+    permissions.commit();
+    assert.deepEqual(held(), [100, 101, 103, 200, 201, 202, 203]);
     node.close();
     assert.deepEqual(held(), []);
     sys.close(probe);

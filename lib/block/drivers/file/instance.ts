@@ -263,6 +263,8 @@ export class FileInstance implements IoInstance {
     const reopened = this.#next?.again;
     // The locks of a descriptor that a reopen has ready would be in the way; they are placed again below.
     if (reopened !== undefined) this.#locks?.dropFrom(reopened, this.#needed, this.#shared);
+    // The descriptor of a reopen has locks already: of another description, they would be in our own way.
+    if (this.#next?.again !== undefined) this.#locks?.takeOff(this.#next.again);
     this.#locks?.prepare(this.#fd, needed, shared);
     const unlock = () => this.#locks?.abort(this.#fd, needed, shared);
     const writable = isWritable(base.mode, needed);

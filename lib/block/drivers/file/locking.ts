@@ -80,6 +80,11 @@ export class ImageLocks {
     this.#drop(fd, needed, Perm.all & ~shared);
   }
 
+  /** Undoes `placeOn`. */
+  takeOff(fd: number): void {
+    this.#drop(fd, Perm.all, Perm.all);
+  }
+
   #place(fd: number, used: number, unshared: number): void {
     this.#each(used, USED_BASE, (byte) => this.#placeByte(fd, byte));
     this.#each(unshared, UNSHARED_BASE, (byte) => this.#placeByte(fd, byte));

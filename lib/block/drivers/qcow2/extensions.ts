@@ -8,7 +8,7 @@ import { Bounds, Extension } from "./format.ts";
 /** Longest name of a backing file's format, bytes. */
 const MAX_FORMAT = 15;
 /** Largest directory of bitmaps, bytes. */
-const MAX_DIRECTORY = 67107840;
+export const MAX_DIRECTORY = 67107840;
 /** Bytes of a feature table's entry, and of the name in it. */
 const FEATURE_ENTRY = 48;
 const FEATURE_NAME = 46;

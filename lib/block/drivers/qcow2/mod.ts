@@ -3,6 +3,7 @@ import { BlockError, CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsQcow2 } from "../../../qmp/schema/blockdev.ts";
 import { defineDriver, type DriverDefinition } from "../../mod.ts";
 import { amendImage } from "./amend.ts";
+import { Qcow2Bitmaps } from "./bitmaps.ts";
 import { createImage } from "./create.ts";
 import { Bounds } from "./format.ts";
 import { imageFacts } from "./info.ts";
@@ -17,6 +18,7 @@ function hooksOf(backingName: string | undefined): ImageHooks {
     facts: (image) => imageFacts(image, { fullBackingFilename: named }),
     prepareReopen: (image, next, options) => prepareReopen(image, next, options as Qcow2Options),
     amend: amendImage,
+    bitmaps: (image) => new Qcow2Bitmaps(image),
     async changeBackingFile(image, filename, format) {
       await changeBackingFile(image, filename, format);
       named = filename === "" ? undefined : filename;

@@ -1,0 +1,257 @@
+/**
+ * Persistent dirty bitmaps in an image.
+ *
+ * While an image is open for writing its bitmaps are marked as in use, durably and before the first write: what is
+ * there of them is out of date until they are stored, when the image is closed. Storing makes new tables and a new
+ * directory and then switches over by the header; a cut leaves the old directory, whose entries are in use. Only
+ * setting that mark changes a directory in place, under a cleared autoclear bit.
+ *
+ * Source: the QCOW2 specification, "Bitmaps".
+ */
+import { alignUp, BlockError, CommandError } from "../../../base/mod.ts";
+import { DirtyBitmap, makeBits, MAX_BITMAP_NAME } from "../../bitmaps/mod.ts";
+import type { BitmapStore } from "../../mod.ts";
+import {
+  type DirectoryEntry,
+  entryLength,
+  MAX_BITMAP_BYTES,
+  parseDirectory,
+  serialiseDirectory,
+  tableEntries,
+} from "./bitmap_directory.ts";
+import { MAX_DIRECTORY } from "./extensions.ts";
+import { Autoclear, Bounds, EntryLow, entryOffset } from "./format.ts";
+import { WordTable } from "./metadata.ts";
+import type { Qcow2Image } from "./types.ts";
+
+/** Entries of a table that are read at once. */
+const TABLE_STEP = 8192;
+/** Bits 1 to 8 and 56 to 63 of a table's entry are reserved. */
+const RESERVED_HIGH = 0xff000000;
+const RESERVED_LOW = 0x1fe;
+
+/** The directory as it is on disk; empty where there is none. Throws BlockError. */
+export async function readDirectory(image: Qcow2Image): Promise<DirectoryEntry[]> {
+  const { bitmaps } = image.header;
+  if (bitmaps === undefined) return [];
+  const bytes = await image.readMetadata(bitmaps.directoryOffset, bitmaps.directorySize);
+  return parseDirectory(bytes, bitmaps.count, image.size, image.geometry.clusterSize);
+}
+
+/** The bitmaps of one image. */
+export class Qcow2Bitmaps implements BitmapStore {
+  readonly #image: Qcow2Image;
+  /** As on disk, since the last load or store. */
+  #entries: DirectoryEntry[] = [];
+
+  constructor(image: Qcow2Image) {
+    this.#image = image;
+  }
+
+  async load(readOnly: boolean): Promise<DirtyBitmap[]> {
+    this.#entries = await readDirectory(this.#image);
+    const loaded: DirtyBitmap[] = [];
+    for (const entry of this.#entries) loaded.push(await this.#read(entry));
+    if (readOnly) { for (const bitmap of loaded) bitmap.readOnly = true; }
+    else await this.claim();
+    return loaded;
+  }
+
+  async #read(entry: DirectoryEntry): Promise<DirtyBitmap> {
+    const { name, granularity, auto, inUse } = entry;
+    const size = inUse ? 0 : this.#image.size;
+    const bits = makeBits(name, size, granularity);
+    const bitmap = new DirtyBitmap(bits, { name, persistent: true, recording: auto && !inUse });
+    bitmap.inconsistent = inUse;
+    if (inUse) return bitmap;
+    const { clusterSize } = this.#image.geometry;
+    for await (const { index, offset, ones } of this.#table(entry)) {
+      if (offset !== 0) {
+        bits.load(index * clusterSize, await this.#image.readMetadata(offset, clusterSize));
+      } else if (ones) {
+        const covered = clusterSize * 8 * granularity;
+        bits.set(index * covered, Math.min(covered, size - index * covered));
+      }
+    }
+    return bitmap;
+  }
+
+  /** Entries of a bitmap's table: where the bits are, or that all are alike. Throws BlockError EINVAL. */
+  async *#table(
+    { name, tableOffset, tableSize }: DirectoryEntry,
+  ): AsyncIterable<{ index: number; offset: number; ones: boolean }> {
+    const { clusterSize } = this.#image.geometry;
+    for (let from = 0; from < tableSize; from += TABLE_STEP) {
+      const count = Math.min(TABLE_STEP, tableSize - from);
+      const table = WordTable.parse(
+        await this.#image.readMetadata(tableOffset + from * 8, count * 8),
+      );
+      for (let i = 0; i < count; i++) {
+        const [high, low] = [table.high[i]!, table.low[i]!];
+        const offset = entryOffset(high, low);
+        const ones = (low & EntryLow.zero) !== 0;
+        const wrong = (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0 ||
+          offset % clusterSize !== 0 || (ones && offset !== 0) || offset >= Bounds.maxHostOffset;
+        if (wrong) {
+          const why = `Could not read bitmap_table table from image for bitmap '${name}'`;
+          throw new BlockError("EINVAL", `${why}: Invalid argument`, { op: "open" });
+        }
+        yield { index: from + i, offset, ones };
+      }
+    }
+  }
+
+  checkNew(name: string, granularity: number, others: readonly DirtyBitmap[]): void {
+    const { header, geometry, size, nodeName, readOnly } = this.#image;
+    const refuse = (why: string) =>
+      new CommandError(`Can't make bitmap '${name}' persistent in '${nodeName}': ${why}`);
+    if (header.version < 3) throw refuse("Cannot store dirty bitmaps in qcow2 v2 files");
+    if (readOnly) throw refuse("No write access");
+    if (new TextEncoder().encode(name).length > MAX_BITMAP_NAME) throw refuse("Name is too long");
+    const bytes = Math.ceil(Math.ceil(size / granularity) / 8);
+    if (bytes > MAX_BITMAP_BYTES || tableEntries(size, granularity, geometry.clusterSize) === 0) {
+      throw refuse("Too much space will be occupied by the bitmap. Use larger granularity");
+    }
+    const kept = others.filter((other) => other.persistent);
+    if (kept.length >= Bounds.maxBitmaps) {
+      throw refuse("Maximum number of persistent bitmaps is already reached");
+    }
+    const directory = kept.reduce((sum, other) => sum + entryLength(other.name), 0);
+    if (directory + entryLength(name) > MAX_DIRECTORY) {
+      throw refuse("Not enough space in the bitmap directory");
+    }
+  }
+
+  async store(bitmaps: readonly DirtyBitmap[]): Promise<void> {
+    if (bitmaps.length === 0 && this.#entries.length === 0) return;
+    await this.#image.exclusive(async () => {
+      const old = this.#entries;
+      const next: DirectoryEntry[] = [];
+      const written: DirectoryEntry[] = [];
+      try {
+        // As in QEMU the newest comes first.
+        for (const bitmap of bitmaps.toReversed()) {
+          const before = old.find(({ name }) => name === bitmap.name);
+          if (bitmap.inconsistent) {
+            if (before !== undefined) next.push(before);
+            continue;
+          }
+          const entry = await this.#write(bitmap);
+          written.push(entry);
+          next.push(entry);
+        }
+      } catch (error) {
+        for (const entry of written) await this.#free(entry);
+        throw error;
+      }
+      // From here on the header may lead to the new ones even after an error: then they are left.
+      await this.#switch(next);
+      for (const entry of old) if (!next.includes(entry)) await this.#free(entry);
+    });
+  }
+
+  async remove(name: string): Promise<void> {
+    const entry = this.#entries.find((one) => one.name === name);
+    if (entry === undefined) return;
+    await this.#image.exclusive(async () => {
+      await this.#switch(this.#entries.filter((one) => one !== entry));
+      await this.#free(entry);
+    });
+  }
+
+  async claim(): Promise<void> {
+    const { bitmaps, autoclearFeatures } = this.#image.header;
+    if (bitmaps === undefined || this.#entries.every(({ inUse }) => inUse)) return;
+    const entries = this.#entries.map((entry) => ({ ...entry, inUse: true }));
+    await this.#image.updateHeader({ autoclearFeatures: autoclearFeatures & ~Autoclear.bitmaps });
+    await this.#image.writeMetadata(
+      bitmaps.directoryOffset,
+      serialiseDirectory(entries),
+      "bitmap directory",
+    );
+    await this.#image.updateHeader({ autoclearFeatures: autoclearFeatures | Autoclear.bitmaps });
+    this.#entries = entries;
+  }
+
+  /** Writes a bitmap's bits and table to clusters of their own. */
+  async #write(bitmap: DirtyBitmap): Promise<DirectoryEntry> {
+    const image = this.#image;
+    const { clusterSize } = image.geometry;
+    const { bits, name, granularity } = bitmap;
+    const tableSize = tableEntries(bits.size, granularity, clusterSize);
+    const table = WordTable.empty(tableSize);
+    const { bytes } = bits;
+    const allocated: [number, number][] = [];
+    const allocate = async (length: number) => {
+      const offset = await image.allocate(length);
+      allocated.push([offset, length]);
+      return offset;
+    };
+    try {
+      for (let i = 0; i < tableSize; i++) {
+        const part = bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
+        if (part.every((byte) => byte === 0)) continue;
+        if (part.length === clusterSize && part.every((byte) => byte === 0xff)) {
+          table.low[i] = EntryLow.zero;
+          continue;
+        }
+        const offset = await allocate(clusterSize);
+        table.setEntry(i, BigInt(offset));
+        await image.writeMetadata(offset, padded(part, clusterSize), "bitmap data");
+      }
+      const tableOffset = await allocate(tableSize * 8);
+      const length = alignUp(tableSize * 8, clusterSize);
+      await image.writeMetadata(tableOffset, padded(table.bytes(), length), "bitmap table");
+      return { name, granularity, inUse: false, auto: bitmap.recording, tableOffset, tableSize };
+    } catch (error) {
+      for (const [offset, length] of allocated) image.release(offset, length, "other");
+      throw error;
+    }
+  }
+
+  /** Gives back a bitmap's clusters, which the directory on disk no longer leads to. */
+  async #free(entry: DirectoryEntry): Promise<void> {
+    const image = this.#image;
+    const { clusterSize } = image.geometry;
+    for await (const { offset } of this.#table(entry)) {
+      if (offset !== 0) image.release(offset, clusterSize, "other");
+    }
+    image.release(entry.tableOffset, entry.tableSize * 8, "other");
+  }
+
+  /** Makes `entries` the directory: from one moment to the next, by the header. */
+  async #switch(entries: DirectoryEntry[]): Promise<void> {
+    const image = this.#image;
+    const old = image.header.bitmaps;
+    const bytes = serialiseDirectory(entries);
+    const features = image.header.autoclearFeatures;
+    if (entries.length === 0) {
+      await image.commit();
+      const autoclearFeatures = features & ~Autoclear.bitmaps;
+      await image.updateHeader({ bitmaps: undefined, autoclearFeatures });
+    } else {
+      const directoryOffset = await image.allocate(bytes.length);
+      const whole = alignUp(bytes.length, image.geometry.clusterSize);
+      await image.writeMetadata(directoryOffset, padded(bytes, whole), "bitmap directory");
+      await image.commit();
+      await image.updateHeader({
+        bitmaps: { count: entries.length, directorySize: bytes.length, directoryOffset },
+        autoclearFeatures: features | Autoclear.bitmaps,
+      });
+      image.protect(directoryOffset, bytes.length, "bitmap directory");
+    }
+    if (old !== undefined) {
+      image.protect(old.directoryOffset, old.directorySize, "data");
+      image.release(old.directoryOffset, old.directorySize, "other");
+    }
+    this.#entries = entries;
+  }
+}
+
+/** `bytes` with zeroes up to `length`. */
+function padded(bytes: Uint8Array, length: number): Uint8Array {
+  if (bytes.length === length) return bytes;
+  const whole = new Uint8Array(length);
+  whole.set(bytes);
+  return whole;
+}
