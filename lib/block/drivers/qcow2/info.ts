@@ -32,6 +32,8 @@ export function specificInfo(header: Header): ImageInfoSpecificQCow2Value {
 export interface Origin {
   /** The header's name as seen from here (relative to the image's directory). */
   readonly fullBackingFilename: string | undefined;
+  /** What the backing file's node is called where it is the one that the header names. */
+  readonly ownBackingFilename: string | undefined;
 }
 
 /** Facts about an opened image. */
@@ -71,8 +73,7 @@ function naming(
   below: Partial<ImageFacts> | undefined,
   origin: Origin,
 ): Partial<ImageFacts> {
-  const named = origin.fullBackingFilename;
-  const overridden = named !== below?.filename && !(named === "" && below === undefined);
+  const overridden = origin.ownBackingFilename !== below?.filename;
   const inner = own.options ?? optionsOfName(file.node.driver, own.filename ?? "");
   const plain = { driver: "qcow2", file: inner };
   if (!overridden) {

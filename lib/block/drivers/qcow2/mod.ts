@@ -1,27 +1,27 @@
 /** `qcow2`: the format of QEMU with backing files, snapshots, compression. Read types.ts first. */
 import { BlockError, CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsQcow2 } from "../../../qmp/schema/blockdev.ts";
-import { defineDriver, type DriverDefinition } from "../../mod.ts";
+import { defineDriver, type DriverDefinition, type OpenContext } from "../../mod.ts";
 import { amendImage } from "./amend.ts";
 import { Qcow2Bitmaps } from "./bitmaps.ts";
 import { createImage } from "./create.ts";
 import { Bounds } from "./format.ts";
-import { imageFacts } from "./info.ts";
-import { openNode } from "./open.ts";
+import { imageFacts, type Origin } from "./info.ts";
+import { openNode, originOf } from "./open.ts";
 import type { Qcow2Options } from "./options.ts";
 import { prepareReopen } from "./reopen.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
 
-function hooksOf(backingName: string | undefined): ImageHooks {
-  let named = backingName;
+function hooksOf(open: OpenContext, opened: Origin): ImageHooks {
+  let origin = opened;
   return {
-    facts: (image) => imageFacts(image, { fullBackingFilename: named }),
+    facts: (image) => imageFacts(image, origin),
     prepareReopen: (image, next, options) => prepareReopen(image, next, options as Qcow2Options),
     amend: amendImage,
     bitmaps: (image) => new Qcow2Bitmaps(image),
     async changeBackingFile(image, filename, format) {
       await changeBackingFile(image, filename, format);
-      named = filename === "" ? undefined : filename;
+      origin = await originOf(open, image.header, undefined);
     },
   };
 }

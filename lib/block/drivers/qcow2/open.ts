@@ -9,6 +9,7 @@ import { checkImage, childFile } from "./check/mod.ts";
 import { Autoclear, AUTOCLEAR_KNOWN, geometryOf, Incompatible } from "./format.ts";
 import { badImage, type Header, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
 import { openImage } from "./image.ts";
+import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
@@ -142,11 +143,23 @@ async function openData(
   return data;
 }
 
+/** What the header says of the backing file; `implied`: the child that was opened because it says so. */
+export async function originOf(
+  open: OpenContext,
+  header: Header,
+  implied: Child | undefined,
+): Promise<Origin> {
+  const named = namedBacking(header);
+  const full = named && await open.nameOf(named);
+  const own = (await implied?.facts())?.filename ?? full;
+  return { fullBackingFilename: full, ownBackingFilename: own };
+}
+
 /** Opens the image of the node that `open` speaks of. */
 export async function openNode(
   open: OpenContext,
   options: Qcow2Options,
-  hooks: (backingName: string | undefined) => ImageHooks,
+  hooks: (open: OpenContext, origin: Origin) => ImageHooks,
 ): Promise<OpenedImage> {
   const { context, nodeName } = open;
   const file = await open.child("file", { role: ["data", "metadata", "primary"] });
@@ -159,6 +172,7 @@ export async function openNode(
   const data = await openData(open, options, header, file);
   const named = namedBacking(header);
   const backing = await open.namedChild("backing", { role: ["cow"] }, named);
+  const implied = options.backing === undefined ? backing : undefined;
   if (writable) header = await prepareForWriting(context, nodeName, file, header);
   const { clusterSize, compression } = geometryOf(header);
   return await openImage({
@@ -172,7 +186,7 @@ export async function openNode(
     readOnly: open.readOnly,
     options: resolved,
     codec: new CompressedClusters(context, nodeName, clusterSize, compression),
-    hooks: hooks(named && await open.nameOf(named)),
+    hooks: hooks(open, await originOf(open, header, implied)),
   });
 }
 
