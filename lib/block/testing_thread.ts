@@ -36,9 +36,9 @@ export class FakeThread implements GraphThread {
 
   constructor(readonly name: string, graph: BlockGraph, threads: Map<string, FakeThread>) {
     threads.set(name, this);
-    let news: ReplicaNews | undefined;
+    const heard: { news?: ReplicaNews } = {};
     const tell = (method: keyof ReplicaNews) => (...args: unknown[]) =>
-      (news?.[method] as (...args: unknown[]) => void)?.(...structuredClone(args));
+      (heard.news?.[method] as (...args: unknown[]) => void)?.(...structuredClone(args));
     this.replica = new ReplicaGraph({
       context: graph.context,
       drivers: graph.drivers,
@@ -64,7 +64,7 @@ export class FakeThread implements GraphThread {
       () => (...request) => replica.execute(...request),
       (handle) => graph.places.byHandle(handle)!.name,
     );
-    news = graph.places.add(this);
+    heard.news = graph.places.add(this);
   }
 
   async call<M extends keyof ReplicaCalls>(

@@ -24,7 +24,11 @@ export function statusHandlers(parts: StatusParts): Handlers<typeof statusComman
   return {
     "x-qsd-status": async () => {
       const { graph, nbd, threads } = parts;
-      await Promise.all([graph.places.refresh(), nbd.server?.refresh()]);
+      await Promise.all([
+        graph.places.refresh(),
+        nbd.server?.refresh(),
+        ...parts.exports.list().map(({ instance }) => instance.refresh?.()),
+      ]);
       const iothreads = await Promise.all(threads.list().map(iothread));
       const now = sys.monotonicNs();
       return {

@@ -17,6 +17,8 @@ export interface ExportInstance {
   shutdown(): Promise<void>;
   /** Counters for status and metrics; of what runs in IOThreads, as of the last `refresh`. */
   statistics?(): Record<string, unknown>;
+  /** Asks IOThreads for what they have counted. */
+  refresh?(): Promise<void>;
   /** The node's length changed. */
   resized?(size: number): void;
 }

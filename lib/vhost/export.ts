@@ -5,7 +5,7 @@
  */
 import { CommandError } from "../base/mod.ts";
 import { type BlockBackend, Perm } from "../block/mod.ts";
-import type { ExportInstance, ExportType } from "../export/mod.ts";
+import type { ExportInstance, ExportSurroundings, ExportType } from "../export/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import {
   type Context,
@@ -19,8 +19,10 @@ import {
 } from "../sys/mod.ts";
 import { BlkDevice } from "./device.ts";
 import { Session } from "./session.ts";
+import { RemoteVhostExport } from "./thread_part.ts";
 
-type VhostOptions = Extract<BlockExportOptionsValue, { type: "vhost-user-blk" }>;
+/** What block-export-add says. */
+export type VhostOptions = Extract<BlockExportOptionsValue, { type: "vhost-user-blk" }>;
 
 const BACKLOG = 1;
 /** Bounds of logical-block-size in bytes. */
@@ -37,7 +39,7 @@ export class VhostUserBlk implements ExportType {
   readonly needs = Perm.none;
   readonly unshared = Perm.none;
   readonly #context: Context;
-  readonly #exports = new Set<VhostUserBlkExport>();
+  readonly #exports = new Set<VhostUserBlkExport | RemoteVhostExport>();
 
   constructor(context: Context) {
     this.#context = context;
@@ -59,8 +61,21 @@ export class VhostUserBlk implements ExportType {
     }
   }
 
-  async create(backend: BlockBackend, options: BlockExportOptionsValue): Promise<ExportInstance> {
-    const made = await VhostUserBlkExport.start(this.#context, backend, options as VhostOptions);
+  async create(
+    backend: BlockBackend,
+    given: BlockExportOptionsValue,
+    around: ExportSurroundings,
+  ): Promise<ExportInstance> {
+    const options = given as VhostOptions;
+    const listening = await listenOn(this.#context, options.addr, BACKLOG);
+    const thread = around.thread ?? around.placeOf();
+    const made = thread === undefined
+      ? new VhostUserBlkExport(this.#context, backend, options, listening)
+      : await RemoteVhostExport.start(this.#context, around, thread, {
+        node: backend.node.name,
+        options,
+        listening,
+      });
     this.#exports.add(made);
     made.onGone = () => this.#exports.delete(made);
     return made;
@@ -76,6 +91,8 @@ export class VhostUserBlk implements ExportType {
 export class VhostUserBlkExport implements ExportInstance {
   /** Called when it is gone. */
   onGone: () => void = () => {};
+  /** Called when a front-end has come, or has gone. */
+  onUse: (inUse: boolean) => void = () => {};
   readonly #context: Context;
   readonly #id: string;
   readonly #device: BlkDevice;
@@ -98,7 +115,8 @@ export class VhostUserBlkExport implements ExportInstance {
     return new VhostUserBlkExport(context, backend, options, listening);
   }
 
-  private constructor(
+  /** Owns `listening` from now on. */
+  constructor(
     context: Context,
     backend: BlockBackend,
     options: VhostOptions,
@@ -146,6 +164,11 @@ export class VhostUserBlkExport implements ExportInstance {
     this.onGone();
   }
 
+  /** The thread is in disorder: lets the front-end's connection go, and does nothing else. */
+  abandon(): void {
+    this.#session?.abandon();
+  }
+
   /** Removes the socket file. */
   unlink(): void {
     const { path } = this.#listening;
@@ -168,9 +191,11 @@ export class VhostUserBlkExport implements ExportInstance {
       complain: (text) => this.#complain(text),
       closed: () => {
         this.#session = undefined;
+        this.onUse(false);
         this.#listen(true);
       },
     });
+    this.onUse(true);
   }
 
   #listen(on: boolean): void {

@@ -1,2 +1,3 @@
 /** vhost-user-blk exports: see session.ts for what a front-end can say, queue.ts for how a request travels. */
+export { vhostPart } from "./thread_part.ts";
 export { VhostUserBlk, VhostUserBlkExport } from "./export.ts";

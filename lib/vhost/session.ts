@@ -103,6 +103,12 @@ export class Session implements QueueHost, SessionState {
     await this.#end();
   }
 
+  /** The thread is in disorder: closes the connection, and does nothing else. */
+  abandon(): void {
+    this.#watch.close();
+    this.#socket.close();
+  }
+
   #poll(): boolean {
     const { queues } = this;
     let worked = false;

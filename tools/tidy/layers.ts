@@ -12,7 +12,7 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
   thread: ["base", "sys", "qmp/schema", "observe", "block", "qom"],
   export: ["base", "sys", "qmp/schema", "observe", "block", "thread"],
   nbd: ["base", "sys", "qmp/schema", "observe", "block", "thread", "export"],
-  vhost: ["base", "sys", "qmp/schema", "observe", "block", "export"],
+  vhost: ["base", "sys", "qmp/schema", "observe", "block", "thread", "export"],
   qom: ["base", "sys", "qmp/schema", "observe", "block"],
   chardev: ["base", "sys", "qmp/json", "qmp/schema", "observe", "qom"],
   qmp: [
