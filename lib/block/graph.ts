@@ -112,7 +112,16 @@ export class BlockGraph {
 
   /** Makes the nodes of a finished transaction visible. */
   adopt(opening: Opening): void {
-    for (const node of opening.created) this.#nodes.set(node.name, node);
+    const left = new Set(opening.created);
+    // As in QEMU a node is older than its children, but for the file that it is in.
+    const show = (node: BlockNode) => {
+      if (!left.delete(node)) return;
+      const file = node.edge("file");
+      if (file !== undefined) show(file.node);
+      this.#nodes.set(node.name, node);
+      for (const edge of node.children) show(edge.node);
+    };
+    for (const node of opening.created.toReversed()) show(node);
   }
 
   /** blockdev-del. */
