@@ -193,7 +193,8 @@ async function deviceInfo(
     children: node.children.map((edge) => ({ child: edge.name, "node-name": edge.node.name })),
     ro: node.readOnly,
     drv: node.driver,
-    backing_file_depth: chain.length,
+    // As in QEMU: whoever asks for the nodes alone is told nothing of the chain.
+    backing_file_depth: flat ? 0 : chain.length,
     active: node.active,
     encrypted: facts.encrypted === true,
     detect_zeroes: node.common.detectZeroes,
