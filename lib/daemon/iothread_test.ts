@@ -4,6 +4,8 @@ import { traceEvents, TraceRegistry } from "../observe/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import { createContext, type Log } from "../sys/mod.ts";
 import type { NodeView } from "../block/mod.ts";
+import { Frontend } from "../vhost/testing.ts";
+import { BlkDriver } from "../vhost/testing_blk.ts";
 import { Services } from "./services.ts";
 
 /** The services of a daemon in a folder of their own, with IOThreads t0 and t1 and a node on a file in each. */
@@ -137,6 +139,41 @@ Deno.test("IOThreads start and end many times without leaving anything behind", 
   const before = open();
   for (let i = 0; i < 3; i++) await round();
   assert.ok(open() <= before + 2, `${before} descriptors before, ${open()} after`);
+});
+
+Deno.test("a vhost-user-blk export in a thread serves its front-end, and dies alone", async () => {
+  await using parts = await made();
+  const { services, folder, events } = parts;
+  const { exports, threads, context } = services;
+  const path = `${folder}/vhost`;
+  await exports.add({
+    type: "vhost-user-blk",
+    id: "v",
+    "node-name": "t0",
+    addr: { type: "unix", path },
+    writable: true,
+    iothread: "t0",
+  });
+  assert.equal(exports.list()[0]!.iothread, threads.find("t0"));
+  const frontend = Frontend.connect(context, path);
+  await frontend.start();
+  const disk = new BlkDriver(frontend);
+  const read = () => disk.call({ type: 0, sector: 8, read: 512 });
+  assert.deepEqual([...(await read()).data.subarray(0, 2)], [1, 1]);
+  await disk.call({ type: 1, sector: 8, write: new Uint8Array(512).fill(0x77) });
+  assert.deepEqual([...(await read()).data.subarray(0, 2)], [0x77, 0x77]);
+  await until(() => exports.list()[0]!.instance.inUse);
+  assert.throws(() => exports.del("v"), { message: "export 'v' still in use" });
+  // The node moves away under it: the front-end does not notice.
+  await services.graph.move("t0", threads.find("t1"));
+  assert.deepEqual([...(await read()).data.subarray(0, 2)], [0x77, 0x77]);
+  await threads.find("t0")!.ask("crash").catch(() => {});
+  await until(() => events.length > 0);
+  assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"v"}']);
+  await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
+  assert.equal(services.graph.find("t0")!.place, undefined, "the last user has gone");
+  frontend.disconnect();
+  frontend.close();
 });
 
 /** The shortest handshake there is: EXPORT_NAME. */

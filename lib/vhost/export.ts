@@ -3,9 +3,8 @@
  * the accept queue. A front-end that comes back starts from scratch; what its last session had taken and not
  * answered is in its in-flight log.
  */
-import { CommandError } from "../base/mod.ts";
-import { type BlockBackend, Perm } from "../block/mod.ts";
-import type { ExportInstance, ExportSurroundings, ExportType } from "../export/mod.ts";
+import type { BlockBackend } from "../block/mod.ts";
+import type { ExportInstance } from "../export/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import {
   type Context,
@@ -19,73 +18,18 @@ import {
 } from "../sys/mod.ts";
 import { BlkDevice } from "./device.ts";
 import { Session } from "./session.ts";
-import { RemoteVhostExport } from "./thread_part.ts";
 
 /** What block-export-add says. */
 export type VhostOptions = Extract<BlockExportOptionsValue, { type: "vhost-user-blk" }>;
 
-const BACKLOG = 1;
-/** Bounds of logical-block-size in bytes. */
+/** Front-ends that wait while one is served. */
+export const BACKLOG = 1;
+/** The default of logical-block-size, in bytes. */
 const MIN_BLOCK = 512;
-const MAX_BLOCK = 2 * 1024 * 1024;
 /** Pause after accept failed (no descriptors left, for example). */
 const ACCEPT_RETRY_NS = 100_000_000;
 /** Most messages about one export in one second. */
 const COMPLAINTS_PER_SECOND = 10;
-
-/** Makes exports. Register it as an export type. */
-export class VhostUserBlk implements ExportType {
-  readonly type = "vhost-user-blk";
-  readonly needs = Perm.none;
-  readonly unshared = Perm.none;
-  readonly #context: Context;
-  readonly #exports = new Set<VhostUserBlkExport | RemoteVhostExport>();
-
-  constructor(context: Context) {
-    this.#context = context;
-  }
-
-  precheck(options: BlockExportOptionsValue): void {
-    if (options.type !== this.type) return;
-    const size = options["logical-block-size"] ?? MIN_BLOCK;
-    const property = `Property ${options.id}.logical-block-size doesn't take value`;
-    if (size < MIN_BLOCK || size > MAX_BLOCK) {
-      throw new CommandError(`${property} ${size} (minimum: ${MIN_BLOCK}, maximum: ${MAX_BLOCK})`);
-    }
-    if (!Number.isInteger(Math.log2(size))) {
-      throw new CommandError(`${property} '${size}', it's not a power of 2`);
-    }
-    if (options["num-queues"] === 0) throw new CommandError("num-queues must be greater than 0");
-    if (options.addr.type !== "unix" && options.addr.type !== "fd") {
-      throw new CommandError("Only socket address types 'unix' and 'fd' are supported");
-    }
-  }
-
-  async create(
-    backend: BlockBackend,
-    given: BlockExportOptionsValue,
-    around: ExportSurroundings,
-  ): Promise<ExportInstance> {
-    const options = given as VhostOptions;
-    const listening = await listenOn(this.#context, options.addr, BACKLOG);
-    const thread = around.thread ?? around.placeOf();
-    const made = thread === undefined
-      ? new VhostUserBlkExport(this.#context, backend, options, listening)
-      : await RemoteVhostExport.start(this.#context, around, thread, {
-        node: backend.node.name,
-        options,
-        listening,
-      });
-    this.#exports.add(made);
-    made.onGone = () => this.#exports.delete(made);
-    return made;
-  }
-
-  /** For an end without a stop: removes the socket files. */
-  abandon(): void {
-    for (const one of this.#exports) one.unlink();
-  }
-}
 
 /** An export. */
 export class VhostUserBlkExport implements ExportInstance {
