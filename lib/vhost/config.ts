@@ -19,8 +19,12 @@ export const CONFIG_SIZE = 60;
 /** Where the only writable field lies. */
 export const WCE_AT = 32;
 
-/** Longest segment in bytes, and most segments of a request: a ring of 128 holds the largest request. */
-export const SIZE_MAX = 2 ** 30;
+/**
+ * Longest segment in bytes that drivers are to make. Not 0, as in the original, which Linux takes for a page; and
+ * not too large: SeaBIOS (1.16) counts the blocks of SEG_MAX such segments in 16 bits, and hangs if that wraps.
+ */
+export const SIZE_MAX = 256 * 1024;
+/** Most segments of a request: a ring of 128 holds the largest request. */
 export const SEG_MAX = 126;
 /** Largest range of one discard or write-zeroes segment, in sectors: 1 GiB. */
 export const MAX_RANGE_SECTORS = 2 ** 21;

@@ -1,0 +1,139 @@
+/**
+ * A real Linux guest on vhost-user-blk exports, with the QEMU options of docs/vhost-user.md: the driver, the ring
+ * and the front-end are other people's. One boot, since it takes most of the time.
+ */
+import assert from "node:assert/strict";
+import { Daemon } from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { skip } from "../harness/skips.ts";
+import { run } from "../harness/tools.ts";
+import { guestSystem } from "./kernel.ts";
+import { Machine } from "./machine.ts";
+
+const MIB = 1048576;
+const system = await guestSystem();
+const ignore = typeof system === "string" && skip("a Linux guest", system);
+
+/** Export options by disk: vda read-write with two queues, vdb read-only, vdc with 4096-byte blocks. */
+const disks = {
+  a: "writable=on,num-queues=2",
+  b: "num-queues=1",
+  c: "writable=on,logical-block-size=4096",
+};
+
+function daemonArguments(): string[] {
+  return Object.entries(disks).flatMap(([name, options]) => [
+    "--blockdev",
+    `driver=file,node-name=${name},filename=${name}.raw,discard=unmap`,
+    "--export",
+    `type=vhost-user-blk,id=${name},node-name=${name},addr.type=unix,addr.path=${name}.sock,${options}`,
+  ]);
+}
+
+function machineArguments(dir: TestDir): string[] {
+  return Object.keys(disks).flatMap((name) => [
+    "-chardev",
+    `socket,id=${name},path=${dir.file(`${name}.sock`)},reconnect=1`,
+    "-device",
+    `vhost-user-blk-pci,chardev=${name},num-queues=${name === "a" ? 2 : 1}`,
+  ]);
+}
+
+async function md5(path: string): Promise<string> {
+  return (await run("md5sum", [path])).stdout.slice(0, 32);
+}
+
+Deno.test({
+  name: "a Linux guest uses its disks, sees a resize, and outlives a killed qsd",
+  ignore,
+}, async (t) => {
+  await using dir = TestDir.make();
+  for (const name of Object.keys(disks)) {
+    using file = Deno.openSync(dir.file(`${name}.raw`), { write: true, create: true });
+    file.truncateSync(64 * MIB);
+    if (name !== "b") continue;
+    for (let i = 0; i < 64; i++) file.writeSync(crypto.getRandomValues(new Uint8Array(65536)));
+  }
+  let daemon = await Daemon.start({ args: daemonArguments(), dir });
+  try {
+    if (typeof system === "string") return;
+    await using guest = await Machine.boot(system, machineArguments(dir));
+
+    await t.step("the disks are as configured", async () => {
+      const show = "cat /sys/block/vd[abc]/size /sys/block/vd[abc]/ro " +
+        "/sys/block/vd[abc]/queue/logical_block_size; ls /sys/block/vda/mq | wc -l";
+      const sectors = `${64 * MIB / 512}`;
+      assert.deepEqual((await guest.sh(show)).split("\n"), [
+        ...[sectors, sectors, sectors],
+        ...["0", "1", "0"],
+        ...["512", "512", "4096"],
+        "2",
+      ]);
+    });
+
+    await t.step("mkfs, files, fsck on both block sizes", async () => {
+      for (const disk of ["vda", "vdc"]) {
+        await guest.sh(`mkfs.ext4 -q /dev/${disk}`);
+        await guest.sh(`mount -t ext4 /dev/${disk} /mnt`);
+        await guest.sh(
+          "for i in 1 2 3 4 5 6 7 8; do head -c 1000000 /dev/urandom > /mnt/f$i; done",
+        );
+        const before = await guest.sh("md5sum /mnt/f*");
+        await guest.sh("umount /mnt && echo 3 > /proc/sys/vm/drop_caches");
+        await guest.sh(`e2fsck -fn /dev/${disk}`);
+        await guest.sh(`mount -t ext4 /dev/${disk} /mnt`);
+        assert.equal(await guest.sh("md5sum /mnt/f*"), before);
+        await guest.sh("umount /mnt");
+      }
+    });
+
+    await t.step("a read-only disk is read, not written", async () => {
+      const sum = await guest.sh("md5sum < /dev/vdb");
+      assert.equal(sum.slice(0, 32), await md5(dir.file("b.raw")));
+      await guest.sh("dd if=/dev/zero of=/dev/vdb bs=4096 count=1 2>/dev/null", 1);
+    });
+
+    await t.step("discarded space is given back", async () => {
+      const before = Deno.statSync(dir.file("c.raw")).blocks!;
+      await guest.sh("blkdiscard /dev/vdc");
+      assert.ok(Deno.statSync(dir.file("c.raw")).blocks! < before / 4);
+      assert.match(
+        await guest.sh("head -c 1048576 /dev/vdc | md5sum"),
+        /^b6d81b360a5672d80c27430f39153e2c/,
+      );
+    });
+
+    await t.step("a resize shows in the running guest", async () => {
+      await daemon.qmp.execute("block_resize", { "node-name": "a", size: 96 * MIB });
+      const want = 96 * MIB / 512;
+      await guest.sh(`until [ $(cat /sys/block/vda/size) = ${want} ]; do sleep 0.1; done`);
+      await guest.sh("mount -t ext4 /dev/vda /mnt && resize2fs /dev/vda && umount /mnt");
+    });
+
+    await t.step("qsd is killed and started again in mid-write: nothing is lost", async () => {
+      await guest.sh("mount -t ext4 /dev/vda /mnt");
+      // Each pass writes, reads back past the cache, and compares.
+      await guest.sh("head -c 8000000 /dev/urandom > /tmp/want");
+      const work = "for i in 1 2 3 4 5 6; do dd if=/tmp/want of=/mnt/w$i bs=64k oflag=direct " +
+        "conv=notrunc 2>/dev/null & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches; " +
+        "for i in 1 2 3 4 5 6; do cmp /tmp/want /mnt/w$i || exit 1; done";
+      guest.begin(`( ${work} )`);
+      const written = () => Deno.statSync(dir.file("a.raw")).blocks!;
+      for (let round = 0; round < 3; round++) {
+        const before = written();
+        for (let i = 0; i < 200 && written() < before + 2048; i++) {
+          await new Promise((resolve) => setTimeout(resolve, 5));
+        }
+        daemon.kill("SIGKILL");
+        await daemon.end();
+        Deno.removeSync(dir.file("pid")); // so that the next one's is waited for
+        daemon = await Daemon.start({ args: daemonArguments(), dir });
+      }
+      await guest.finish(work, 0, 240_000);
+      await guest.sh("umount /mnt && e2fsck -fn /dev/vda");
+      assert.equal(await guest.sh("dmesg | grep -ci 'i/o error' || true"), "1"); // vdb's own, above
+    });
+  } finally {
+    await daemon[Symbol.asyncDispose]();
+  }
+});
