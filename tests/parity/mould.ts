@@ -25,8 +25,13 @@ export type FileSpec =
   | { readonly text: string; readonly mode?: number }
   | { readonly folder: true }
   | { readonly link: string }
+  /** A copy of an earlier one with bytes (hexadecimal) overwritten, and cut off at `length`. */
+  | { readonly copy: string; readonly patch?: readonly Patch[]; readonly length?: number }
   /** A program that makes the file, as ["qemu-img", "create", ...]. */
   | { readonly make: readonly string[] };
+
+/** Bytes to overwrite. */
+export type Patch = readonly [offset: number, hex: string];
 
 /** One thing done to a running daemon. */
 export type Step =
@@ -281,10 +286,21 @@ class Observation {
   }
 }
 
+function copyFile(
+  dir: TestDir,
+  spec: { copy: string; patch?: readonly Patch[]; length?: number },
+  path: string,
+): void {
+  const bytes = Deno.readFileSync(dir.file(spec.copy));
+  for (const [offset, hex] of spec.patch ?? []) bytes.set(Uint8Array.fromHex(hex), offset);
+  Deno.writeFileSync(path, bytes.subarray(0, spec.length ?? bytes.length));
+}
+
 async function prepare(dir: TestDir, files: Readonly<Record<string, FileSpec>>): Promise<void> {
   for (const [name, spec] of Object.entries(files)) {
     const path = dir.file(name);
     if ("folder" in spec) Deno.mkdirSync(path);
+    else if ("copy" in spec) copyFile(dir, spec, path);
     else if ("link" in spec) Deno.symlinkSync(spec.link, path);
     else if ("make" in spec) await ok(spec.make[0]!, spec.make.slice(1), { cwd: dir.path });
     else if ("text" in spec) Deno.writeTextFileSync(path, spec.text);
