@@ -1,4 +1,5 @@
 /** What happens to images while the power is cut. */
+import { bitmapCommands } from "../../lib/block/bitmaps/mod.ts";
 import { RequestFlag } from "../../lib/block/mod.ts";
 import type { Guest, Scenario } from "./power.ts";
 
@@ -131,6 +132,24 @@ export const scenarios: readonly Scenario[] = [
     size: 2 * MIB,
     dataFile: true,
     work: (guest) => mix(guest, { rounds: 60, most: 48 * KIB, write: 4, zero: 1, discard: 1 }),
+  },
+  {
+    name: "persistent bitmaps that come and go, and are stored at the end",
+    create: "cluster_size=1k",
+    size: 2 * MIB,
+    bitmaps: ["a", "b"],
+    async work(guest) {
+      const { graph } = guest.machine;
+      const commands = bitmapCommands(graph);
+      const node = graph.nodes().find(({ driver }) => driver === "qcow2")!.name;
+      const add = commands["block-dirty-bitmap-add"];
+      for (let round = 0; round < 5; round++) {
+        await mix(guest, { rounds: 6, most: 32 * KIB, write: 1 });
+        await guest.flush();
+        await add({ node, name: `n${round}`, persistent: true, granularity: 512 << round });
+        if (round === 2) await commands["block-dirty-bitmap-remove"]({ node, name: "a" });
+      }
+    },
   },
   {
     name: "growing and shrinking",
