@@ -19,6 +19,8 @@ export class Allocator {
   granted = 0;
   /** No byte from here on was ever written: it reads as zeroes. */
   #untouched: number;
+  /** The same, at first. */
+  readonly #first: number;
   readonly #image: Image;
   readonly #entries: number;
   readonly #clusterSize: number;
@@ -28,6 +30,12 @@ export class Allocator {
     this.#entries = image.geometry.refcountBlockEntries;
     this.#clusterSize = image.geometry.clusterSize;
     this.#untouched = Math.ceil(image.file.size / this.#clusterSize);
+    this.#first = this.#untouched;
+  }
+
+  /** Whether anything was allocated behind what there was. */
+  get grown(): boolean {
+    return this.#untouched > this.#first;
   }
 
   /** End of what was allocated so far, or of the file, in bytes. */

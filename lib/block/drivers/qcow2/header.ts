@@ -111,6 +111,8 @@ function padded(bytes: Uint8Array, length: number): Uint8Array {
 export interface HeaderRules {
   /** Faults that a check finds and repairs by itself: no refcount table, a bad snapshot table. */
   readonly forCheck?: boolean;
+  /** Images that are marked as corrupt. Absent: they are read, for who does not write. */
+  readonly refuseCorrupt?: boolean;
 }
 
 /**
@@ -122,6 +124,7 @@ export function parseHeader(image: Uint8Array, rules: HeaderRules = {}): Header 
   const cluster = padded(image, 1 << clusterBits).subarray(0, 1 << clusterBits);
   const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
   const features = parseFeatures(view, cluster, version);
+  if (rules.refuseCorrupt === true) refuseCorrupt(features);
   const tables = parseTables(view, clusterBits, features.incompatibleFeatures, rules);
   const { refcountOrder, headerLength, compressionType } = features;
   const extensions = parseExtensions(cluster, features.extensionsStart, {
@@ -146,6 +149,12 @@ export function parseHeader(image: Uint8Array, rules: HeaderRules = {}): Header 
     laterFields: named ? cluster.slice(At.laterFields, headerLength) : new Uint8Array(),
     backingFile: parseBackingFile(view, cluster),
   };
+}
+
+/** Refuses to write to an image that is marked as corrupt. */
+export function refuseCorrupt(header: { readonly incompatibleFeatures: bigint }): void {
+  if ((header.incompatibleFeatures & Incompatible.corrupt) === 0n) return;
+  throw badImage("qcow2: Image is corrupt; cannot be opened read/write", "EACCES");
 }
 
 /** Magic, version and cluster size: what says how to read the rest. */

@@ -593,9 +593,9 @@ export class Image implements OpenedImage {
       await this.commits.commit(true);
       await this.releases.idle();
     }
-    const { end } = this.allocator;
+    const { end, grown } = this.allocator;
     // The last cluster may have been written in part only; others expect all of it.
-    if (end > this.file.size && this.#header.l1Size > 0) await this.#fillUp(end);
+    if (grown && end > this.file.size && this.#header.l1Size > 0) await this.#fillUp(end);
     if (this.#has(Incompatible.dirty)) await this.#setFeature(Incompatible.dirty, false);
   }
   async #fillUp(end: number): Promise<void> {

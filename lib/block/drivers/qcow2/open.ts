@@ -7,7 +7,7 @@ import type { Child, NamedChild, OpenContext } from "../../mod.ts";
 import { CompressedClusters } from "./compressed.ts";
 import { checkImage, childFile } from "./check/mod.ts";
 import { Autoclear, AUTOCLEAR_KNOWN, geometryOf, Incompatible } from "./format.ts";
-import { badImage, type Header, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
+import { badImage, type Header, type HeaderRules, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
 import { openImage } from "./image.ts";
 import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
@@ -15,21 +15,18 @@ import { type Qcow2Options, resolveOptions } from "./options.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
 
 /** Reads and parses the header of the image in `file`. */
-export async function readHeader(context: Context, file: Child): Promise<Header> {
+export async function readHeader(
+  context: Context,
+  file: Child,
+  rules: HeaderRules = {},
+): Promise<Header> {
   const length = Math.min(MAX_HEADER_BYTES, file.size);
-  return parseHeader(await readBytes(context, file, 0, length));
+  return parseHeader(await readBytes(context, file, 0, length), rules);
 }
 
 /** Whether the bits of `features` are set among the incompatible ones. */
 function has(header: Header, feature: bigint): boolean {
   return (header.incompatibleFeatures & feature) !== 0n;
-}
-
-/** Refuses to write to an image that is marked as corrupt. */
-export function refuseCorrupt(header: Header, readOnly: boolean): void {
-  if (!readOnly && has(header, Incompatible.corrupt)) {
-    throw badImage("qcow2: Image is corrupt; cannot be opened read/write", "EACCES");
-  }
 }
 
 /** Whether an image must be changed before it may be written to. */
@@ -163,9 +160,8 @@ export async function openNode(
 ): Promise<OpenedImage> {
   const { context, nodeName } = open;
   const file = await open.child("file", { role: ["data", "metadata", "primary"] });
-  let header = await readHeader(context, file);
   const writable = !open.readOnly && open.active;
-  refuseCorrupt(header, !writable);
+  let header = await readHeader(context, file, { refuseCorrupt: writable });
   checkEncryption(options, header);
   const resolved = resolveOptions(options, header, open.discard);
   if (header.staleBitmaps === true) warnOfBitmaps(open, header);

@@ -2,13 +2,13 @@
 import { CommandError } from "../../../base/mod.ts";
 import type { OpenContext, ReopenChange } from "../../mod.ts";
 import { Incompatible } from "./format.ts";
+import { refuseCorrupt } from "./header.ts";
 import {
   checkEncryption,
   namedBacking,
   needsPreparation,
   prepareForWriting,
   readHeader,
-  refuseCorrupt,
 } from "./open.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";
 import type { OpenedImage } from "./types.ts";
@@ -21,7 +21,7 @@ export async function prepareReopen(
 ): Promise<ReopenChange> {
   const { context, nodeName, header } = image;
   await next.child("file", { role: ["data", "metadata", "primary"] });
-  refuseCorrupt(header, next.readOnly);
+  if (!next.readOnly) refuseCorrupt(header);
   checkEncryption(options, header);
   const resolved = resolveOptions(options, header, next.discard);
   if ((header.incompatibleFeatures & Incompatible.externalData) !== 0n) {
