@@ -27,6 +27,11 @@ export interface Pattern {
 export class Generator {
   #process = startGenerator();
 
+  /** The process of the generator. */
+  get pid(): number {
+    return this.#process.child.pid;
+  }
+
   /** Runs one workload; one at a time. Throws when it fails or any request did. */
   async run(work: Workload): Promise<Result> {
     const { child, requests, answers } = this.#process;

@@ -1,0 +1,143 @@
+/**
+ * Two exports on two IOThreads beside one on one, and beside two on one thread: `deno run -A bench/iothreads.ts
+ * [--seconds=N] [--rounds=N] [--qsd=PROGRAM] [--bs=BYTES] [--depth=N]`.
+ *
+ * The load generators run on the same two cores as the threads, and what they use the threads cannot have. Their
+ * cost is accounted for like this: in a slice of W seconds the machine has C*W seconds of processor time (C cores),
+ * of which the generators used G, as the kernel says. The rest, C*W - G, was the server's to use; time in which a core
+ * was idle counts as the server's, too, so that waiting for a lock would show. The rate of two threads with two cores
+ * of their own is therefore
+ *
+ *     requests / (C*W - G) * 2
+ *
+ * The rate of one thread with one core of its own is its requests over the processor time that the server used for
+ * them; with one export and with two, whichever is better (more load makes larger batches, which cost less a request).
+ * "scaling" is the first over the second: 2 is perfect. The plain rates are printed as well.
+ */
+import { Generator } from "./clients.ts";
+import { cpuUs } from "./proc.ts";
+import { DEFAULTS } from "./load/workload.ts";
+import { signalChild } from "./servers.ts";
+import { parseArgs } from "node:util";
+
+const ROOT = new URL("..", import.meta.url).pathname;
+const SIZE = 64 * 1024 * 1024;
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: "string", default: "2" },
+    rounds: { type: "string", default: "3" },
+    qsd: { type: "string", default: `${ROOT}qsd` },
+    bs: { type: "string", default: "4096" },
+    depth: { type: "string", default: "32" },
+  },
+});
+const seconds = Number(values.seconds);
+
+interface Slice {
+  readonly rate: number;
+  readonly wall: number;
+  readonly generators: number;
+  readonly server: number;
+}
+
+/** Loads the exports at once, each from a generator of its own. Times in seconds. */
+async function slice(
+  generators: readonly Generator[],
+  pid: number,
+  socket: string,
+  exports: readonly string[],
+  seed: number,
+): Promise<Slice> {
+  const used = () => generators.reduce((sum, one) => sum + cpuUs(one.pid), 0) / 1e6;
+  const [before, server] = [used(), cpuUs(pid) / 1e6];
+  const began = performance.now();
+  const results = await Promise.all(exports.map((exportName, i) =>
+    generators[i]!.run({
+      ...DEFAULTS,
+      pattern: "randread",
+      blockSize: Number(values.bs),
+      depth: Number(values.depth),
+      target: { path: socket },
+      exportName,
+      seconds,
+      warmup: 0,
+      seed: seed + i,
+    })
+  ));
+  const wall = (performance.now() - began) / 1000;
+  return {
+    rate: results.reduce((sum, { rate }) => sum + rate, 0),
+    wall,
+    generators: used() - before,
+    server: cpuUs(pid) / 1e6 - server,
+  };
+}
+
+const median = (list: readonly number[]) => list.toSorted((a, b) => a - b)[list.length >> 1]!;
+
+async function main(): Promise<void> {
+  const directory = await Deno.makeTempDir({ dir: "/dev/shm" });
+  const node = (name: string) => {
+    Deno.writeFileSync(`${directory}/${name}.raw`, new Uint8Array(SIZE).fill(1));
+    return ["--blockdev", `file,node-name=${name},filename=${directory}/${name}.raw`];
+  };
+  const on = (
+    name: string,
+    thread: string,
+  ) => ["--export", `nbd,id=${name},node-name=${name},iothread=${thread}`];
+  const child = new Deno.Command(values.qsd!, {
+    args: [
+      ...["--object", "iothread,id=t0", "--object", "iothread,id=t1"],
+      ...["a", "b", "c"].flatMap(node),
+      ...["--nbd-server", `addr.type=unix,addr.path=${directory}/nbd`],
+      ...[...on("a", "t0"), ...on("b", "t1"), ...on("c", "t0")],
+      ...["--pidfile", `${directory}/pid`],
+    ],
+    stdin: "null",
+  }).spawn();
+  const generators = [new Generator(), new Generator()];
+  try {
+    while (!await Deno.stat(`${directory}/pid`).then(() => true, () => false)) {
+      await new Promise((go) => setTimeout(go, 20));
+    }
+    const run = (names: readonly string[], seed: number) =>
+      slice(generators, child.pid, `${directory}/nbd`, names, seed);
+    await run(["a", "b"], 1); // everything compiled
+    const cores = navigator.hardwareConcurrency;
+    const alone: number[] = [], plain: number[] = [], one: number[] = [], two: number[] = [];
+    const scaling: number[] = [];
+    for (let round = 0; round < Number(values.rounds); round++) {
+      const single = await run(["a"], 10 + round);
+      const both = await run(["a", "b"], 20 + round);
+      const shared = await run(["a", "c"], 30 + round);
+      const ofOne = Math.max(...[single, shared].map((at) => at.rate * at.wall / at.server));
+      const ofTwo = both.rate * both.wall / (cores * both.wall - both.generators) * 2;
+      alone.push(single.rate);
+      plain.push(both.rate);
+      one.push(ofOne);
+      two.push(ofTwo);
+      scaling.push(ofTwo / ofOne);
+      console.log(
+        `round ${round + 1}: one export ${single.rate.toFixed(0)}/s, two on two threads ` +
+          `${both.rate.toFixed(0)}/s, two on one thread ${shared.rate.toFixed(0)}/s; ` +
+          `scaling ${(ofTwo / ofOne).toFixed(2)}`,
+      );
+    }
+    console.log(
+      `medians: plain ${median(alone).toFixed(0)}/s and ${
+        median(plain).toFixed(0)
+      }/s; with cores of their own ` +
+        `${median(one).toFixed(0)}/s and ${median(two).toFixed(0)}/s: scaling ${
+          median(scaling).toFixed(2)
+        }`,
+    );
+  } finally {
+    for (const generator of generators) await generator.close();
+    signalChild(child, "SIGTERM");
+    await child.status;
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+await main();
