@@ -2,6 +2,7 @@
 import type { ImageInfoSpecificQCow2Value } from "../../../qmp/schema/qcow2.ts";
 import type { Child, ImageFacts } from "../../mod.ts";
 import { jsonFilename, optionsOfName } from "../filename.ts";
+import { readDirectory } from "./bitmaps.ts";
 import { Autoclear, Compatible, CompressionType, Incompatible } from "./format.ts";
 import type { Header } from "./header.ts";
 import type { Qcow2Image } from "./types.ts";
@@ -36,6 +37,21 @@ export interface Origin {
   readonly ownBackingFilename: string | undefined;
 }
 
+/** The bitmaps as they are in the image. */
+async function bitmapFacts(
+  image: Qcow2Image,
+): Promise<Pick<ImageInfoSpecificQCow2Value, "bitmaps">> {
+  const entries = await readDirectory(image);
+  if (entries.length === 0) return {};
+  const bitmaps = entries.map(({ name, granularity, inUse, auto }) => {
+    const flags: ("in-use" | "auto")[] = [];
+    if (inUse) flags.push("in-use");
+    if (auto) flags.push("auto");
+    return { name, granularity, flags };
+  });
+  return { bitmaps };
+}
+
 /** Facts about an opened image. */
 export async function imageFacts(image: Qcow2Image, origin: Origin): Promise<Partial<ImageFacts>> {
   const { header, geometry, file, backing } = image;
@@ -46,7 +62,10 @@ export async function imageFacts(image: Qcow2Image, origin: Origin): Promise<Par
     clusterSize: geometry.clusterSize,
     encrypted: header.cryptMethod !== "none",
     dirtyFlag: (header.incompatibleFeatures & Incompatible.dirty) !== 0n,
-    formatSpecific: { type: "qcow2", data: specificInfo(header) },
+    formatSpecific: {
+      type: "qcow2",
+      data: { ...specificInfo(header), ...await bitmapFacts(image) },
+    },
   };
   if (own.actualSize !== undefined) facts.actualSize = await allocated(image, own.actualSize);
   const { backingFile, backingFormat } = header;

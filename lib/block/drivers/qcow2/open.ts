@@ -7,7 +7,14 @@ import type { Child, NamedChild, OpenContext } from "../../mod.ts";
 import { CompressedClusters } from "./compressed.ts";
 import { checkImage, childFile } from "./check/mod.ts";
 import { Autoclear, AUTOCLEAR_KNOWN, geometryOf, Incompatible } from "./format.ts";
-import { badImage, type Header, type HeaderRules, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
+import {
+  badImage,
+  type Header,
+  type HeaderRules,
+  MAX_HEADER_BYTES,
+  parseHeader,
+  serialiseHeader,
+} from "./header.ts";
 import { openImage } from "./image.ts";
 import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
