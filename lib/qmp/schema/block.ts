@@ -454,6 +454,16 @@ export const blockCommandTable = {
 
 /** Events of nodes. */
 export const blockEventTable = {
+  BLOCK_IMAGE_CORRUPTED: event(
+    struct("q_obj_BLOCK_IMAGE_CORRUPTED-arg", {
+      device: str,
+      "node-name": opt(str),
+      msg: str,
+      offset: opt(int),
+      size: opt(int),
+      fatal: bool,
+    }),
+  ),
   BLOCK_WRITE_THRESHOLD: event(
     struct("q_obj_BLOCK_WRITE_THRESHOLD-arg", {
       "node-name": str,

@@ -1,18 +1,30 @@
 /**
- * Finding room in the image file: clusters whose count is zero, the lowest first. Claiming is synchronous once
- * the blocks are at hand; new refcount blocks and a larger refcount table are made one after the other.
+ * Finding room in the image file: clusters whose count is zero, first those that were given back, then the lowest
+ * that were never looked at. Claiming is synchronous once the blocks are at hand; new refcount blocks and a larger
+ * refcount table are made one after the other.
  */
 import { assert, BlockError } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
 import { Bounds } from "./format.ts";
 import type { Image } from "./image.ts";
 import { writeBytes } from "./metadata.ts";
-import { mustWait } from "./waiting.ts";
+import { mustWait, whenThere } from "./waiting.ts";
+
+/** So many ranges of free clusters are remembered; beyond that they are searched for. */
+const MANY_FREED = 4096;
+
+/** Neighbouring clusters, by number. */
+interface Freed {
+  first: number;
+  count: number;
+}
 
 /** The allocator of one image file. */
 export class Allocator {
-  /** All clusters below are in use. */
+  /** All clusters below are in use, or in `#freed`. */
   #hint = 0;
+  /** Clusters that were given back, the longest ago first; each may be in use again by now. */
+  #freed: Freed[] = [];
   /** Somebody changes what a claim relies on, and waits meanwhile. */
   #busy: Promise<void> | undefined;
   /** Clusters that the last successful `claim` gave. */
@@ -50,6 +62,8 @@ export class Allocator {
   claim(count: number): number | Promise<void> {
     if (this.#busy !== undefined) return this.#busy;
     const { refcounts } = this.#image;
+    const again = this.#claimFreed(count);
+    if (again !== undefined) return again;
     for (;;) {
       this.#checkEnd(this.#hint + 1);
       const slot = refcounts.block(this.#hint);
@@ -58,7 +72,25 @@ export class Allocator {
       const start = this.#hint % this.#entries;
       const found = this.#firstFree(slot, start);
       this.#hint += found - start;
-      if (found < this.#entries) return this.#take(slot, found, count);
+      if (found < this.#entries) return this.#take(slot, this.#hint, count);
+    }
+  }
+
+  /** As `claim`, from clusters that were given back; undefined: there are none. */
+  #claimFreed(count: number): number | Promise<void> | undefined {
+    for (;;) {
+      const freed = this.#freed[0];
+      if (freed === undefined) return undefined;
+      const slot = this.#image.refcounts.block(freed.first);
+      if (mustWait(slot)) return slot;
+      const free = slot !== undefined &&
+        this.#image.refcounts.read(slot, freed.first % this.#entries) === 0;
+      const host = free ? this.#take(slot, freed.first, Math.min(count, freed.count)) : undefined;
+      const taken = free ? this.granted : 1;
+      freed.first += taken;
+      freed.count -= taken;
+      if (freed.count === 0) this.#freed.shift();
+      if (host !== undefined) return host;
     }
   }
 
@@ -69,15 +101,16 @@ export class Allocator {
     return index;
   }
 
-  #take(slot: Slot, index: number, count: number): number {
+  /** Takes up to `count` clusters from `cluster` on, which is free and counted in `slot`. */
+  #take(slot: Slot, cluster: number, count: number): number {
     const { refcounts } = this.#image;
+    const index = cluster % this.#entries;
     const most = Math.min(count, this.#entries - index);
-    const cluster = this.#hint;
     let taken = 0;
     while (taken < most && refcounts.read(slot, index + taken) === 0) taken++;
     this.#image.overlap.checkAllocation(cluster, taken);
     for (let i = 0; i < taken; i++) refcounts.write(slot, index + i, 1);
-    this.#hint += taken;
+    if (cluster === this.#hint) this.#hint += taken;
     this.#note(cluster, taken);
     this.granted = taken;
     return cluster * this.#clusterSize;
@@ -97,15 +130,26 @@ export class Allocator {
     });
   }
 
-  /** Counts of clusters from `cluster` on went down to zero. */
+  /** The count of `cluster` went down to zero. */
   freed(cluster: number): void {
-    if (cluster < this.#hint) this.#hint = cluster;
+    if (cluster >= this.#hint) return;
+    const last = this.#freed.at(-1);
+    if (last !== undefined && last.first + last.count === cluster) {
+      last.count++;
+    } else if (this.#freed.length < MANY_FREED) {
+      this.#freed.push({ first: cluster, count: 1 });
+    } else {
+      for (const { first } of this.#freed) this.#hint = Math.min(this.#hint, first);
+      this.#hint = Math.min(this.#hint, cluster);
+      this.#freed = [];
+    }
   }
 
   /** Contiguous clusters for `length` bytes, wherever they fit. */
   allocate(length: number): Promise<number> {
     const count = Math.ceil(length / this.#clusterSize);
     assert(count > 0, "an empty allocation");
+    if (count === 1) return whenThere(() => this.claim(1), (host) => host);
     return this.#exclusively(() => this.#allocateRun(count));
   }
 

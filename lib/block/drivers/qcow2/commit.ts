@@ -39,6 +39,11 @@ export class Commits {
     return this.#running !== undefined || this.#next !== undefined;
   }
 
+  /** Waits for those under way, however they end. */
+  async ended(): Promise<void> {
+    while (this.running) await (this.#next ?? this.#running)!.catch(() => {});
+  }
+
   /** Writes everything that is dirty now; stable when it resolves. `counts`: lazy ones, too. */
   commit(counts = false): Promise<void> {
     if (counts) this.#countsWanted = true;

@@ -92,6 +92,10 @@ export class Releases {
     return { offset: start, length: alignUp(offset + length, clusterSize) - start, reason };
   }
 
+  /** Whether clusters are being given back right now. */
+  get applying(): boolean {
+    return this.#applying.size > 0;
+  }
   /** Waits until all that was settled is applied. */
   async idle(): Promise<void> {
     while (this.#applying.size > 0) await Promise.all(this.#applying);

@@ -526,9 +526,17 @@ export class Image implements OpenedImage {
 
   // --- the node's life ---
 
-  quiesce(): void {
+  quiesce(): Promise<void> {
     this.#cleaner?.cancel();
     this.#cleaner = undefined;
+    return this.#still();
+  }
+  /** Waits until nothing is written in the background. What fails there is dirty still. */
+  async #still(): Promise<void> {
+    while (this.commits.running || this.releases.applying) {
+      await this.commits.ended();
+      await this.releases.idle();
+    }
   }
   resume(): void {
     const seconds = this.#options.cacheCleanInterval;
@@ -556,7 +564,7 @@ export class Image implements OpenedImage {
 
   async configure(options: ImageOptions, readOnly: boolean): Promise<void> {
     await this.#settle();
-    this.quiesce();
+    await this.quiesce();
     const { table, tableOffset } = this.refcounts;
     await this.map.cache.close();
     await this.refcounts.cache.close();
@@ -573,7 +581,7 @@ export class Image implements OpenedImage {
     return this.#settle();
   }
   async activate(): Promise<void> {
-    this.quiesce();
+    await this.quiesce();
     await this.map.cache.close();
     await this.refcounts.cache.close();
     const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
@@ -586,9 +594,9 @@ export class Image implements OpenedImage {
   /** Everything is on disk, clusters given back included, and the dirty bit is gone. No request is in flight. */
   async #settle(): Promise<void> {
     await this.#headerWrites;
-    if (this.#readOnly || this.#corrupt) return;
     // Giving clusters back changes counts, and a commit gives clusters back.
-    await this.releases.idle();
+    await this.#still();
+    if (this.#readOnly || this.#corrupt) return;
     while (this.commits.needed || this.commits.running) {
       await this.commits.commit(true);
       await this.releases.idle();
@@ -607,12 +615,13 @@ export class Image implements OpenedImage {
   }
 
   async close(): Promise<void> {
-    this.quiesce();
+    await this.quiesce();
     try {
       await chain(this.#parts.hooks.beforeClose?.(this), () => this.#settle());
     } catch (error) {
       this.context.log.error(`node '${this.nodeName}': closing the image: ${String(error)}`);
     }
+    await this.#still();
     await this.map.cache.close();
     await this.refcounts.cache.close();
     this.codec.close();
