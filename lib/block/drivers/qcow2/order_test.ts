@@ -1,0 +1,277 @@
+/** What the image sends to its file, in which order, and what it does when that fails. */
+import assert from "node:assert/strict";
+import { IoVec } from "../../../base/mod.ts";
+import type { BlockdevOptionsValue } from "../../../qmp/schema/blockdev.ts";
+import { ioError, MemoryDisk, type TestGraph, testGraph } from "../../testing.ts";
+import { type BlockBackend, Perm } from "../../mod.ts";
+import { imageDriver } from "./testing.ts";
+import type { OpenedImage } from "./types.ts";
+
+const KiB = 1024;
+
+/** A disk in memory with what `qemu-img create` made. */
+async function diskOf(...args: string[]): Promise<MemoryDisk> {
+  const directory = await Deno.makeTempDir();
+  try {
+    const { code } = await new Deno.Command("qemu-img", {
+      args: ["create", "-q", "-f", "qcow2", ...args.slice(0, -1), `${directory}/d`, args.at(-1)!],
+    }).output();
+    assert.equal(code, 0);
+    const bytes = await Deno.readFile(`${directory}/d`);
+    const disk = new MemoryDisk(bytes.length);
+    disk.bytes.set(bytes);
+    return disk;
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+/** Lets `qemu-img check` judge what is on the disk. */
+async function check(disk: MemoryDisk): Promise<void> {
+  const name = await Deno.makeTempFile();
+  try {
+    await Deno.writeFile(name, disk.bytes);
+    const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
+      args: ["check", name],
+      stdout: "piped",
+      stderr: "piped",
+    }).output();
+    assert.equal(code, 0, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
+  } finally {
+    await Deno.remove(name);
+  }
+}
+
+/** An opened image over `disk` (and `backing`). */
+class Bench {
+  readonly test: TestGraph;
+  backend!: BlockBackend;
+  image!: OpenedImage;
+
+  private constructor(readonly disk: MemoryDisk, backing?: MemoryDisk) {
+    const driver = imageDriver({}, (image) => this.image = image);
+    this.test = testGraph({ disk, ...(backing === undefined ? {} : { backing }) }, [
+      driver as never,
+    ]);
+  }
+
+  static async open(disk: MemoryDisk, backing?: MemoryDisk): Promise<Bench> {
+    const bench = new Bench(disk, backing);
+    const below = backing === undefined ? {} : { backing: { driver: "memory", disk: "backing" } };
+    await bench.test.add({
+      driver: "qcow2",
+      "node-name": "image",
+      discard: "unmap",
+      file: { driver: "memory", disk: "disk" },
+      ...below,
+    } as unknown as BlockdevOptionsValue);
+    bench.backend = await bench.test.graph.backend("image", {
+      describe: "the test",
+      needed: Perm.consistentRead | Perm.write,
+      shared: Perm.all,
+    });
+    disk.calls.length = 0;
+    return bench;
+  }
+
+  async write(offset: number, length: number, value: number): Promise<void> {
+    const memory = this.test.memory(new Uint8Array(length).fill(value));
+    await this.backend.write(offset, IoVec.of(memory.address, length));
+  }
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    const memory = this.test.memory(length);
+    await this.backend.read(offset, IoVec.of(memory.address, length));
+    return memory.bytes.slice(0, length);
+  }
+  /** What reached the file, in short: "write 4096 at 65536", "flush". */
+  get changes(): string[] {
+    return this.disk.calls.filter(({ op }) => op !== "read").map(({ op, offset, length }) =>
+      op === "flush" ? op : `${op} ${length} at ${offset}`
+    );
+  }
+  async close(): Promise<void> {
+    await this.backend.detach();
+    await this.test.graph.closeAll();
+  }
+}
+
+Deno.test("metadata stays in memory until it is flushed, and is written counts first", async () => {
+  const bench = await Bench.open(await diskOf("1M"));
+  for (let i = 0; i < 4; i++) await bench.write(i * 64 * KiB, 64 * KiB, i + 1);
+  // The L2 table got the first free cluster, and the data lies behind it, in one piece.
+  assert.deepEqual(bench.changes, [5, 6, 7, 8].map((n) => `write 65536 at ${n * 64 * KiB}`));
+  bench.disk.calls.length = 0;
+  await bench.backend.flush();
+  const [table, l1] = [4 * 64 * KiB, 3 * 64 * KiB];
+  const counts = bench.changes[0]!;
+  assert.match(counts, /^write 4096 at 131072$/);
+  assert.deepEqual(bench.changes.slice(1), [
+    "flush",
+    `write 4096 at ${table + 64 * KiB * 0}`,
+    "flush",
+    `write 8 at ${l1}`,
+    "flush",
+  ]);
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("a copy on write and the data around it are one write", async () => {
+  const backing = new MemoryDisk(1024 * KiB);
+  backing.bytes.fill(7);
+  const bench = await Bench.open(await diskOf("1M"), backing);
+  await bench.write(64 * KiB + 4096, 4096, 9);
+  assert.equal(bench.changes.filter((line) => line.startsWith("write 65536")).length, 1);
+  // Nothing that the data replaces was read.
+  const reads = backing.calls.filter(({ op }) => op === "read").map((
+    { offset, length },
+  ) => [offset, length]);
+  assert.deepEqual(reads, [[64 * KiB, 4096], [64 * KiB + 8192, 64 * KiB - 8192]]);
+  const bytes = await bench.read(64 * KiB, 64 * KiB);
+  assert.ok(bytes.every((byte, i) => byte === (i >= 4096 && i < 8192 ? 9 : 7)));
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("a part of a new cluster is written alone where nothing is below", async () => {
+  const bench = await Bench.open(await diskOf("1M"));
+  await bench.write(4096, 4096, 1);
+  assert.deepEqual(bench.changes, [`write 4096 at ${5 * 64 * KiB + 4096}`]);
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("writers to one new cluster wait for each other and share it", async () => {
+  const disk = await diskOf("1M");
+  disk.latency = "async";
+  const bench = await Bench.open(disk);
+  const writes = Array.from({ length: 16 }, (_, i) => bench.write(i * 4096, 4096, i + 1));
+  await Promise.all(writes);
+  const bytes = await bench.read(0, 64 * KiB);
+  assert.ok(bytes.every((byte, i) => byte === Math.floor(i / 4096) + 1));
+  assert.equal(await bench.image.refcount(5 * 64 * KiB), 1);
+  assert.equal(await bench.image.refcount(6 * 64 * KiB), 0);
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("a write that fails changes nothing and gives its clusters back", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(0, 4096, 1);
+  disk.fault = ({ op }) => op === "write" ? ioError("ENOSPC") : undefined;
+  await assert.rejects(bench.write(64 * KiB, 256 * KiB, 2), { errno: "ENOSPC" });
+  await assert.rejects(async () => await bench.backend.flush(), { errno: "ENOSPC" });
+  disk.fault = undefined;
+  assert.ok((await bench.read(64 * KiB, 256 * KiB)).every((byte) => byte === 0));
+  await bench.write(64 * KiB, 4096, 3);
+  await bench.backend.flush();
+  assert.equal((await bench.read(64 * KiB, 4096))[0], 3);
+  assert.equal(await bench.image.refcount(7 * 64 * KiB), 0);
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("metadata that could not be written is written by the next flush", async () => {
+  for (const failing of [1, 2, 3, 4, 5, 6]) {
+    const disk = await diskOf("1M");
+    const bench = await Bench.open(disk);
+    await bench.write(0, 64 * KiB, 5);
+    let calls = 0;
+    disk.fault = ({ op }) => op !== "read" && ++calls === failing ? ioError() : undefined;
+    await assert.rejects(async () => await bench.backend.flush(), { errno: "EIO" });
+    disk.fault = undefined;
+    await bench.backend.flush();
+    await bench.close();
+    await check(disk);
+    const again = await Bench.open(disk);
+    assert.ok((await again.read(0, 64 * KiB)).every((byte) => byte === 5), `call ${failing}`);
+    await again.close();
+  }
+});
+
+Deno.test("a cluster is not used again while a read is under way there", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(0, 64 * KiB, 1);
+  await bench.backend.flush();
+  disk.latency = "held";
+  const reading = bench.read(0, 64 * KiB);
+  await disk.arrivals(1);
+  const [held] = disk.held;
+  disk.latency = "sync";
+  await bench.backend.discard(0, 64 * KiB);
+  await bench.backend.flush();
+  await bench.write(128 * KiB, 64 * KiB, 2);
+  assert.equal(disk.bytes[5 * 64 * KiB], 1, "the cluster is as it was");
+  held!.release();
+  assert.ok((await reading).every((byte) => byte === 1));
+  await bench.backend.flush();
+  // Now it is free: the next write goes there.
+  await bench.write(192 * KiB, 64 * KiB, 3);
+  assert.equal(disk.bytes[5 * 64 * KiB], 3);
+  await bench.close();
+  await check(disk);
+});
+
+Deno.test("a discarded cluster is not used again before the discard is stable", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(0, 64 * KiB, 1);
+  await bench.backend.flush();
+  await bench.backend.discard(0, 64 * KiB);
+  await bench.write(64 * KiB, 64 * KiB, 2);
+  assert.equal(disk.bytes[5 * 64 * KiB], 1);
+  assert.equal(disk.bytes[6 * 64 * KiB], 2);
+  await bench.close();
+  await check(disk);
+});
+
+Deno.test("a write over metadata is refused; the image is marked and written no more", async () => {
+  const disk = await diskOf("1M");
+  const first = await Bench.open(disk);
+  await first.write(0, 4096, 1);
+  await first.close();
+  // The data cluster's entry leads to the refcount block.
+  new DataView(disk.bytes.buffer).setBigUint64(4 * 64 * KiB, (1n << 63n) | BigInt(2 * 64 * KiB));
+  const bench = await Bench.open(disk);
+  const broken = { message: "Preventing invalid write on data (overlaps with refcount block)" };
+  await assert.rejects(bench.write(0, 4096, 2), broken);
+  await assert.rejects(bench.write(512 * KiB, 4096, 2), { message: "the image is corrupt" });
+  assert.deepEqual(bench.test.events, [{
+    name: "BLOCK_IMAGE_CORRUPTED",
+    data: {
+      device: "",
+      "node-name": "image",
+      msg: broken.message,
+      offset: 2 * 64 * KiB,
+      size: 4096,
+      fatal: true,
+    },
+  }]);
+  await bench.close();
+  assert.equal(disk.bytes[79]! & 2, 2, "the corrupt bit");
+});
+
+Deno.test("an exclusive task waits for writes under way, and later ones for it", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  disk.latency = "held";
+  const before = bench.write(0, 4096, 1);
+  await disk.arrivals(1);
+  const order: string[] = [];
+  const task = bench.image.exclusive(() => {
+    order.push("task");
+    return Promise.resolve();
+  });
+  const after = bench.write(0, 4096, 2).then(() => order.push("after"));
+  disk.latency = "sync";
+  await Promise.resolve();
+  assert.deepEqual(order, []);
+  disk.held[0]!.release();
+  await Promise.all([before, task, after]);
+  assert.deepEqual(order, ["task", "after"]);
+  assert.equal((await bench.read(0, 1))[0], 2);
+  await bench.close();
+  await check(disk);
+});
