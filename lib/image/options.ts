@@ -56,7 +56,7 @@ function split(word: string): { option: string; value: string | undefined } {
   }
   const option = word.slice(0, 2);
   if (!["-f", "-r", "-U", "-q"].includes(option)) {
-    throw usageError(`invalid option -- '${option.slice(1)}'`);
+    throw usageError(`unrecognized option '${word}'`);
   }
   return { option, value: word.length > 2 ? word.slice(2) : undefined };
 }
@@ -84,11 +84,7 @@ export function parseCheckArguments(args: readonly string[]): CheckArguments {
     }
     const taken = value ?? words.shift();
     if (taken === undefined) {
-      throw usageError(
-        option.startsWith("--")
-          ? `option '${option}' requires an argument`
-          : `option requires an argument -- '${option.slice(1)}'`,
-      );
+      throw usageError(`missing argument for option '${word}'`);
     }
     given.set(option, taken);
   }

@@ -38,8 +38,8 @@ export interface CheckOptions {
 
 /** The calls of the image file's node that a check needs. */
 export interface CheckedNode extends Pick<Child, "size" | "read" | "status"> {
-  /** Absent where the file is only read: nothing can be repaired. */
-  readonly write?: Child["write"];
+  write: Child["write"];
+  truncate: Child["truncate"];
   flush(): MaybePromise<void>;
 }
 

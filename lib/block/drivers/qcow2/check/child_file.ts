@@ -1,5 +1,5 @@
 /** A child node as check sees it: bytes in plain arrays. */
-import { BlockError, IoVec, type MaybePromise, MiB } from "../../../../base/mod.ts";
+import { IoVec, type MaybePromise, MiB } from "../../../../base/mod.ts";
 import type { Context } from "../../../../sys/mod.ts";
 import type { BlockStatus } from "../../../mod.ts";
 import type { CheckedNode } from "../../checks.ts";
@@ -39,7 +39,8 @@ class ChildFile implements CheckFile {
 
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     const { context: { buffers }, node } = this;
-    if (node.write === undefined) throw new BlockError("EPERM", "Operation not permitted");
+    const end = offset + bytes.length;
+    if (end > node.size) await node.truncate(end, { exact: false, preallocation: "off" });
     for (let done = 0; done < bytes.length; done += PIECE) {
       const length = Math.min(PIECE, bytes.length - done);
       const buffer = buffers.acquire(length);

@@ -7,6 +7,7 @@ import {
   serialiseSnapshotTable,
   type Snapshot,
   snapshotText,
+  type TableProblems,
 } from "../snapshots_table.ts";
 import type { Findings } from "./find.ts";
 import type { Mapping } from "./mapping.ts";
@@ -40,62 +41,15 @@ export class CheckedSnapshots {
       findings.result.corruptions += before.corruptions;
       return;
     }
-    const { file, header, options } = findings;
-    const fix = options.fix === "all";
-    const { snapshotsOffset } = header;
-    const misplaced = snapshotsOffset % findings.geometry.clusterSize !== 0 ||
-      snapshotsOffset > MAX_OFFSET - Bounds.maxSnapshotTable;
-    if (misplaced) {
-      options.complain?.("ERROR snapshot table offset invalid");
-      throw new BlockError("EINVAL", "Invalid argument");
-    }
-    const count = Math.min(header.snapshotCount, Bounds.maxSnapshots);
-    const over = header.snapshotCount - count;
-    const refuse = (message: string, hint: string): BlockError => {
-      options.complain?.(
-        `ERROR ${message}`,
-        `You can force-remove ${hint} with qemu-img check -r all`,
-      );
-      return new BlockError("EFBIG", "File too large");
-    };
-    if (over > 0) {
-      if (!fix) {
-        throw refuse("snapshot table too large", `all ${over} overhanging snapshots`);
-      }
-      findings.say(`Discarding ${over} overhanging snapshots`);
-      this.#mendable += over;
-    }
+    const { file, header } = findings;
+    const count = this.#header();
     const read = async (offset: number, length: number) => {
       const bytes = new Uint8Array(length);
       await file.read(offset, bytes);
       return bytes;
     };
-    const table = await readSnapshotTable(read, snapshotsOffset, count, {
-      tooMuchExtra: (index, size) => {
-        if (!fix) {
-          throw refuse(
-            `failed to read the snapshot table: Too much extra metadata in snapshot table entry ${index}`,
-            "this extra metadata",
-          );
-        }
-        findings.say(
-          `Discarding too much extra metadata in snapshot table entry ${index} ` +
-            `(${size} > ${Bounds.maxSnapshotExtra})`,
-        );
-        this.#mendable++;
-      },
-      tooLarge: (index) => {
-        const rest = count - index;
-        if (!fix) {
-          throw refuse(
-            "failed to read the snapshot table: Snapshot table is too big",
-            `all ${rest} overhanging snapshots`,
-          );
-        }
-        findings.say(`Discarding ${rest} overhanging snapshots (snapshot table is too big)`);
-        this.#mendable += rest;
-      },
-    });
+    const problems = this.#problems(count);
+    const table = await readSnapshotTable(read, header.snapshotsOffset, count, problems);
     this.#snapshots = table.snapshots;
     this.#length = table.length;
     table.snapshots.forEach(({ extra }, index) => {
@@ -103,6 +57,62 @@ export class CheckedSnapshots {
       if (findings.mendable(`snapshot table entry ${index} is incomplete`)) this.#mendable++;
       else this.corruptions++;
     });
+  }
+
+  /** How many snapshots the header's fields let us read. */
+  #header(): number {
+    const { findings } = this;
+    const { header: { snapshotsOffset, snapshotCount }, geometry, options } = findings;
+    const misplaced = snapshotsOffset % geometry.clusterSize !== 0 ||
+      snapshotsOffset > MAX_OFFSET - Bounds.maxSnapshotTable;
+    if (misplaced) {
+      options.complain?.("ERROR snapshot table offset invalid");
+      throw new BlockError("EINVAL", "Invalid argument");
+    }
+    const count = Math.min(snapshotCount, Bounds.maxSnapshots);
+    const over = snapshotCount - count;
+    if (over > 0) {
+      this.#discard(
+        over,
+        "snapshot table too large",
+        `all ${over} overhanging snapshots`,
+        `Discarding ${over} overhanging snapshots`,
+      );
+    }
+    return count;
+  }
+
+  #problems(count: number): TableProblems {
+    return {
+      tooMuchExtra: (index, size) =>
+        this.#discard(
+          1,
+          "failed to read the snapshot table: Too much extra metadata in snapshot table entry " +
+            index,
+          "this extra metadata",
+          `Discarding too much extra metadata in snapshot table entry ${index} ` +
+            `(${size} > ${Bounds.maxSnapshotExtra})`,
+        ),
+      tooLarge: (index) =>
+        this.#discard(
+          count - index,
+          "failed to read the snapshot table: Snapshot table is too big",
+          `all ${count - index} overhanging snapshots`,
+          `Discarding ${count - index} overhanging snapshots (snapshot table is too big)`,
+        ),
+    };
+  }
+
+  /** What is too much goes when all is repaired; otherwise there is no check. */
+  #discard(count: number, message: string, what: string, said: string): void {
+    const { findings, findings: { options } } = this;
+    if (options.fix !== "all") {
+      const hint = `You can force-remove ${what} with qemu-img check -r all`;
+      options.complain?.(`ERROR ${message}`, hint);
+      throw new BlockError("EFBIG", "File too large");
+    }
+    findings.say(said);
+    this.#mendable += count;
   }
 
   /** Counts the L1 tables and the table itself. L1 tables that snapshots share are looked at once. */

@@ -1,0 +1,144 @@
+/**
+ * Check and repair of broken images find and mend what the original does: the same numbers, for a seeded range of
+ * images with broken tables. `$QSD_CHECK_SEEDS=FROM-TO` picks another range, for runs off-line.
+ *
+ * Where the original's repair gives up with an error, ours goes on; the original's check must like what it makes.
+ * Blocks of counts "outside image" are mended by a rebuild, without growing the file up to wherever they point; and
+ * a new snapshot table lies elsewhere.
+ */
+import assert from "node:assert/strict";
+import { BlockError } from "../../lib/base/mod.ts";
+import {
+  type CheckFile,
+  checkImage,
+  type CheckResult,
+} from "../../lib/block/drivers/qcow2/check/mod.ts";
+import { parseHeader } from "../../lib/block/drivers/qcow2/header.ts";
+import { checkJson, checkStatus } from "../../lib/image/report.ts";
+import { TestDir } from "../harness/dir.ts";
+import { lacks, run } from "../harness/tools.ts";
+import { brokenImage, makeImages } from "./check_images.ts";
+
+type Fix = "none" | "leaks" | "all";
+
+/** An image in memory. */
+class MemoryFile implements CheckFile {
+  constructor(public bytes: Uint8Array) {}
+  get size(): number {
+    return this.bytes.length;
+  }
+  read(offset: number, into: Uint8Array): Promise<void> {
+    into.fill(0);
+    into.set(this.bytes.subarray(Math.min(offset, this.size), offset + into.length));
+    return Promise.resolve();
+  }
+  write(offset: number, bytes: Uint8Array): Promise<void> {
+    const end = offset + bytes.length;
+    assert.ok(end < this.size + (16 << 20), "a repair does not write far behind the end");
+    if (end > this.size) {
+      const longer = new Uint8Array(end);
+      longer.set(this.bytes);
+      this.bytes = longer;
+    }
+    this.bytes.set(bytes, offset);
+    return Promise.resolve();
+  }
+  flush(): void {}
+  isHole(): boolean {
+    return false;
+  }
+}
+
+/** What a check came to. */
+interface Outcome {
+  readonly status: number;
+  readonly counts: Record<string, unknown> | "error";
+  readonly said: string;
+  readonly bytes: Uint8Array;
+}
+
+async function ours(bytes: Uint8Array, fix: Fix): Promise<Outcome> {
+  const file = new MemoryFile(bytes.slice());
+  const lines: string[] = [];
+  const check = (how: Fix) =>
+    checkImage(file, parseHeader(file.bytes.subarray(0, 2 << 20), { forCheck: true }), {
+      fix: how,
+      say: (line) => lines.push(line),
+    });
+  const outcome = (status: number, counts: Outcome["counts"]) => ({
+    status,
+    counts,
+    said: lines.join("\n"),
+    bytes: file.bytes,
+  });
+  try {
+    let result: CheckResult = await check(fix);
+    const { leaksFixed, corruptionsFixed } = result;
+    if (leaksFixed + corruptionsFixed > 0) {
+      result = { ...await check("none"), leaksFixed, corruptionsFixed };
+    }
+    const { filename: _, format: __, ...counts } = checkJson(result, "", "");
+    return outcome(checkStatus(result), counts);
+  } catch (error) {
+    // An assertion, or anything else, would be our mistake.
+    if (!(error instanceof BlockError)) throw error;
+    lines.push(error.message);
+    return outcome(1, "error");
+  }
+}
+
+async function theirs(bytes: Uint8Array, fix: Fix, path: string): Promise<Outcome> {
+  Deno.writeFileSync(path, bytes);
+  const repair = fix === "none" ? [] : ["-r", fix];
+  const args = ["check", "-f", "qcow2", "-T", "unsafe", "--output=json", ...repair, path];
+  const { status, stdout, stderr } = await run("qemu-img", args);
+  let counts: Outcome["counts"] = "error";
+  if (stdout !== "") {
+    const { filename: _, format: __, ...rest } = JSON.parse(stdout);
+    counts = rest;
+  }
+  return { status, counts, said: stderr, bytes: new Uint8Array() };
+}
+
+/** Where the two may differ; see above. */
+function mayDiffer(fix: Fix, original: Outcome, own: Outcome): boolean {
+  if (fix === "none") return false;
+  if (original.counts === "error" && own.counts !== "error") return true;
+  return fix === "all" && /is outside image|Repairing snapshot table/.test(original.said);
+}
+
+async function compare(path: string, bytes: Uint8Array, fix: Fix, what: string): Promise<void> {
+  const original = await theirs(bytes, fix, path);
+  const own = await ours(bytes, fix);
+  if (!mayDiffer(fix, original, own)) {
+    const shown = ({ status, counts }: Outcome) => ({ status, counts });
+    const message = `${what}, repair ${fix}\noriginal: ${original.said}\nqsd: ${own.said}`;
+    assert.deepEqual(shown(own), shown(original), message.slice(0, 4000));
+  }
+  if (fix !== "all" || own.status !== 0) return;
+  const judged = await theirs(own.bytes, "none", path);
+  assert.equal(judged.status, 0, `${what}: repaired, and the original says ${judged.said}`);
+}
+
+/** Images that are checked, and those that are repaired, too. */
+const CHECKED = 90;
+const REPAIRED = 30;
+
+Deno.test({
+  name: "broken tables: the original and qsd count and mend the same",
+  ignore: lacks("check of broken tables", "qemu-img", "qemu-io"),
+  fn: async () => {
+    await using dir = TestDir.make();
+    const images = await makeImages(dir.path);
+    const range = /^(\d+)-(\d+)$/.exec(Deno.env.get("QSD_CHECK_SEEDS") ?? "");
+    const from = Number(range?.[1] ?? 0), to = Number(range?.[2] ?? CHECKED);
+    for (let seed = from; seed < to; seed++) {
+      const { image, how } = brokenImage(images, seed);
+      const what = `image ${seed} (${how})`;
+      await compare(dir.file("t.qcow2"), image.bytes, "none", what);
+      if (range === null && seed >= REPAIRED) continue;
+      await compare(dir.file("t.qcow2"), image.bytes, "leaks", what);
+      await compare(dir.file("t.qcow2"), image.bytes, "all", what);
+    }
+  },
+});
