@@ -236,3 +236,64 @@ parity("exported bitmaps", [
     ],
   },
 ]);
+
+const qcow2 = (
+  name: string,
+  create: readonly string[],
+  more: readonly string[],
+  ...steps: Step[]
+) => ({
+  name,
+  needs: ["qemu-img"],
+  files: {
+    "disk.qcow2": { make: ["qemu-img", "create", "-q", "-f", "qcow2", ...create] },
+    ...Object.fromEntries(
+      more.map((bitmap) => [
+        `.${bitmap}`,
+        { make: ["sh", "-c", `qemu-img bitmap --add disk.qcow2 ${bitmap} && touch .${bitmap}`] },
+      ]),
+    ),
+  },
+  args: [
+    "--blockdev",
+    "driver=qcow2,node-name=n,file.driver=file,file.filename=disk.qcow2,file.node-name=f",
+  ],
+  steps,
+});
+const info: Step = { tool: ["qemu-img", "info", "-U", "--output=json", "disk.qcow2"] };
+const keep = (args: Args): Step => add({ persistent: true, ...args });
+
+parity("persistent bitmaps", [
+  qcow2("in version 2", ["-o", "compat=0.10", "disk.qcow2", "1M"], [], keep({ name: "a" }), nodes),
+  qcow2(
+    "what cannot be stored",
+    ["disk.qcow2", "4T"],
+    [],
+    keep({ name: "a", granularity: 512 }),
+    keep({ name: "a", granularity: 1024 }),
+    keep({ name: "a", granularity: 1000 }),
+    keep({ name: "a" }),
+    keep({ name: "a" }),
+    keep({ name: "" }),
+    keep({ name: "x".repeat(1024) }),
+    add({ name: "a" }),
+  ),
+  qcow2(
+    "loaded, added and removed",
+    ["disk.qcow2", "1M"],
+    ["a", "b"],
+    nodes,
+    sum("a"),
+    keep({ name: "c", granularity: 4096, disabled: true }),
+    remove("a"),
+    nodes,
+    sum("c"),
+    disable("b"),
+    qmp("block_resize", { "node-name": "n", size: 1 << 22 }),
+    sum("b"),
+    nodes,
+    info,
+    qmp("blockdev-del", { "node-name": "n" }),
+    { tool: ["qemu-img", "bitmap", "--enable", "disk.qcow2", "b"] },
+  ),
+]);

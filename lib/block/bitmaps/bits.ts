@@ -164,6 +164,17 @@ export class Bits {
     for (const word of words) this.#count += ones(word);
   }
 
+  /** What all of `length` bytes of the memory from `at` on are, both multiples of 4; undefined: they differ. */
+  uniform(at: number, length: number): 0 | 0xff | undefined {
+    const words = this.#words;
+    const end = Math.min((at + length) / 4, words.length);
+    const first = words[at / 4] ?? 0;
+    if (first !== 0 && first !== 0xffffffff) return undefined;
+    if (first !== 0 && (at + length) / 4 > words.length) return undefined;
+    for (let i = at / 4 + 1; i < end; i++) if (words[i] !== first) return undefined;
+    return first === 0 ? 0 : 0xff;
+  }
+
   /** Sets or clears bits [first, stop). */
   #change(first: number, stop: number, value: boolean): void {
     if (first >= stop) return;

@@ -106,6 +106,20 @@ Deno.test("memory is whole 64-bit words, and what is loaded past the end is igno
   assert.deepEqual([...bits.bytes], [255, 255, 255, 255, 1, 0, 0, 0]);
 });
 
+Deno.test("parts of the memory that are alike are found", () => {
+  const bits = new Bits(512 * 8 * 100, 512);
+  assert.equal(bits.uniform(0, 64), 0);
+  assert.equal(bits.uniform(64, 64), 0, "past the end there is nothing");
+  bits.setAll();
+  assert.equal(bits.uniform(0, 64), 0xff);
+  assert.equal(bits.uniform(64, 64), undefined, "it ends inside");
+  bits.clear(512 * 8 * 63, 512);
+  assert.equal(bits.uniform(0, 64), undefined);
+  assert.equal(bits.uniform(0, 60), 0xff);
+  bits.clear(0, 512 * 8);
+  assert.equal(bits.uniform(0, 4), undefined);
+});
+
 Deno.test("next finds the first granule of a kind, cut to the range", () => {
   const bits = new Bits(1 << 20, 65536);
   bits.set(70_000, 1);

@@ -8,7 +8,7 @@
  *
  * Source: the QCOW2 specification, "Bitmaps".
  */
-import { alignUp, BlockError, CommandError } from "../../../base/mod.ts";
+import { BlockError, CommandError } from "../../../base/mod.ts";
 import { DirtyBitmap, makeBits, MAX_BITMAP_NAME } from "../../bitmaps/mod.ts";
 import type { BitmapStore } from "../../mod.ts";
 import {
@@ -107,7 +107,9 @@ export class Qcow2Bitmaps implements BitmapStore {
       new CommandError(`Can't make bitmap '${name}' persistent in '${nodeName}': ${why}`);
     if (header.version < 3) throw refuse("Cannot store dirty bitmaps in qcow2 v2 files");
     if (readOnly) throw refuse("No write access");
-    if (new TextEncoder().encode(name).length > MAX_BITMAP_NAME) throw refuse("Name is too long");
+    if (new TextEncoder().encode(name).length > MAX_BITMAP_NAME) {
+      throw refuse(`Name length exceeds maximum (${MAX_BITMAP_NAME} characters)`);
+    }
     const bytes = Math.ceil(Math.ceil(size / granularity) / 8);
     if (bytes > MAX_BITMAP_BYTES || tableEntries(size, granularity, geometry.clusterSize) === 0) {
       throw refuse("Too much space will be occupied by the bitmap. Use larger granularity");
@@ -189,19 +191,18 @@ export class Qcow2Bitmaps implements BitmapStore {
     };
     try {
       for (let i = 0; i < tableSize; i++) {
-        const part = bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
-        if (part.every((byte) => byte === 0)) continue;
-        if (part.length === clusterSize && part.every((byte) => byte === 0xff)) {
-          table.low[i] = EntryLow.zero;
+        const alike = bits.uniform(i * clusterSize, clusterSize);
+        if (alike !== undefined) {
+          if (alike !== 0) table.low[i] = EntryLow.zero;
           continue;
         }
+        const part = bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
         const offset = await allocate(clusterSize);
         table.setEntry(i, BigInt(offset));
         await image.writeMetadata(offset, padded(part, clusterSize), "bitmap data");
       }
       const tableOffset = await allocate(tableSize * 8);
-      const length = alignUp(tableSize * 8, clusterSize);
-      await image.writeMetadata(tableOffset, padded(table.bytes(), length), "bitmap table");
+      await image.writeMetadata(tableOffset, table.bytes(), "bitmap table");
       return { name, granularity, inUse: false, auto: bitmap.recording, tableOffset, tableSize };
     } catch (error) {
       for (const [offset, length] of allocated) image.release(offset, length, "other");
@@ -231,8 +232,7 @@ export class Qcow2Bitmaps implements BitmapStore {
       await image.updateHeader({ bitmaps: undefined, autoclearFeatures });
     } else {
       const directoryOffset = await image.allocate(bytes.length);
-      const whole = alignUp(bytes.length, image.geometry.clusterSize);
-      await image.writeMetadata(directoryOffset, padded(bytes, whole), "bitmap directory");
+      await image.writeMetadata(directoryOffset, bytes, "bitmap directory");
       await image.commit();
       await image.updateHeader({
         bitmaps: { count: entries.length, directorySize: bytes.length, directoryOffset },
