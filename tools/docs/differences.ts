@@ -34,6 +34,12 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "`LIST_META_CONTEXT` with bytes left over is refused; QEMU aborts.",
     "`tls-authz` without `tls-creds` has no effect, and a warning says so.",
   ],
+  "Dirty bitmaps": [
+    "A merge of no bitmaps does nothing; QEMU crashes.",
+    "A persistent bitmap of a read-only node is refused; QEMU takes it, and loses it when the node is closed.",
+    "A bitmap with more bits than there is memory for is refused.",
+    "Nodes in IOThreads have none yet: adding one there, or moving a node that has some, is refused.",
+  ],
   "Character devices": [
     "When `chardev-change` fails, the old device stays; QEMU has lost it.",
     "A multiplexer without frontends is not busy.",

@@ -86,7 +86,10 @@ export function* named(offered: Offered): Iterable<readonly [name: string, featu
 export const members: readonly (readonly [string, string])[] = [
   ["`tls-creds`, `tls-authz` of socket character devices", "TLS"],
   ["`websocket`, `tn3270` of socket character devices", "nothing yet"],
-  ["`format-specific` in image information", "qcow2, encryption, other formats"],
+  [
+    "`format-specific` in image information: the branches of other formats",
+    "encryption, other formats",
+  ],
 ];
 
 /** What newer QEMU has in this plane and qsd has not. */
