@@ -4,7 +4,7 @@
  * A write is safe once a flush that was asked for after it had completed has completed itself. Whatever is not safe
  * may be there, or not, or in part (each 512-byte sector by itself), in any order.
  */
-import type { IoVec, MaybePromise } from "../../lib/base/mod.ts";
+import { BlockError, type IoVec, type MaybePromise } from "../../lib/base/mod.ts";
 import { defineDriver, type DriverDefinition, type IoInstance } from "../../lib/block/mod.ts";
 import { struct } from "../../lib/qmp/schema/core.ts";
 import type { Sys } from "../../lib/sys/mod.ts";
@@ -137,6 +137,8 @@ class Bytes {
 /** A disk in memory. Name it in option `disk` of driver `recording`. */
 export class RecordingDisk {
   readonly #bytes: Bytes;
+  /** Most bytes that it can take. */
+  room = Infinity;
   readonly original: Uint8Array;
 
   constructor(
@@ -185,13 +187,20 @@ export class RecordingDisk {
     return this.#latency().then(finish);
   }
 
+  #needRoom(end: number): void {
+    if (end > this.room) throw new BlockError("ENOSPC", "No space left on device");
+  }
+
   write(at: number, bytes: Uint8Array): MaybePromise<void> {
+    this.#needRoom(at + bytes.length);
     return this.#change("write", at, bytes.length, bytes);
   }
   zero(at: number, length: number): MaybePromise<void> {
+    this.#needRoom(at + length);
     return this.#change("zero", at, length);
   }
   truncate(length: number): MaybePromise<void> {
+    this.#needRoom(length);
     return this.#change("truncate", 0, length);
   }
   async flush(): Promise<void> {

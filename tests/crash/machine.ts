@@ -4,7 +4,7 @@ import { drivers } from "../../lib/block/drivers/mod.ts";
 import { type TestContext, testContext } from "../../lib/block/drivers/testing.ts";
 import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/block/mod.ts";
 import type { BlockdevOptionsValue } from "../../lib/qmp/schema/blockdev.ts";
-import type { Memory } from "../../lib/sys/mod.ts";
+import type { Context, Memory } from "../../lib/sys/mod.ts";
 import { type RecordingDisk, recordingDriver } from "./journal.ts";
 
 /** Node of the image under test. */
@@ -27,9 +27,13 @@ export class Machine {
     readonly events: string[],
   ) {}
 
-  /** Opens the image with more options of its node. */
-  static async open(disks: ImageDisks, options: Record<string, unknown> = {}): Promise<Machine> {
-    const context = testContext();
+  /** Opens the image with more options of its node. `shared`: a context for many images, the caller ends it. */
+  static async open(
+    disks: ImageDisks,
+    options: Record<string, unknown> = {},
+    shared?: TestContext,
+  ): Promise<Machine> {
+    const context = contextFor(shared);
     const events: string[] = [];
     const graph = new BlockGraph({
       context,
@@ -65,6 +69,39 @@ export class Machine {
       await graph.closeAll();
       context.end();
       throw error;
+    }
+  }
+
+  /** What the daemon would have logged. */
+  get messages(): readonly string[] {
+    return this.context.messages;
+  }
+
+  /** Opens the disk alone, without a format. */
+  static async onFile(
+    disk: RecordingDisk,
+    act: (context: Context, file: BlockBackend) => Promise<void>,
+    shared?: TestContext,
+  ): Promise<void> {
+    const context = contextFor(shared);
+    const graph = new BlockGraph({
+      context,
+      drivers: driverRegistry([recordingDriver({ file: disk })]),
+      events: { emit: () => {} },
+    });
+    const node = { driver: "recording", "node-name": "disk", disk: "file", discard: "unmap" };
+    await graph.add(node as unknown as BlockdevOptionsValue, { monitorOwned: true });
+    const file = await graph.backend("disk", {
+      describe: "the test",
+      needed: Perm.all,
+      shared: Perm.all,
+    });
+    try {
+      await act(context, file);
+    } finally {
+      await file.detach();
+      await graph.closeAll();
+      context.end();
     }
   }
 
@@ -107,4 +144,16 @@ export class Machine {
     await this.graph.closeAll();
     this.context.end();
   }
+}
+
+/** A context of its own, or the shared one, which must be as it was when the image is closed. */
+function contextFor(shared: TestContext | undefined): TestContext {
+  if (shared === undefined) return testContext();
+  const messages: string[] = [];
+  const log = (message: string) => void messages.push(message);
+  const end = () => {
+    const { inUse } = shared.buffers;
+    if (inUse !== 0) throw new Error(`${inUse} buffers were not given back`);
+  };
+  return { ...shared, log: { error: log, warn: log, info: log }, messages, end };
 }
