@@ -185,6 +185,47 @@ for (const { name, open, refused } of engines) {
   );
 
   Deno.test(
+    `a context's limit of a submission counts as the engine's own, and can be changed (${title})`,
+    { ignore },
+    () => {
+      let submissions = 0;
+      const tuning = { aioMaxBatch: 0 };
+      const openCounted = (context: QueueContext) => {
+        const real = context.sys;
+        const numbers = syscallNumbers(real.arch);
+        const submitting = [numbers.io_submit, numbers.io_uring_enter];
+        const raw = (number: number, ...args: number[]) => {
+          if (submitting.includes(number)) submissions++;
+          return real.raw(number, ...args);
+        };
+        const sys = new Proxy(real, {
+          get(_, key) {
+            const value: unknown = Reflect.get(real, key, real);
+            if (key === "raw") return raw;
+            return typeof value === "function" ? value.bind(real) : value;
+          },
+        });
+        return open({ sys, loop: context.loop, tuning }, { maxBatch: 4 });
+      };
+      return withEngine(openCounted, async (io, fd, { sys }) => {
+        const memory = sys.allocate(4096);
+        const eight = async () => {
+          submissions = 0;
+          const write = (i: number) => io.writev(fd, IoVec.of(memory.address, 4096), i * 4096);
+          await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map(write));
+          return submissions;
+        };
+        assert.equal(await eight(), 2);
+        tuning.aioMaxBatch = 2;
+        assert.equal(await eight(), 4);
+        tuning.aioMaxBatch = 8;
+        assert.equal(await eight(), 2);
+        memory.unmap();
+      });
+    },
+  );
+
+  Deno.test(
     `completions wake a loop that sleeps (${title})`,
     { ignore },
     () =>

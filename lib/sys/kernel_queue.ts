@@ -35,11 +35,12 @@ export interface EngineRefused {
 export interface QueueContext {
   readonly sys: Sys;
   readonly loop: Loop;
+  readonly tuning?: { readonly aioMaxBatch: number };
 }
 
 /** How an engine submits. */
 export interface QueueOptions {
-  /** Most requests in one submission (the aio-max-batch option); 0 [default]: 32. */
+  /** Most requests in one submission (the aio-max-batch option); 0 [default]: the context's limit, or 32. */
   readonly maxBatch?: number;
 }
 
@@ -78,7 +79,9 @@ export abstract class KernelQueue implements AsyncIo {
   protected readonly sys: Sys;
   protected readonly eventFd: number;
   readonly #loop: Loop;
-  readonly #maxBatch: number;
+  /** The engine's own limit, and that of the context, which may change; 0: none. */
+  readonly #ownBatch: number;
+  readonly #tuning: { readonly aioMaxBatch: number };
   /** SLOT_BYTES for each slot; pages that no list has touched cost nothing. */
   readonly #iovecs: Memory;
   readonly #words: (Uint32Array | undefined)[] = [];
@@ -105,12 +108,21 @@ export abstract class KernelQueue implements AsyncIo {
   #idle: (() => void) | undefined;
 
   constructor(context: QueueContext, eventFd: number, options: QueueOptions = {}) {
-    this.#maxBatch = options.maxBatch || DEFAULT_BATCH;
+    this.#ownBatch = options.maxBatch ?? 0;
+    this.#tuning = context.tuning ?? { aioMaxBatch: 0 };
     this.sys = context.sys;
     this.#loop = context.loop;
     this.eventFd = eventFd;
     this.#iovecs = this.sys.allocate(QUEUE_DEPTH * SLOT_BYTES);
     for (let slot = QUEUE_DEPTH - 1; slot >= 0; slot--) this.#free.push(slot);
+  }
+
+  /** Most requests in one submission: the smaller one of the limits that are set. */
+  get #maxBatch(): number {
+    const { aioMaxBatch: shared } = this.#tuning;
+    const own = this.#ownBatch;
+    if (own === 0 || shared === 0) return own || shared || DEFAULT_BATCH;
+    return Math.min(own, shared);
   }
 
   /** Describes a request to the kernel, in the place that belongs to `slot`. */

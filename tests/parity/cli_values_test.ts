@@ -1,5 +1,4 @@
 /** Command lines that parse, but whose values are wrong or whose order is. */
-import { noIothread } from "./differences.ts";
 import { type Case, parity, says } from "./mould.ts";
 
 const wrong = (...args: string[]): Case => ({ name: args.join(" "), args });
@@ -162,9 +161,9 @@ parity("--chardev, --monitor, --object, --pidfile values", [
   wrong("--monitor", "c", "--chardev", "socket,id=c,path=s,server=on,wait=off"),
   wrong("--chardev", "socket,id=c,path=s,server=on,wait=off", "--monitor", "c", "--monitor", "c"),
   wrong("--object", "nonsense,id=o"),
-  noIothread("--object", "iothread,id=1o"),
-  noIothread("--object", "iothread,id=o,nonsense=1"),
-  noIothread("--object", "iothread,id=o", "--object", "iothread,id=o"),
+  wrong("--object", "iothread,id=1o"),
+  wrong("--object", "iothread,id=o,nonsense=1"),
+  wrong("--object", "iothread,id=o", "--object", "iothread,id=o"),
   wrong("--pidfile", "no/such/folder/pid"),
   wrong("--pidfile", ""),
 ]);
