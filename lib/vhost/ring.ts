@@ -5,9 +5,11 @@ import type { InflightRegion } from "./inflight.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { BlkRequest } from "./request.ts";
 
-/** Descriptor flags (virtio 1.2, 2.7.5 and 2.8.5). */
+/** Descriptor flag (virtio 1.2, 2.7.5 and 2.8.5): the chain goes on. */
 export const DESC_NEXT = 1;
+/** Descriptor flag: the device writes. */
 export const DESC_WRITE = 2;
+/** Descriptor flag: a table of descriptors. */
 export const DESC_INDIRECT = 4;
 /** Bytes of a descriptor, in rings and in indirect tables. */
 export const DESC_SIZE = 16;

@@ -4,8 +4,9 @@ import { AF, type Context, Errno, type Memory, MSG, SOCK } from "../sys/mod.ts";
 import { DriverMemory, type DriverRing, PackedDriver, SplitDriver } from "./testing_driver.ts";
 import { bits, Feature, has, HEADER_SIZE, ProtocolFeature, Request } from "./wire.ts";
 
-/** Where guest memory begins, for the guest and for the front-end: unlike each other and the mapping. */
+/** Where guest memory begins for the guest. */
 export const GUEST_BASE = 0x1_0000_0000;
+/** Where it begins for the front-end: unlike that, and unlike where it is mapped. */
 export const USER_BASE = 0x7f00_0000_0000;
 
 /** A reply. */

@@ -40,7 +40,8 @@ export class ExportBed {
       },
     });
     const disk = new MemoryDisk(context, size);
-    const path = `/tmp/qsd-vhost-${Deno.pid}-${Math.floor(Math.random() * 1e9)}.sock`;
+    const random = context.sys.randomBytes(6).toHex();
+    const path = `/tmp/qsd-vhost-${random}.sock`;
     const exported = await VhostUserBlkExport.start(context, disk, {
       type: "vhost-user-blk",
       id: "e",

@@ -27,7 +27,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*; do insmod "$module"; done
 export PATH=/sbin:/bin
-stty -echo -icanon < /dev/ttyS0
+stty -echo < /dev/ttyS0
 echo "@@ready" > /dev/ttyS0
 cat < /dev/ttyS0 | sh > /dev/ttyS0 2>&1
 `;

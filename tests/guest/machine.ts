@@ -32,12 +32,25 @@ export class Machine {
   private constructor(system: GuestSystem, devices: readonly string[]) {
     this.#child = new Deno.Command("qemu-system-x86_64", {
       args: [
-        ...["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", MEMORY],
+        ...[
+          "-machine",
+          "q35",
+          "-accel",
+          "kvm",
+          "-accel",
+          "tcg",
+          "-cpu",
+          "qemu64",
+          "-smp",
+          "2",
+          "-m",
+          MEMORY,
+        ],
         ...["-object", `memory-backend-memfd,id=mem,size=${MEMORY},share=on`],
         ...["-numa", "node,memdev=mem"],
         ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
         ...["-serial", "stdio", "-kernel", system.kernel, "-initrd", system.initramfs],
-        ...["-append", "console=ttyS0 quiet panic=-1 tsc=reliable"],
+        ...["-append", "console=ttyS0 quiet panic=-1"],
         ...devices,
       ],
       stdin: "piped",
