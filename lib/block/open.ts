@@ -5,7 +5,7 @@
 import { assert, BlockError, CommandError, IoVec } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
-import { loadBitmaps } from "./bitmaps/mod.ts";
+import { loadBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
 import { checkDepth, MAX_DEPTH } from "./depth.ts";
 import { directoryOf, JSON_PREFIX } from "./filenames.ts";
 import { RequestEpochs } from "./epochs.ts";
@@ -177,6 +177,11 @@ export class Opening {
   async #closeFrom(mark: number): Promise<void> {
     const { graph } = this;
     for (const node of this.created.splice(mark).reverse()) {
+      try {
+        await storeBitmaps(node); // opening it has marked them as in use
+      } catch (error) {
+        graph.context.log.warn(`storing the bitmaps of node '${node.name}': ${String(error)}`);
+      }
       try {
         await node.instance.close();
       } catch (error) {

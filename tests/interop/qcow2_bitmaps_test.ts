@@ -173,6 +173,22 @@ Deno.test({
 });
 
 Deno.test({
+  name: "an image that is opened in vain keeps its bitmaps",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    await ok("qemu-img", ["bitmap", "--add", dir.file("d.qcow2"), "a"]);
+    await using daemon = await Daemon.start({ dir });
+    const file = { driver: "qcow2", file: { driver: "file", filename: "d.qcow2" } };
+    const window = { driver: "raw", "node-name": "r", offset: 1 << 30, file };
+    assert.match(await daemon.qmp.refused("blockdev-add", window), /^Offset .* cannot be greater/);
+    assert.deepEqual((await stored(dir))[0]!.flags, ["auto"]);
+    await check(dir);
+  },
+});
+
+Deno.test({
   name: "bitmaps are handed over with their image, and follow its length",
   ignore,
   fn: async () => {
