@@ -1,11 +1,13 @@
 /**
  * qcow2 over NBD beside the original, slice by slice in turn: `deno run -A bench/qcow2.ts [--rows=A,B] [--slices=N]
  * [--seconds=S] [--size=MIB] [--dir=DIR] [--qsd=PROGRAM]`. Images are in the page cache; each server has its own copy.
- * Rows that allocate begin each slice with a new image and a new server.
+ * Rows that allocate take a new image for each slice, and a number of requests in place of a time.
  */
 import { randomBytes } from "node:crypto";
 import { parseArgs } from "node:util";
 import { Generator, type Pattern, runProgram, type Sample } from "./clients.ts";
+import { DEFAULTS } from "./load/workload.ts";
+import { QmpClient } from "./qmp.ts";
 import { cell, type Check, check, judge, type RowResult, tables } from "./report.ts";
 import type { Targets } from "./rows.ts";
 import { EXPORT_NAME, type Kind, ORIGINAL, QSD, type Server, start } from "./servers.ts";
@@ -142,16 +144,19 @@ const ROWS: readonly Row[] = [
   },
 ];
 
+function nodeOf(row: Row, filename: string): Record<string, unknown> {
+  const file = { driver: "file", filename };
+  return row.image === "raw" ? { driver: "raw", file } : { driver: "qcow2", file, ...row.options };
+}
+
 function kindFor(kind: Kind, row: Row): Kind {
   return {
     ...kind,
-    arguments: (site, socket) => {
-      const file = { driver: "file", filename: site.image };
-      const node = row.image === "raw"
-        ? { driver: "raw", "node-name": "n", file }
-        : { driver: "qcow2", "node-name": "n", file, ...row.options };
+    arguments: (site, socket, qmp) => {
+      const node = { "node-name": "n", ...nodeOf(row, site.image) };
       return [
         ...["--blockdev", JSON.stringify(node)],
+        ...["--chardev", `socket,id=q,path=${qmp},server=on,wait=off`, "--monitor", "chardev=q"],
         ...["--nbd-server", `addr.type=unix,addr.path=${socket}`],
         ...["--export", `type=nbd,id=e,node-name=n,name=${EXPORT_NAME},writable=on`],
       ];
@@ -178,37 +183,92 @@ function resident(pid: number): number {
 const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 const note = (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`${text}\n`));
 
-async function measure(row: Row, kinds: readonly Kind[], generator: Generator, dir: string) {
-  const samples: Record<string, Sample[]> = {};
-  const servers = new Map<string, Server>();
-  const memory: string[] = [];
-  const open = async (kind: Kind) => {
+/** One server in one row. */
+class Subject {
+  readonly samples: Sample[] = [];
+  #slices = 0;
+
+  private constructor(
+    private readonly row: Row,
+    private readonly dir: string,
+    private readonly server: Server,
+    private readonly qmp: QmpClient | undefined,
+  ) {}
+
+  static async start(kind: Kind, row: Row, dir: string): Promise<Subject> {
     const image = `${dir}/${kind.name}.img`;
     await Deno.remove(image).catch(() => {});
     await IMAGES[row.image]!(dir, image);
-    return await start(kindFor(kind, row), { image, directory: dir, qmp: false });
-  };
-  try {
-    if (!row.fresh) { for (const kind of kinds) servers.set(kind.name, await open(kind)); }
-    for (let slice = 0; slice < Number(values.slices); slice++) {
-      for (const kind of kinds) {
-        if (row.fresh) servers.set(kind.name, await open(kind));
-        const server = servers.get(kind.name)!;
-        const pattern = { pattern: row.pattern, blockSize: row.blockSize, depth: row.depth };
-        (samples[kind.name] ??= []).push(
-          await generator.slice(server, pattern, seconds, slice + 1),
-        );
-        if (row.fresh) await server.stop();
-      }
+    const server = await start(kindFor(kind, row), { image, directory: dir, qmp: true });
+    const qmp = row.fresh ? await QmpClient.connect(server.qmp!) : undefined;
+    return new Subject(row, dir, server, qmp);
+  }
+
+  /** Seconds of load; or as many requests as hardly ever meet a cluster that is there, on a new image. */
+  async slice(generator: Generator, seed: number): Promise<void> {
+    const { row, server } = this;
+    const pattern = { pattern: row.pattern, blockSize: row.blockSize, depth: row.depth };
+    if (this.qmp === undefined) {
+      this.samples.push(await generator.slice(server, pattern, seconds, seed));
+      return;
     }
-    for (const [name, server] of row.fresh ? [] : servers) {
-      memory.push(`${name} ${Math.round(resident(server.pid))}`);
+    const name = `n${this.#slices++}`;
+    const image = `${this.dir}/${server.name}.${name}`;
+    await IMAGES[row.image]!(this.dir, image);
+    await this.qmp.execute("blockdev-add", { "node-name": name, ...nodeOf(row, image) });
+    const exported = { type: "nbd", id: name, "node-name": name, name, writable: true };
+    await this.qmp.execute("block-export-add", exported);
+    const sequential = row.pattern === "write";
+    const result = await generator.run({
+      ...DEFAULTS,
+      ...pattern,
+      target: { path: server.socket },
+      exportName: name,
+      warmup: 0,
+      count: Math.floor(size / (sequential ? row.blockSize : 8 * 65536)),
+      seed,
+      cpuOf: server.pid,
+    });
+    await Deno.remove(image);
+    // The first one only warms the server up: later ones find it as it is after a while.
+    if (this.#slices > 2) this.samples.push({ rate: result.rate, cpuUs: result.serverCpuUs! });
+  }
+
+  /** What it took of memory at most, in MiB, and its end. */
+  async stop(): Promise<string> {
+    const memory = resident(this.server.pid);
+    await this.qmp?.close();
+    await this.server.stop();
+    await Deno.remove(`${this.dir}/${this.server.name}.img`).catch(() => {});
+    return `${this.server.name} ${Math.round(memory)}`;
+  }
+}
+
+interface Measured {
+  readonly cells: RowResult["cells"];
+  readonly memory: readonly string[];
+}
+
+async function measure(
+  row: Row,
+  kinds: readonly Kind[],
+  generator: Generator,
+  dir: string,
+): Promise<Measured> {
+  const subjects: Subject[] = [];
+  const memory: string[] = [];
+  try {
+    for (const kind of kinds) subjects.push(await Subject.start(kind, row, dir));
+    const slices = Number(values.slices) + (row.fresh ? 2 : 0);
+    for (let slice = 0; slice < slices; slice++) {
+      for (const subject of subjects) await subject.slice(generator, slice + 1);
     }
   } finally {
-    for (const server of servers.values()) await server.stop();
-    for (const kind of kinds) await Deno.remove(`${dir}/${kind.name}.img`).catch(() => {});
+    for (const subject of subjects) memory.push(await subject.stop());
   }
-  const cells = Object.fromEntries(Object.entries(samples).map(([name, all]) => [name, cell(all)]));
+  const cells = Object.fromEntries(
+    subjects.map((subject, at) => [kinds[at]!.name, cell(subject.samples)]),
+  );
   return { cells, memory };
 }
 

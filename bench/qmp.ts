@@ -45,9 +45,11 @@ export class QmpClient {
     return client;
   }
 
-  /** Sends a command without arguments and waits for its reply, passing over events. */
-  async execute(command: string): Promise<unknown> {
-    const text = new TextEncoder().encode(JSON.stringify({ execute: command }) + "\n");
+  /** Sends a command and waits for its reply, passing over events. */
+  async execute(command: string, args?: Record<string, unknown>): Promise<unknown> {
+    const text = new TextEncoder().encode(
+      JSON.stringify({ execute: command, arguments: args }) + "\n",
+    );
     await this.#connection.write(text);
     for (;;) {
       const { value, done } = await this.#lines.next();
