@@ -22,6 +22,9 @@ import { inheritedDescriptors, ServiceManager } from "./systemd.ts";
 import { Tracing } from "./trace.ts";
 import { VERSION } from "./version.ts";
 
+/** How long an option that is being applied may hold up a stop, in nanoseconds. */
+const OPTION_GRACE_NS = 5e9;
+
 /** Runs the daemon with this process's arguments, to its end. */
 export async function runDaemon(): Promise<never> {
   exit(await start(environment("QSD_NAME") ?? "qsd", programArguments()));
@@ -72,6 +75,8 @@ class Life {
   readonly #configuration: Configuration;
   #pidFile: PidFile | undefined;
   #signals = 0;
+  /** Whether a stop was asked for before all options were applied. */
+  #stopping = false;
 
   constructor(
     sys: LinuxSys,
@@ -108,9 +113,8 @@ class Life {
     const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => this.#onSignal(signal));
     let status = 0;
     try {
-      // A signal ends a start that waits (for a chardev's client, for example), too.
       const stopped = services.stopRequested.then(() => "stopped" as const);
-      const outcome = await Promise.race([this.#applyAll(), stopped]);
+      const outcome = await this.#untilReady(stopped);
       if (outcome === "ready") {
         this.#becomeReady();
         await stopped;
@@ -129,9 +133,28 @@ class Life {
     return status;
   }
 
+  /**
+   * Applies the options. A signal ends a start that waits (for a chardev's client, for example), too: what the
+   * option under way has made by then is waited for, so that the stop finds all of it.
+   */
+  async #untilReady(stopped: Promise<"stopped">): Promise<"ready" | "done" | "stopped"> {
+    const applying = this.#applyAll();
+    const outcome = await Promise.race([applying, stopped]);
+    if (outcome !== "stopped") return outcome;
+    this.#stopping = true;
+    const timer = this.#services.context.loop.timer(OPTION_GRACE_NS, () => {
+      this.log.error("still being applied while stopping: gave up waiting for it");
+      this.#abandon();
+    });
+    await applying.catch(() => {});
+    timer.cancel();
+    return "stopped";
+  }
+
   /** Pass 2: whatever makes something, strictly in the order of the command line. */
-  async #applyAll(): Promise<"ready" | "done"> {
+  async #applyAll(): Promise<"ready" | "done" | "stopped"> {
     for (const option of this.line.options) {
+      if (this.#stopping) return "stopped";
       this.log.location = option.typed;
       const text = await applyOption(option, {
         services: this.#services,

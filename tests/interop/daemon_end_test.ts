@@ -35,6 +35,25 @@ Deno.test("a start that fails removes the sockets that it had made", {
   assert.deepEqual(left(dir), ["disk.raw"]);
 });
 
+Deno.test("a signal while options are being applied stops gracefully and leaves nothing behind", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using dir = TestDir.make();
+  const many = Array.from({ length: 300 }, (_, i) => [
+    "--blockdev",
+    `null-co,node-name=n${i}`,
+    "--export",
+    `nbd,id=e${i},node-name=n${i}`,
+  ]).flat();
+  const server = ["--nbd-server", "addr.type=unix,addr.path=nbd"];
+  const daemon = Daemon.spawn({ dir, args: [...server, ...many], qmp: false, pidfile: null });
+  await until(() => Deno.stat(dir.file("nbd")).then(() => true, () => false), "the NBD socket");
+  daemon.kill("SIGTERM");
+  const { status, stderr } = await daemon.end();
+  assert.deepEqual({ status, stderr }, { status: 0, stderr: "" });
+  assert.deepEqual(left(dir), []);
+});
+
 /** A daemon whose requests take for ever. */
 async function stuck(): Promise<Daemon> {
   return await Daemon.start({
