@@ -324,23 +324,28 @@ export class BlockGraph {
 
   /** Runs `task` in the queue, while `node` stays and requests of those above it wait. */
   drained<T>(node: BlockNodeInfo | string, task: () => Promise<T>): Promise<T> {
-    return this.#queue.run(async () => {
-      const backend = await this.#attach(this.#own(node), {
-        describe: "an unnamed block device",
-        needed: Perm.none,
-        shared: Perm.all,
-      });
-      try {
-        const section = await this.drain(backend.node);
-        try {
-          return await task();
-        } finally {
-          section.end();
-        }
-      } finally {
-        await this.#detach(backend);
-      }
+    return this.#queue.run(() => {
+      const own = this.#own(node);
+      return this.places.atHome([own], () => this.#drainedHere(own, task));
     });
+  }
+
+  async #drainedHere<T>(node: BlockNode, task: () => Promise<T>): Promise<T> {
+    const backend = await this.#attach(node, {
+      describe: "an unnamed block device",
+      needed: Perm.none,
+      shared: Perm.all,
+    });
+    try {
+      const section = await this.drain(backend.node);
+      try {
+        return await task();
+      } finally {
+        section.end();
+      }
+    } finally {
+      await this.#detach(backend);
+    }
   }
 
   /** block_resize: `size` in bytes. */
