@@ -27,12 +27,15 @@ async function isScript(path: string): Promise<boolean> {
 }
 
 const exportOptions = [
+  // A Worker with the program's own modules.
+  "--object",
+  "iothread,id=t0",
   "--blockdev",
   "driver=file,node-name=file0,filename=image",
   "--nbd-server",
   "addr.type=unix,addr.path=nbd",
   "--export",
-  "type=nbd,id=export0,node-name=file0,name=disk",
+  "type=nbd,id=export0,node-name=file0,name=disk,iothread=t0",
 ];
 
 /** Starts the program with an image, reads it back over NBD, asks QMP, stops it. */
