@@ -7,7 +7,7 @@
  */
 import { alignDown, alignUp, assert, IoVec, type MaybePromise } from "../../../base/mod.ts";
 import type { Context, Memory } from "../../../sys/mod.ts";
-import type { Child } from "../../types.ts";
+import type { Child } from "../../mod.ts";
 import { StagedSlices } from "./staged.ts";
 
 /** Bit of `Slot.used`: read since the hand came by, and since the last cleaning. */

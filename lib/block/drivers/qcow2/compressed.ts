@@ -7,7 +7,7 @@
  */
 import { BlockError, type IoVec, IoVec as Vec, type MaybePromise } from "../../../base/mod.ts";
 import type { Context, Memory } from "../../../sys/mod.ts";
-import type { Child } from "../../types.ts";
+import type { Child } from "../../mod.ts";
 import { ClusterCoder, type CompressionType } from "./codec.ts";
 import type { CompressedCluster } from "./format.ts";
 import type { ClusterCodec, Qcow2Image } from "./types.ts";

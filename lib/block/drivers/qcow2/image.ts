@@ -23,14 +23,15 @@ import type {
   TruncateOptions,
   WriteIntent,
   WritePlan,
-} from "../../types.ts";
+} from "../../mod.ts";
 import { Allocator } from "./allocate.ts";
 import type { Slot } from "./cache.ts";
 import { Commits } from "./commit.ts";
 import { CompressedSpace, writeCompressed } from "./compressed_write.ts";
 import { type DiscardReason, Releases } from "./discard.ts";
-import { EntryHigh, geometryOf, Incompatible } from "./format.ts";
-import { type Header, MAX_HEADER_BYTES, parseHeader, serialiseHeader } from "./header.ts";
+import { EntryHigh, geometryOf } from "./format.ts";
+import { type Header, MAX_HEADER_BYTES, parseHeader } from "./header.ts";
+import { HeaderState } from "./header_state.ts";
 import { InFlight } from "./inflight.ts";
 import { L1Table } from "./l1.ts";
 import { ClusterMap } from "./map.ts";
@@ -95,15 +96,12 @@ export class Image implements OpenedImage {
   gate: Promise<void> | undefined;
   #dataPlanner!: DataPlanner;
   #zeroPlanner!: ZeroPlanner;
-  #header: Header;
+  readonly #header: HeaderState;
   #options: ImageOptions;
   #readOnly: boolean;
   #size: number;
   /** End of what was written to the external data file, or of the file. */
   #dataEnd = 0;
-  #corrupt = false;
-  #headerWrites: Promise<void> = Promise.resolve();
-  #marking: Promise<void> | undefined;
   readonly #settled: () => Promise<void> | undefined;
   #cleaner: { cancel(): void } | undefined;
 
@@ -111,7 +109,7 @@ export class Image implements OpenedImage {
     this.#parts = parts;
     this.context = parts.context;
     this.nodeName = parts.nodeName;
-    this.#header = parts.header;
+    this.#header = new HeaderState(parts, parts.header);
     this.geometry = geometryOf(parts.header);
     this.file = parts.file;
     this.data = parts.data;
@@ -170,7 +168,7 @@ export class Image implements OpenedImage {
   // --- facts ---
 
   get header(): Header {
-    return this.#header;
+    return this.#header.header;
   }
   get options(): ImageOptions {
     return this.#options;
@@ -278,7 +276,7 @@ export class Image implements OpenedImage {
 
   #checkWritable(): void {
     const context = { node: this.nodeName, op: "write" };
-    if (this.#corrupt) throw new BlockError("EIO", "the image is corrupt", context);
+    if (this.#header.corrupt) throw new BlockError("EIO", "the image is corrupt", context);
     if (this.cipher !== undefined) {
       throw new BlockError("ENOTSUP", "encrypted images cannot be written yet", context);
     }
@@ -365,17 +363,7 @@ export class Image implements OpenedImage {
   }
 
   updateHeader(change: Partial<Header>): Promise<void> {
-    const write = async () => {
-      const header = { ...this.#header, ...change };
-      const bytes = serialiseHeader(header);
-      await this.file.flush();
-      await writeBytes(this.context, this.file, 0, bytes);
-      await this.file.flush();
-      this.#header = header;
-    };
-    const done = this.#headerWrites.then(write);
-    this.#headerWrites = done.catch(() => {});
-    return done;
+    return this.#header.update(() => change);
   }
 
   refcount(offset: number): MaybePromise<number> {
@@ -484,44 +472,12 @@ export class Image implements OpenedImage {
 
   /** With lazy counts, sets the dirty bit before anything changes. Undefined: nothing to wait for. */
   markDirty(): Promise<void> | undefined {
-    if (!this.lazy || this.#has(Incompatible.dirty)) return undefined;
-    return this.#marking ??= this.#setFeature(Incompatible.dirty, true)
-      .finally(() => this.#marking = undefined);
-  }
-  #has(feature: bigint): boolean {
-    return (this.#header.incompatibleFeatures & feature) !== 0n;
-  }
-  #setFeature(feature: bigint, on: boolean): Promise<void> {
-    const { incompatibleFeatures: now } = this.#header;
-    return this.updateHeader({ incompatibleFeatures: on ? now | feature : now & ~feature });
+    return this.lazy ? this.#header.markDirty() : undefined;
   }
 
   corrupt(message: string, offset?: number, size?: number): never {
-    if (!this.#corrupt) this.#tellCorrupt(message, offset, size);
+    this.#header.markCorrupt(message, !this.#readOnly, offset, size);
     throw new BlockError("EIO", message, { node: this.nodeName });
-  }
-  #tellCorrupt(message: string, offset: number | undefined, size: number | undefined): void {
-    this.#corrupt = true;
-    const fatal = !this.#readOnly;
-    const { log } = this.context;
-    log.error(
-      fatal
-        ? `qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`
-        : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
-    );
-    const event: Record<string, unknown> = {
-      device: "",
-      "node-name": this.nodeName,
-      msg: message,
-    };
-    if (offset !== undefined) event["offset"] = offset;
-    if (size !== undefined) event["size"] = size;
-    event["fatal"] = fatal;
-    this.#parts.open.emit("BLOCK_IMAGE_CORRUPTED", event);
-    if (!fatal || this.geometry.version < 3) return;
-    this.#setFeature(Incompatible.corrupt, true).catch((error) => {
-      log.error(`node '${this.nodeName}': the corrupt mark cannot be written: ${String(error)}`);
-    });
   }
 
   // --- the node's life ---
@@ -585,26 +541,26 @@ export class Image implements OpenedImage {
     await this.map.cache.close();
     await this.refcounts.cache.close();
     const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
-    this.#header = parseHeader(bytes);
-    this.geometry = geometryOf(this.#header);
-    this.#size = this.#header.size;
+    this.#header.header = parseHeader(bytes);
+    this.geometry = geometryOf(this.header);
+    this.#size = this.header.size;
     await this.load();
   }
 
   /** Everything is on disk, clusters given back included, and the dirty bit is gone. No request is in flight. */
   async #settle(): Promise<void> {
-    await this.#headerWrites;
+    await this.#header.settled();
     // Giving clusters back changes counts, and a commit gives clusters back.
     await this.#still();
-    if (this.#readOnly || this.#corrupt) return;
+    if (this.#readOnly || this.#header.corrupt) return;
     while (this.commits.needed || this.commits.running) {
       await this.commits.commit(true);
       await this.releases.idle();
     }
     const { end, grown } = this.allocator;
     // The last cluster may have been written in part only; others expect all of it.
-    if (grown && end > this.file.size && this.#header.l1Size > 0) await this.#fillUp(end);
-    if (this.#has(Incompatible.dirty)) await this.#setFeature(Incompatible.dirty, false);
+    if (grown && end > this.file.size && this.header.l1Size > 0) await this.#fillUp(end);
+    await this.#header.markClean();
   }
   async #fillUp(end: number): Promise<void> {
     try {

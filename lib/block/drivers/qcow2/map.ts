@@ -3,7 +3,7 @@
  * allocated and nothing waits. Source: the QCOW2 specification, "Cluster mapping", "Extended L2 Entries".
  */
 import { type IoVec, type MaybePromise } from "../../../base/mod.ts";
-import type { Placement } from "../../types.ts";
+import type { Placement } from "../../mod.ts";
 import { type Slot, TableCache } from "./cache.ts";
 import {
   Bounds,

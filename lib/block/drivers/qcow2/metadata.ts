@@ -1,7 +1,7 @@
 /** Uncached metadata: bytes between the image file and the JS heap. For tables and headers, never for data. */
 import { assert, IoVec } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
-import type { Child } from "../../types.ts";
+import type { Child } from "../../mod.ts";
 
 /** Largest single read or write, in bytes. */
 const STEP = 1 << 20;

@@ -8,7 +8,7 @@
  * runs.
  */
 import { alignDown, alignUp, type MaybePromise } from "../../../base/mod.ts";
-import type { WritePlan } from "../../types.ts";
+import type { WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { EntryHigh, EntryLow, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";

@@ -1,8 +1,8 @@
 /** Pieces of metadata, copied out of a cache and written together: neighbours become one write. */
 import { assert, IoVec } from "../../../base/mod.ts";
 import type { Context, Memory } from "../../../sys/mod.ts";
-import type { Child } from "../../types.ts";
-import { Bounded } from "../../bounded.ts";
+import type { Child } from "../../mod.ts";
+import { Bounded } from "../../mod.ts";
 
 /** Largest single write, in bytes. */
 const MAX_WRITE = 1 << 20;

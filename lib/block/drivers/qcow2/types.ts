@@ -27,7 +27,7 @@ import type {
   ImageFacts,
   OpenContext,
   ReopenChange,
-} from "../../types.ts";
+} from "../../mod.ts";
 import type { CompressedCluster } from "./format.ts";
 import type { Header } from "./header.ts";
 

@@ -3,7 +3,7 @@
  * drop are given back late (discard.ts), so writes that are under way there do no harm.
  */
 import { BlockError } from "../../../base/mod.ts";
-import { RequestFlag, type WritePlan } from "../../types.ts";
+import { RequestFlag, type WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { EntryHigh, EntryLow, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";

@@ -1,0 +1,84 @@
+/** The header of an opened image: rewritten one change at a time, and the marks in it. */
+import type { Child } from "../../mod.ts";
+import { Incompatible } from "./format.ts";
+import { type Header, serialiseHeader } from "./header.ts";
+import { writeBytes } from "./metadata.ts";
+import type { ImageParts } from "./types.ts";
+
+/** The header. */
+export class HeaderState {
+  readonly #parts: ImageParts;
+  readonly #file: Child;
+  #writes: Promise<void> = Promise.resolve();
+  #marking: Promise<void> | undefined;
+  /** A broken structure was found: nothing is written any more. */
+  corrupt = false;
+
+  constructor(parts: ImageParts, public header: Header) {
+    this.#parts = parts;
+    this.#file = parts.file;
+  }
+
+  /** Rewrites the header with the change applied to what it is then; stable before and after. */
+  update(change: (now: Header) => Partial<Header>): Promise<void> {
+    const done = this.#writes.then(async () => {
+      const header = { ...this.header, ...change(this.header) };
+      const bytes = serialiseHeader(header);
+      await this.#file.flush();
+      await writeBytes(this.#parts.context, this.#file, 0, bytes);
+      await this.#file.flush();
+      this.header = header;
+    });
+    this.#writes = done.catch(() => {});
+    return done;
+  }
+  /** Waits for the changes under way. */
+  settled(): Promise<void> {
+    return this.#writes;
+  }
+
+  has(feature: bigint): boolean {
+    return (this.header.incompatibleFeatures & feature) !== 0n;
+  }
+  #set(feature: bigint, on: boolean): Promise<void> {
+    return this.update(({ incompatibleFeatures: now }) => ({
+      incompatibleFeatures: on ? now | feature : now & ~feature,
+    }));
+  }
+
+  /** Sets the dirty bit. Undefined: it is set already. */
+  markDirty(): Promise<void> | undefined {
+    if (this.has(Incompatible.dirty)) return undefined;
+    return this.#marking ??= this.#set(Incompatible.dirty, true).finally(() =>
+      this.#marking = undefined
+    );
+  }
+  /** Takes the dirty bit away, if it is there. */
+  async markClean(): Promise<void> {
+    if (this.has(Incompatible.dirty)) await this.#set(Incompatible.dirty, false);
+  }
+
+  /** Tells, once, that a structure is broken. `fatal`: the image is writable, and marked from now on. */
+  markCorrupt(message: string, fatal: boolean, offset?: number, size?: number): void {
+    if (this.corrupt) return;
+    this.corrupt = true;
+    const { context: { log }, nodeName, open } = this.#parts;
+    log.error(
+      fatal
+        ? `qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`
+        : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
+    );
+    open.emit("BLOCK_IMAGE_CORRUPTED", {
+      device: "",
+      "node-name": nodeName,
+      msg: message,
+      ...(offset === undefined ? {} : { offset }),
+      ...(size === undefined ? {} : { size }),
+      fatal,
+    });
+    if (!fatal || this.header.version < 3) return;
+    this.#set(Incompatible.corrupt, true).catch((error) => {
+      log.error(`node '${nodeName}': the corrupt mark cannot be written: ${String(error)}`);
+    });
+  }
+}
