@@ -91,7 +91,11 @@ async function theirs(bytes: Uint8Array, fix: Fix, path: string): Promise<Outcom
   Deno.writeFileSync(path, bytes);
   const repair = fix === "none" ? [] : ["-r", fix];
   const args = ["check", "-f", "qcow2", "-T", "unsafe", "--output=json", ...repair, path];
-  const { status, stdout, stderr } = await run("qemu-img", args);
+  const outcome = await run("qemu-img", args, { limit: PATIENCE }).catch(() => undefined);
+  if (outcome === undefined) {
+    return { status: -1, counts: "error", said: "it takes too long", bytes: new Uint8Array() };
+  }
+  const { status, stdout, stderr } = outcome;
   let counts: Outcome["counts"] = "error";
   if (stdout !== "") {
     const { filename: _, format: __, ...rest } = JSON.parse(stdout);
@@ -102,6 +106,7 @@ async function theirs(bytes: Uint8Array, fix: Fix, path: string): Promise<Outcom
 
 /** Where the two may differ; see above. */
 function mayDiffer(fix: Fix, original: Outcome, own: Outcome): boolean {
+  if (original.status < 0) return true;
   if (fix === "none") return false;
   if (original.counts === "error" && own.counts !== "error") return true;
   return fix === "all" && /is outside image|Repairing snapshot table/.test(original.said);
@@ -120,9 +125,12 @@ async function compare(path: string, bytes: Uint8Array, fix: Fix, what: string):
   assert.equal(judged.status, 0, `${what}: repaired, and the original says ${judged.said}`);
 }
 
+/** Milliseconds that the original gets: it takes minutes for some tables that overlap. */
+const PATIENCE = 20_000;
+
 /** Images that are checked, and those that are repaired, too. */
-const CHECKED = 90;
-const REPAIRED = 30;
+const CHECKED = 60;
+const REPAIRED = 24;
 
 Deno.test({
   name: "broken tables: the original and qsd count and mend the same",
