@@ -2,15 +2,45 @@
  * Which clusters of the image file hold metadata, so that no write goes where it must not: option overlap-check.
  * One look-up for each cluster written, so that all kinds can be looked after at no cost worth mentioning.
  */
+import { entryOffset } from "./format.ts";
 import type { Image } from "./image.ts";
+import type { WordTable } from "./metadata.ts";
 import type { MetadataKind } from "./types.ts";
 
 /** As the original's messages call them. */
 const NAMES: Partial<Record<MetadataKind, string>> = { header: "qcow2_header" };
 
+/** Tables with more entries than this are kept apart: a Map of them would need many times their size. */
+const MANY = 65536;
+
+/** Clusters of one kind, many: sorted numbers. */
+class ManyClusters {
+  readonly #sorted: Float64Array;
+  /** Those that do not hold the kind any more. */
+  readonly #gone = new Set<number>();
+
+  constructor(clusters: Float64Array, readonly kind: MetadataKind) {
+    this.#sorted = clusters.sort();
+  }
+  has(cluster: number): boolean {
+    let low = 0;
+    let high = this.#sorted.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#sorted[middle]! < cluster) low = middle + 1;
+      else high = middle;
+    }
+    return this.#sorted[low] === cluster && !this.#gone.has(cluster);
+  }
+  remove(cluster: number): void {
+    if (this.has(cluster)) this.#gone.add(cluster);
+  }
+}
+
 /** Metadata by cluster. */
 export class OverlapMap {
   readonly #kinds = new Map<number, MetadataKind>();
+  #many: ManyClusters[] = [];
   readonly #clusterSize: number;
 
   constructor(private readonly image: Image) {
@@ -21,17 +51,11 @@ export class OverlapMap {
   fill(): void {
     const { header, l1, refcounts, geometry } = this.image;
     this.#kinds.clear();
+    this.#many = [];
     this.add(0, geometry.clusterSize, "header");
-    for (let i = 0; i < l1.length; i++) {
-      if (!l1.table.isZero(i)) this.add(l1.target(i), 1, "active L2 table");
-    }
+    this.#addTargets(l1.table, "active L2 table");
+    this.#addTargets(refcounts.table, "refcount block");
     const { table } = refcounts;
-    for (let i = 0; i < table.length; i++) {
-      if (!table.isZero(i)) {
-        const host = Number(table.entry(i) & ~0x1ffn);
-        this.add(host, 1, "refcount block");
-      }
-    }
     this.add(l1.offset, l1.length * 8, "active L1 table");
     this.add(refcounts.tableOffset, table.length * 8, "refcount table");
     if (header.snapshotCount > 0) this.add(header.snapshotsOffset, 1, "snapshot table");
@@ -39,6 +63,26 @@ export class OverlapMap {
     if (bitmaps !== undefined) {
       this.add(bitmaps.directoryOffset, bitmaps.directorySize, "bitmap directory");
     }
+  }
+
+  /** Everything that a table leads to. */
+  #addTargets(table: WordTable, kind: MetadataKind): void {
+    let count = 0;
+    for (let i = 0; i < table.length; i++) if (!table.isZero(i)) count++;
+    const clusters = new Float64Array(count);
+    for (let i = 0, next = 0; i < table.length; i++) {
+      if (table.isZero(i)) continue;
+      const host = entryOffset(table.high[i]!, table.low[i]!);
+      clusters[next++] = Math.floor(host / this.#clusterSize);
+    }
+    if (count > MANY) this.#many.push(new ManyClusters(clusters, kind));
+    else for (const cluster of clusters) this.#kinds.set(cluster, kind);
+  }
+
+  #kindOf(cluster: number): MetadataKind | undefined {
+    const kind = this.#kinds.get(cluster);
+    if (kind !== undefined || this.#many.length === 0) return kind;
+    return this.#many.find((many) => many.has(cluster))?.kind;
   }
 
   /** The clusters of [offset, offset + length) hold `kind` from now on. */
@@ -51,14 +95,17 @@ export class OverlapMap {
   /** They hold nothing, or data. */
   remove(offset: number, length: number): void {
     const end = Math.ceil((offset + length) / this.#clusterSize);
-    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) this.#kinds.delete(at);
+    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) {
+      this.#kinds.delete(at);
+      for (const many of this.#many) many.remove(at);
+    }
   }
 
   /** Throws (and marks the image corrupt) if a write of `kind` would hit something else that is looked after. */
   check(offset: number, length: number, kind: MetadataKind): void {
     const end = offset + length;
     for (let at = Math.floor(offset / this.#clusterSize); at * this.#clusterSize < end; at++) {
-      const found = this.#kinds.get(at);
+      const found = this.#kindOf(at);
       if (found !== undefined && found !== kind) this.#refuse(found, offset, length, kind);
     }
   }
@@ -76,7 +123,7 @@ export class OverlapMap {
   /** Throws if clusters that are about to be taken hold metadata: their counts are wrong. */
   checkAllocation(cluster: number, count: number): void {
     for (let at = cluster; at < cluster + count; at++) {
-      const found = this.#kinds.get(at);
+      const found = this.#kindOf(at);
       if (found === undefined) continue;
       this.image.corrupt(
         `Preventing invalid allocation of a cluster at offset ${at * this.#clusterSize} ` +
