@@ -180,8 +180,9 @@ function emptyImage(header: Header, refcountBits: number): Uint8Array {
   view.setBigUint64(clusterSize, BigInt(2 * clusterSize));
   for (let cluster = 0; cluster < FIRST_CLUSTERS; cluster++) {
     const at = 2 * clusterSize;
-    if (refcountBits >= 8) bytes[at + (cluster + 1) * (refcountBits / 8) - 1] = 1;
-    else bytes[at]! |= 1 << (cluster * refcountBits);
+    const bit = cluster * refcountBits;
+    if (refcountBits >= 8) bytes[at + (bit + refcountBits) / 8 - 1] = 1;
+    else bytes[at + Math.floor(bit / 8)]! |= 1 << (bit % 8);
   }
   return bytes;
 }
