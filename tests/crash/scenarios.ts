@@ -1,6 +1,6 @@
 /** What happens to images while the power is cut. */
 import { bitmapCommands } from "../../lib/block/bitmaps/mod.ts";
-import { RequestFlag } from "../../lib/block/mod.ts";
+import { blockCommands, RequestFlag } from "../../lib/block/mod.ts";
 import type { Guest, Scenario } from "./power.ts";
 
 const KIB = 1024;
@@ -39,6 +39,25 @@ const TIGHT = {
   "l2-cache-entry-size": 512,
   "refcount-cache-size": 16 * KIB,
 };
+
+/** Snapshots between writes, at most three at a time. */
+async function takeAndRemove(guest: Guest): Promise<void> {
+  const { graph } = guest.machine;
+  const commands = blockCommands(graph);
+  const device = graph.nodes().find(({ driver }) => driver === "qcow2")!.name;
+  const taken: string[] = [];
+  for (let round = 0; round < 8; round++) {
+    await mix(guest, { rounds: 5, most: 48 * KIB, write: 4, zero: 1, discard: 1 });
+    await guest.flush();
+    if (taken.length === 3 || (taken.length > 0 && guest.dice.below(3) === 0)) {
+      const [name] = taken.splice(guest.dice.below(taken.length), 1);
+      await commands["blockdev-snapshot-delete-internal-sync"]({ device, name: name! });
+    } else {
+      taken.push(`s${round}`);
+      await commands["blockdev-snapshot-internal-sync"]({ device, name: `s${round}` });
+    }
+  }
+}
 
 /** Every scenario. */
 export const scenarios: readonly Scenario[] = [
@@ -148,6 +167,32 @@ export const scenarios: readonly Scenario[] = [
         await guest.flush();
         await add({ node, name: `n${round}`, persistent: true, granularity: 512 << round });
         if (round === 2) await commands["block-dirty-bitmap-remove"]({ node, name: "a" });
+      }
+    },
+  },
+  // Not with version 2, which has no dirty bit: copied flags may not fit their counts after a cut.
+  ...["cluster_size=4k", "cluster_size=512,refcount_bits=8", "cluster_size=16k,extended_l2=on"].map(
+    (create): Scenario => ({
+      name: `internal snapshots that come and go, ${create}`,
+      create,
+      size: 2 * MIB,
+      work: takeAndRemove,
+    }),
+  ),
+  {
+    name: "internal snapshots come and go",
+    create: "cluster_size=4k",
+    size: 2 * MIB,
+    async work(guest) {
+      const names: string[] = [];
+      for (let round = 0; round < 14; round++) {
+        await mix(guest, { rounds: 4, most: 48 * KIB, write: 5, zero: 1, discard: 1 });
+        if (names.length > 2 || (names.length > 0 && guest.dice.below(3) === 0)) {
+          await guest.deleteSnapshot(names.splice(guest.dice.below(names.length), 1)[0]!);
+        } else {
+          await guest.snapshot(`s${round}`);
+          names.push(`s${round}`);
+        }
       }
     },
   },

@@ -8,7 +8,8 @@
  * - apply: counts go up, the header leads to a copy of the snapshot's L1 table, then those of the old one go down.
  *
  * A cut in between leaks clusters, and leaves copied flags that do not fit their counts; therefore the image is
- * marked dirty meanwhile (version 3), so that whoever opens it next repairs it. Source: the QCOW2 specification,
+ * marked dirty meanwhile, so that whoever opens it next repairs it. Version 2 has no such mark: there a cut may leave
+ * flags for a check to complain of, which do no harm (the count is the higher one, or a copy is made). Source: the QCOW2 specification,
  * "Snapshots".
  */
 import { BlockError, MAX_OFFSET } from "../../../base/mod.ts";
