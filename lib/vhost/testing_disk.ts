@@ -109,6 +109,14 @@ export class MemoryDisk implements BlockBackend {
     Object.assign(out, { length, allocated: true, data: true, zero: false });
   }
 
+  facts(): Record<string, never> {
+    return {};
+  }
+
+  truncate(size: number): void {
+    this.size = size;
+  }
+
   allocationDepth(_offset: number, length: number): { depth: number; length: number } {
     return { depth: 1, length };
   }

@@ -15,10 +15,10 @@ export interface GuestSystem {
 
 const CACHE = `${ROOT}/tmp/guest`;
 /** Drivers that the guest loads, with all that they need. */
-const MODULES = ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"];
+const MODULES = ["virtio_pci", "virtio_console", "virtio_blk", "ext4", "crc32c_generic"];
 const HOST_PROGRAMS = ["mkfs.ext4", "e2fsck", "resize2fs"];
 
-/** The first process: loads the drivers, then does what the serial console says. */
+/** The first process: loads the drivers, then does what the console says. */
 const INIT = `#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /mnt /tmp
 /bin/busybox --install -s /bin
@@ -27,9 +27,9 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*; do insmod "$module"; done
 export PATH=/sbin:/bin
-stty -echo < /dev/ttyS0
-echo "@@ready" > /dev/ttyS0
-cat < /dev/ttyS0 | sh > /dev/ttyS0 2>&1
+stty -echo < /dev/hvc0
+echo "@@ready" > /dev/hvc0
+cat < /dev/hvc0 | sh > /dev/hvc0 2>&1
 `;
 
 async function exists(path: string): Promise<boolean> {
