@@ -30,6 +30,7 @@ export class Ledger {
     const copy = new Ledger(this.original);
     for (const [sector, { contents, discarded }] of this.#sectors) {
       copy.#sectors.set(sector, { contents: [...contents], discarded });
+      if (contents.length > 1) copy.#loose.add(sector);
     }
     return copy;
   }

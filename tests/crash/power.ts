@@ -1,5 +1,6 @@
 /** Power cuts: a guest works on a qcow2 image, and the image is judged as it may be at any moment. */
 import assert from "node:assert/strict";
+import { createInternalSnapshot, deleteInternalSnapshot } from "../../lib/block/snapshots.ts";
 import { TestDir } from "../harness/dir.ts";
 import { noise } from "../harness/images.ts";
 import { Qcow2Bytes } from "../harness/qcow2_image.ts";
@@ -7,7 +8,7 @@ import { ok, run } from "../harness/tools.ts";
 import { Dice } from "../harness/dice.ts";
 import { Journal } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
-import { type ImageDisks, Machine } from "./machine.ts";
+import { type ImageDisks, Machine, NODE } from "./machine.ts";
 
 /** An image and what happens to it. */
 export interface Scenario {
@@ -77,6 +78,20 @@ export class Guest {
     this.journal.note(() => this.ledger.cutOff(Math.min(size, this.size)));
     await this.machine.resize(size);
     this.size = size;
+  }
+
+  /** Takes an internal snapshot, which is safe when this resolves. Nothing is in flight. */
+  async snapshot(name: string): Promise<void> {
+    await createInternalSnapshot(this.machine.graph, { device: NODE, name });
+    this.journal.note(() => {
+      const frozen = this.ledger.copy();
+      frozen.flushed();
+      this.snapshots.set(name, frozen);
+    });
+  }
+  async deleteSnapshot(name: string): Promise<void> {
+    this.journal.note(() => this.snapshots.delete(name));
+    await deleteInternalSnapshot(this.machine.graph, { device: NODE, name });
   }
 
   /** Requests at the same time, on ranges that do not overlap. */
