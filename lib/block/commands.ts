@@ -46,10 +46,11 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
       const node = name === undefined ? undefined : graph.lookup(undefined, name);
       return refusing(() => graph.setActive(node, active));
     },
-    "query-named-block-nodes": async ({ flat }) => {
-      await graph.places.refresh();
-      return await Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true)));
-    },
+    "query-named-block-nodes": ({ flat }) =>
+      graph.steady(async () => {
+        await graph.places.refresh();
+        return await Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true)));
+      }),
     "blockdev-snapshot-internal-sync": (args) =>
       refusing(() => createInternalSnapshot(graph, args)),
     "blockdev-snapshot-delete-internal-sync": (args) => deleteInternalSnapshot(graph, args),
@@ -58,8 +59,10 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
     "query-block": () => [],
     "query-blockstats": async ({ "query-nodes": nodes }) => {
       if (nodes !== true) return [];
-      await graph.places.refresh();
-      return [...graph.nodes()].reverse().map(nodeStats);
+      return await graph.steady(async () => {
+        await graph.places.refresh();
+        return [...graph.nodes()].reverse().map(nodeStats);
+      });
     },
     "block-set-write-threshold"({ "node-name": name, "write-threshold": threshold }) {
       const node = graph.find(name);

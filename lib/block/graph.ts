@@ -197,6 +197,11 @@ export class BlockGraph {
     });
   }
 
+  /** Answers a question about nodes while none of them is between two threads. */
+  steady<T>(question: () => Promise<T>): Promise<T> {
+    return this.places.mayMove ? this.#queue.run(question) : question();
+  }
+
   /** Whether a user is attached to the very node. */
   hasUser(node: BlockNodeInfo): boolean {
     return this.#own(node).parents.some((parent) => parent instanceof Backend);

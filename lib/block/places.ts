@@ -88,6 +88,11 @@ export class Places {
     this.#threads.delete(thread);
   }
 
+  /** Whether there is any thread that nodes could be moved to, or back from. */
+  get mayMove(): boolean {
+    return this.#threads.size > 0;
+  }
+
   /** Whether nodes run in the thread, or have users in it. */
   inUse(thread: GraphThread): boolean {
     if ((this.#threads.get(thread)?.users.size ?? 0) > 0) return true;

@@ -76,7 +76,7 @@ export class ReplicaGraph implements ReplicaCalls {
 
   #get(name: string): BlockNode {
     const node = this.#nodes.get(name);
-    assert(node !== undefined, `node '${name}' is not known here`);
+    if (node === undefined) throw new CommandError(`Node '${name}' does not run in this IOThread`);
     return node;
   }
 

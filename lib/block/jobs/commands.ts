@@ -81,11 +81,22 @@ function amendImage(
   if (node.driver !== options.driver) {
     throw new CommandError("x-blockdev-amend doesn't support changing the block driver");
   }
-  const { instance } = node;
-  if (instance.amend === undefined) {
-    throw new CommandError("Driver does not support x-blockdev-amend");
+  const amend = async () => {
+    const { instance } = node;
+    if (instance.amend === undefined) {
+      throw new CommandError("Driver does not support x-blockdev-amend");
+    }
+    await instance.amend(options, args.force === true);
+  };
+  if (node.place === undefined) {
+    if (node.instance.amend === undefined) {
+      throw new CommandError("Driver does not support x-blockdev-amend");
+    }
+    startJob(parts, "amend", args["job-id"], amend);
+  } else {
+    // The driver is in an IOThread: the node comes home for it.
+    startJob(parts, "amend", args["job-id"], () => parts.graph.drained(node, amend));
   }
-  startJob(parts, "amend", args["job-id"], () => instance.amend!(options, args.force === true));
 }
 
 function createImage(parts: JobParts, id: string, options: BlockdevCreateOptionsValue): void {
