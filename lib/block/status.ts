@@ -212,6 +212,8 @@ function throughLayers(
     if (below !== undefined && offset < layer.size) {
       return throughLayers(seam, below.node, offset, out.length, precise, out, depth + 1);
     }
+    // As in QEMU a layer that is too short for its overlay is what makes the rest zero.
+    if (depth > 1 && offset >= layer.size) return depth;
     // A format's holes read as zeroes; a protocol says itself what is to be found in its own.
     if (!out.allocated && !out.data && layer.instance.kind === "format") out.zero = true;
     return out.allocated ? depth : 0;
