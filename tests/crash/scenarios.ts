@@ -42,19 +42,16 @@ const TIGHT = {
 
 /** Snapshots between writes, at most three at a time. */
 async function takeAndRemove(guest: Guest): Promise<void> {
-  const { graph } = guest.machine;
-  const commands = blockCommands(graph);
-  const device = graph.nodes().find(({ driver }) => driver === "qcow2")!.name;
   const taken: string[] = [];
   for (let round = 0; round < 8; round++) {
     await mix(guest, { rounds: 5, most: 48 * KIB, write: 4, zero: 1, discard: 1 });
     await guest.flush();
     if (taken.length === 3 || (taken.length > 0 && guest.dice.below(3) === 0)) {
       const [name] = taken.splice(guest.dice.below(taken.length), 1);
-      await commands["blockdev-snapshot-delete-internal-sync"]({ device, name: name! });
+      await guest.deleteSnapshot(name!);
     } else {
       taken.push(`s${round}`);
-      await commands["blockdev-snapshot-internal-sync"]({ device, name: `s${round}` });
+      await guest.snapshot(`s${round}`);
     }
   }
 }
@@ -179,23 +176,6 @@ export const scenarios: readonly Scenario[] = [
       work: takeAndRemove,
     }),
   ),
-  {
-    name: "internal snapshots come and go",
-    create: "cluster_size=4k",
-    size: 2 * MIB,
-    async work(guest) {
-      const names: string[] = [];
-      for (let round = 0; round < 14; round++) {
-        await mix(guest, { rounds: 4, most: 48 * KIB, write: 5, zero: 1, discard: 1 });
-        if (names.length > 2 || (names.length > 0 && guest.dice.below(3) === 0)) {
-          await guest.deleteSnapshot(names.splice(guest.dice.below(names.length), 1)[0]!);
-        } else {
-          await guest.snapshot(`s${round}`);
-          names.push(`s${round}`);
-        }
-      }
-    },
-  },
   {
     name: "growing and shrinking",
     create: "cluster_size=1k",
