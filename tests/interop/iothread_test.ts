@@ -179,6 +179,41 @@ Deno.test({
 });
 
 Deno.test({
+  name: "a qcow2 image over another stays whole through moves, queries and a snapshot",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    noisy(dir.file("disk.raw"), MIB, 2);
+    const create = ["create", "-q", "-f", "qcow2"];
+    await ok("qemu-img", [...create, dir.file("base.qcow2"), "16M"]);
+    await ok("qemu-img", [...create, "-b", "base.qcow2", "-F", "qcow2", dir.file("top.qcow2")]);
+    await using daemon = await daemonWith(dir, [
+      ...["--blockdev", "qcow2,node-name=q,file.driver=file,file.filename=top.qcow2"],
+      ...["--export", "nbd,id=q,node-name=q,iothread=t0,writable=on"],
+    ]);
+    const { qmp } = daemon;
+    for (const [i, iothread] of ["t1", null, "t0"].entries()) {
+      await qemuIo(daemon.uri("q"), [`write -P ${i + 1} ${i}M 100k`, "write -z 8M 64k", "flush"]);
+      await qmp.execute("x-blockdev-set-iothread", {
+        "node-name": "q",
+        iothread,
+        force: true,
+      });
+      assert.equal((await qmp.execute("query-named-block-nodes") as unknown[]).length, 6);
+      for (let done = 0; done <= i; done++) {
+        await qemuIo(daemon.uri("q"), [`read -P ${done + 1} ${done}M 100k`]);
+      }
+    }
+    await qmp.execute("blockdev-snapshot-internal-sync", { device: "q", name: "s" });
+    assert.equal(await placeOf(daemon, "q"), "t0");
+    await qemuIo(daemon.uri("q"), ["write -P 9 0 1M"]);
+    assert.equal((await daemon.stop()).status, 0);
+    assert.match(await ok("qemu-img", ["check", dir.file("top.qcow2")]), /No errors were found/);
+    assert.match(await ok("qemu-img", ["snapshot", "-l", dir.file("top.qcow2")]), /\bs\b/);
+  },
+});
+
+Deno.test({
   name: "clients that were there before a move go on",
   ignore,
   fn: async () => {
