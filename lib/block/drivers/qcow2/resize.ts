@@ -1,6 +1,6 @@
 /** Changing the length of the virtual disk. The caller has stopped all writers. */
 import { alignUp, assert, BlockError, CommandError } from "../../../base/mod.ts";
-import type { TruncateOptions } from "../../types.ts";
+import type { TruncateOptions } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { Bounds, EntryHigh, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";
@@ -166,7 +166,8 @@ function placeIn(image: Image, slot: Slot, guest: number, host: number, count: n
     const target = host + i * geometry.clusterSize;
     view.setUint32(at, (highWord(target) | EntryHigh.copied) >>> 0);
     view.setUint32(at + 4, lowWord(target));
-    if (geometry.extendedL2) view.setUint32(at + 12, 0xffffffff);
+    // Subclusters stay unallocated, so that a backing file shows through until they are written.
+    if (geometry.dataFileRaw && geometry.extendedL2) view.setUint32(at + 12, 0xffffffff);
     map.changed(slot, at);
   }
   image.written();
