@@ -1,6 +1,6 @@
 /** What happens to images while the power is cut. */
 import { bitmapCommands } from "../../lib/block/bitmaps/mod.ts";
-import { blockCommands, RequestFlag } from "../../lib/block/mod.ts";
+import { RequestFlag } from "../../lib/block/mod.ts";
 import type { Guest, Scenario } from "./power.ts";
 
 const KIB = 1024;
