@@ -74,6 +74,7 @@ async function slice(
   };
 }
 
+const say = (line: string) => void Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
 const median = (list: readonly number[]) => list.toSorted((a, b) => a - b)[list.length >> 1]!;
 
 async function main(): Promise<void> {
@@ -118,13 +119,13 @@ async function main(): Promise<void> {
       one.push(ofOne);
       two.push(ofTwo);
       scaling.push(ofTwo / ofOne);
-      console.log(
+      say(
         `round ${round + 1}: one export ${single.rate.toFixed(0)}/s, two on two threads ` +
           `${both.rate.toFixed(0)}/s, two on one thread ${shared.rate.toFixed(0)}/s; ` +
           `scaling ${(ofTwo / ofOne).toFixed(2)}`,
       );
     }
-    console.log(
+    say(
       `medians: plain ${median(alone).toFixed(0)}/s and ${
         median(plain).toFixed(0)
       }/s; with cores of their own ` +

@@ -86,12 +86,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     onError: options.onError ?? complain,
   });
 
-  const points = new Map<string, TracePoint>();
-  const trace = options.trace ?? ((point: string) => {
-    let found = points.get(point);
-    if (found === undefined) points.set(point, found = { name: point, enabled: false, emit() {} });
-    return found;
-  });
+  const trace = options.trace ?? silentPoints();
 
   const tuning = { aioMaxBatch: 0 };
   let closing: Promise<void> | undefined;
@@ -124,6 +119,16 @@ export function createContext(options: ContextOptions): OwnedContext {
     },
     startPoller: () => owned?.start(),
     close: () => closing ??= shut(),
+  };
+}
+
+/** Points that are off. */
+function silentPoints(): (name: string) => TracePoint {
+  const points = new Map<string, TracePoint>();
+  return (name) => {
+    let found = points.get(name);
+    if (found === undefined) points.set(name, found = { name, enabled: false, emit() {} });
+    return found;
   };
 }
 
