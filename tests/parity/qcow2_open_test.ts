@@ -464,3 +464,46 @@ parity("qcow2: change-backing-file", [{
     { tool: ["qemu-img", "check", "top.qcow2"] },
   ],
 }]);
+
+/** An image with a few writes in it. */
+const written = (
+  name: string,
+  size: string,
+  on: string | undefined,
+  ...writes: string[]
+): FileSpec => ({
+  make: [
+    "sh",
+    "-c",
+    `qemu-img create -q -f qcow2 ${
+      on === undefined ? "" : `-b ${on} -F qcow2`
+    } ${name} ${size} && ` +
+    `qemu-io ${writes.map((write) => `-c "${write}"`).join(" ")} ${name}`,
+  ],
+});
+const map = (context: string): Step => ({
+  tool: ["nbdinfo", `--map=${context}`, "nbd+unix:///n?socket=nbd"],
+});
+parity("qcow2: status over NBD", [{
+  name: "data, zeroes, holes and depth through a chain of images of all lengths",
+  files: {
+    "b.qcow2": written("b.qcow2", "1M", undefined, "write -P 1 0 128k", "write -z 128k 64k"),
+    "m.qcow2": written("m.qcow2", "2M", "b.qcow2", "write -P 2 64k 64k", "write -z 1M 64k"),
+    "t.qcow2": written("t.qcow2", "3M", "m.qcow2", "write -P 3 2500k 64k", "discard 2500k 64k"),
+    "s.qcow2": written("s.qcow2", "500k", "t.qcow2", "write -P 4 300k 10k"),
+  },
+  args: ["--nbd-server", "addr.type=unix,addr.path=nbd"],
+  needs: ["qemu-img", "qemu-io", "nbdinfo"],
+  steps: ["t.qcow2", "s.qcow2"].flatMap((file) => [
+    add(file),
+    {
+      execute: "block-export-add",
+      arguments: { type: "nbd", id: "e", "node-name": "n", "allocation-depth": true },
+    },
+    map("base:allocation"),
+    map("qemu:allocation-depth"),
+    { execute: "block-export-del", arguments: { id: "e" } },
+    { event: "BLOCK_EXPORT_DELETED" },
+    del,
+  ]),
+}]);
