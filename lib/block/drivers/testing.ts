@@ -110,6 +110,8 @@ export function openContext(
     options,
     child,
     optionalChild: child,
+    namedChild: child,
+    nameOf: ({ filename }) => Promise.resolve(filename),
     degradeToReadOnly(message) {
       throw new CommandError(message);
     },
