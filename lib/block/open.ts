@@ -338,7 +338,8 @@ export class NodeOpenContext implements OpenContext {
   }
 
   #reference(name: string, child: string): BlockNode {
-    if (name === this.node.name) {
+    // The name is not taken yet when the other children are looked for.
+    if (name === this.node.name && child === "backing") {
       throw new CommandError(`Making '${name}' a ${child} child of '${name}' would create a cycle`);
     }
     const found = this.opening.find(name);
