@@ -27,9 +27,12 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*; do insmod "$module"; done
 export PATH=/sbin:/bin
-stty -echo < /dev/hvc0
-echo "@@ready" > /dev/hvc0
-cat < /dev/hvc0 | sh > /dev/hvc0 2>&1
+# Opened once: closing it would throw away what has been said to it.
+exec < /dev/hvc0 > /dev/hvc0 2>&1
+stty -echo
+echo "@@ready"
+# Not a shell on the console itself, which would prompt; nor cat in front of one, which waits for more in sendfile.
+while IFS= read -r line; do eval "$line" < /dev/null; done
 `;
 
 async function exists(path: string): Promise<boolean> {
