@@ -138,7 +138,14 @@ Deno.test("IOThreads start and end many times without leaving anything behind", 
   await round();
   const before = open();
   for (let i = 0; i < 3; i++) await round();
-  assert.ok(open() <= before + 2, `${before} descriptors before, ${open()} after`);
+  // What the runtime holds for a Worker goes a little later than the Worker.
+  let left = open();
+  for (let i = 0; i < 400 && left >= before + 3; i++) {
+    await new Promise((go) => setTimeout(go, 5));
+    left = open();
+  }
+  // One for each round would be three.
+  assert.ok(left < before + 3, `${before} descriptors before, ${left} after`);
 });
 
 Deno.test("a vhost-user-blk export in a thread serves its front-end, and dies alone", async () => {
