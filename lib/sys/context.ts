@@ -92,6 +92,7 @@ export function createContext(options: ContextOptions): OwnedContext {
   let closing: Promise<void> | undefined;
   const shut = async () => {
     try {
+      await sys.pool.warmed();
       await loop.stop();
     } finally {
       await owned?.stop();

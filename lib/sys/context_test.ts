@@ -32,3 +32,16 @@ Deno.test("a machine that was handed in outlives the context", async () => {
   assert.equal(sys.close(-1), -Errno.EBADF);
   sys.dispose();
 });
+
+Deno.test("a context that is closed at once waits for the pool threads that were asked for", async () => {
+  const context = createContext({ name: "test" });
+  context.configure({
+    "poll-max-ns": 32768,
+    "poll-grow": 0,
+    "poll-shrink": 0,
+    "aio-max-batch": 0,
+    "thread-pool-min": 64,
+    "thread-pool-max": 64,
+  });
+  await context.close();
+});

@@ -79,6 +79,7 @@ export class ThreadPool implements FileCalls<Promise<number>> {
   readonly #numbers: SyscallNumbers;
   readonly #free: Slot[] = [];
   #inFlight = 0;
+  #warming: Promise<unknown> = Promise.resolve();
   /** Calls that may be with the pool's threads at once, and those that wait for one of them to return. */
   #limit = Infinity;
   #active = 0;
@@ -188,7 +189,13 @@ export class ThreadPool implements FileCalls<Promise<number>> {
     this.#limit = max;
     this.#admit();
     // Calls that fail at once.
-    for (let i = 0; i < min; i++) void this.raw(this.#numbers.fdatasync, -1);
+    const calls = Array.from({ length: min }, () => this.raw(this.#numbers.fdatasync, -1));
+    this.#warming = Promise.all([this.#warming, ...calls]);
+  }
+
+  /** Resolves when the threads that `configure` asked for have started. */
+  async warmed(): Promise<void> {
+    await this.#warming;
   }
 
   #admit(): void {
