@@ -13,6 +13,8 @@ const packages: Readonly<Record<string, string>> = {
   "/usr/bin/strace": "strace",
   "/usr/bin/gcc": "gcc",
   "/usr/include/stdio.h": "libc6-dev",
+  "/usr/bin/qemu-system-x86_64": "qemu-system-x86",
+  "/usr/sbin/e2fsck": "e2fsprogs",
 };
 
 async function exists(path: string): Promise<boolean> {
