@@ -15,7 +15,7 @@ import { Placed, PlacementRecord, PlanRecord } from "./placement.ts";
 import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
 import type { Seam } from "./seam.ts";
-import type { FormatInstance, WriteIntent } from "./types.ts";
+import { type FilePlace, type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
 
 /** The engine of one context. */
 export class Engine {
@@ -128,6 +128,21 @@ export class Engine {
     await bounded.finish();
   }
 
+  /** As Seam.locateFile, for a format whose data stays in its place. */
+  locateFile(
+    format: FormatInstance,
+    offset: number,
+    length: number,
+    known: boolean,
+    out: FilePlace,
+  ): boolean {
+    const place = (this.#places[this.#depth] ??= new PlacementRecord()).begin(length);
+    const pending = format.locate(offset, length, place);
+    assert(pending === undefined && place.length === length, "a fixed format answers at once");
+    if (place.kind !== Placed.child) return false;
+    return this.seam.locateFile(place.child!.node, place.at, length, known, out);
+  }
+
   /** Writes `iov` at `offset` of a format node. */
   write(
     node: BlockNode,
@@ -136,6 +151,9 @@ export class Engine {
     iov: IoVec,
     flags: number,
   ): MaybePromise<void> {
+    if ((flags & RequestFlag.writeCompressed) !== 0) {
+      return writeCompressed(node, format, offset, iov);
+    }
     return this.#planned(node, format, offset, iov.total, "data", iov, flags);
   }
 
@@ -151,9 +169,6 @@ export class Engine {
   }
 
   /** Discards a range; throws ENOTSUP where the format has no way of its own. */
-    if ((flags & RequestFlag.writeCompressed) !== 0) {
-      return writeCompressed(node, format, offset, iov);
-    }
   discard(
     node: BlockNode,
     format: FormatInstance,

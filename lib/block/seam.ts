@@ -15,7 +15,13 @@ import type { RequestInFlight } from "./graph_types.ts";
 import { isAllZero, zeroFill } from "./memory.ts";
 import { type BlockNode, type Edge, wantsFua } from "./node.ts";
 import { layerStatus } from "./status.ts";
-import { type BlockStatus, Perm, RequestFlag, type TruncateOptions } from "./types.ts";
+import {
+  type BlockStatus,
+  type FilePlace,
+  Perm,
+  RequestFlag,
+  type TruncateOptions,
+} from "./types.ts";
 import { discardRange, zeroRange } from "./zeroes.ts";
 import { truncateNode } from "./truncate.ts";
 import { prefetchRange } from "./prefetch.ts";
@@ -94,6 +100,23 @@ export class Seam {
     const result = instance.read(offset, iov, flags);
     if (result === undefined) return undefined;
     return this.track(node, "read", offset, iov.total, result);
+  }
+
+  /** See BlockBackend.locateFile. A node that traces its reads is to be read. */
+  locateFile(
+    node: BlockNode,
+    offset: number,
+    length: number,
+    known: boolean,
+    out: FilePlace,
+  ): boolean {
+    const instance = node.instance;
+    if (!node.plain || this.#traceRead.enabled || offset + length > instance.size) return false;
+    if (instance.kind === "format") {
+      return instance.fixed === true &&
+        this.engine.locateFile(instance, offset, length, known, out);
+    }
+    return instance.locateFile?.(offset, length, known, out) ?? false;
   }
 
   // --- writes ---

@@ -317,7 +317,8 @@ export class Connection {
 
   #transmit(chosen: Negotiated): void {
     const replies = new Replies(this.#output, chosen.framing);
-    const executor = new Executor(chosen, replies, this.#host.traces, () => this.#schedule());
+    const { sys } = this.#context;
+    const executor = new Executor(chosen, replies, this.#host.traces, sys, () => this.#schedule());
     this.#executor = executor;
     executor.resume(TURN_BYTES);
     const extended = chosen.framing === Framing.extended;
@@ -350,7 +351,7 @@ export class Connection {
     // The last send may have made the room that something waits for: nothing else would tell.
     if (room && (this.#stalled || (executor?.stalled ?? false))) this.#schedule();
     const full = !room || (executor?.saturated ?? false);
-    this.#transport.interest(!this.#ending && !full, output.pending > 0);
+    this.#transport.interest(!this.#ending && !full, output.pending > 0 && !output.fetching);
     if (output.pending === 0) output.trim();
     this.#input.trim();
   }

@@ -3,9 +3,12 @@
  * ([header][data][header][data]...), so that a batch of replies leaves with one send; data is read by the
  * block layer directly behind its header. Replies that complete later keep their region and are queued when
  * they are ready, in any order.
+ *
+ * Data may also be sent from where it lies (`DataSource`). Its place is looked up when it is sent, so that nothing is
+ * held while the client is slow; what cannot be sent so any more is read when its turn comes.
  */
-import { alignUp, assert, IoVec } from "../base/mod.ts";
-import type { BufferPool } from "../sys/mod.ts";
+import { alignUp, assert, IoVec, type MaybePromise } from "../base/mod.ts";
+import { type BufferPool, Errno } from "../sys/mod.ts";
 import { Slab } from "./slab.ts";
 import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
 
@@ -19,9 +22,26 @@ const FIRST = 48;
 /** Most segments of one sendmsg (IOV_MAX is 1024). */
 const MAX_SEGMENTS = 64;
 
-/** Bytes of a slab that are ready to be sent. */
+/** Most bytes of a source that are sent with one call. */
+export const SOURCE_PIECE = 1024 * 1024;
+/** Most bytes of a source that are read at once, when they cannot be sent from where they lie. */
+const FETCH = 256 * 1024;
+/** Most bytes sent in one go: a client that takes them as fast as they come is not to hold back others. */
+const FLUSH_BYTES = 4 * 1024 * 1024;
+
+/** Bytes to be sent: of a slab, or (without one) of the source. */
 class Segment {
-  constructor(readonly slab: Slab, public start: number, public end: number) {}
+  /** The source had it at hand when it was queued, just now. */
+  fresh = true;
+  constructor(readonly slab: Slab | undefined, public start: number, public end: number) {}
+}
+
+/** Data by position that need not pass through our memory. */
+export interface DataSource {
+  /** Sends from `position` on: bytes, -errno, or undefined when it has to be read. `fresh`: as Segment.fresh. */
+  send(position: number, length: number, fresh: boolean): number | undefined;
+  /** Reads it. A failure is the end of the connection: the reply has begun. */
+  fetch(position: number, length: number, address: number): MaybePromise<void>;
 }
 
 /** Room kept for a reply that completes later. */
@@ -44,6 +64,10 @@ export class Output {
   address = 0;
   /** The errno (negative) that ended sending, or 0. */
   broken = 0;
+  /** Where segments without a slab come from. */
+  source: DataSource | undefined;
+  /** What is to be sent next is being read: the client taking more does not help. */
+  fetching = false;
 
   readonly #pool: BufferPool;
   readonly #transport: Transport;
@@ -52,6 +76,8 @@ export class Output {
   /** Where the next replies go, and the slab that `reserve` chose (the same, unless the reply is large). */
   #current: Slab | undefined;
   #tail = 0;
+  /** Bytes that the last call was given to send. */
+  #wanted = 0;
   #reserved: Slab | undefined;
 
   constructor(pool: BufferPool, transport: Transport) {
@@ -147,33 +173,90 @@ export class Output {
     this.#segments.push(new Segment(slab, start, start + length));
   }
 
+  /** Whether `sendFile` can be called. */
+  get sendsFiles(): boolean {
+    return this.#transport.sendFile !== undefined;
+  }
+
+  /** Transport.sendFile, for the source. */
+  sendFile(file: number, offset: number, length: number): number {
+    return this.#transport.sendFile!(file, offset, length);
+  }
+
+  /** Queues data of the source, which has it at hand. */
+  queueSource(position: number, length: number): void {
+    if (this.broken !== 0) return;
+    this.pending += length;
+    this.#segments.push(new Segment(undefined, position, position + length));
+  }
+
   /** Sends what can be sent now. Afterwards `pending` is what could not, `broken` says if it never can. */
   flush(): void {
-    while (this.pending > 0) {
-      const segments = this.#segments;
-      const first = segments[0]!;
-      let wanted = first.end - first.start;
-      let sent: number;
-      if (segments.length === 1) {
-        sent = this.#transport.send(first.slab.memory.address + first.start, wanted);
-      } else {
-        const iov = this.#iov.reset();
-        for (let i = 0; i < segments.length && i < MAX_SEGMENTS; i++) {
-          const { slab, start, end } = segments[i]!;
-          iov.add(slab.memory.address + start, end - start);
-        }
-        wanted = iov.total;
-        sent = this.#transport.sendv(iov);
-      }
-      if (sent === INTERRUPTED) continue;
-      if (sent === AGAIN) return;
-      if (sent < 0) {
-        this.discard(sent);
-        return;
-      }
+    let left = FLUSH_BYTES;
+    while (this.pending > 0 && left > 0 && !this.fetching) {
+      const first = this.#segments[0]!;
+      const sent = first.slab === undefined ? this.#sendSource(first) : this.#sendSlabs();
+      if (sent === INTERRUPTED || sent === undefined) continue;
+      if (sent === AGAIN) break;
+      if (sent < 0) return this.discard(sent);
+      left -= sent;
+      const wanted = this.#wanted;
       this.#advance(sent);
-      if (sent < wanted) return;
+      if (sent < wanted) break;
     }
+    for (const segment of this.#segments) segment.fresh = false;
+  }
+
+  /** Sends the slabs at the front of the queue, with one call. */
+  #sendSlabs(): number {
+    const segments = this.#segments;
+    const second = segments[1];
+    if (second?.slab === undefined) {
+      const { slab, start, end } = segments[0]!;
+      this.#wanted = end - start;
+      return this.#transport.send(slab!.memory.address + start, end - start, second !== undefined);
+    }
+    const iov = this.#iov.reset();
+    for (let i = 0; i < segments.length && i < MAX_SEGMENTS; i++) {
+      const { slab, start, end } = segments[i]!;
+      if (slab === undefined) break;
+      iov.add(slab.memory.address + start, end - start);
+    }
+    this.#wanted = iov.total;
+    return this.#transport.sendv(iov);
+  }
+
+  /** Sends of the source, or (undefined) reads the front part of `segment`. */
+  #sendSource(segment: Segment): number | undefined {
+    const { start, end } = segment;
+    this.#wanted = Math.min(end - start, SOURCE_PIECE);
+    const sent = this.source!.send(start, this.#wanted, segment.fresh);
+    if (sent !== undefined) return sent;
+    const length = Math.min(end - start, FETCH);
+    const slab = new Slab(this.#pool, length);
+    const done = () => {
+      // Nobody waits for it any more if the connection has broken meanwhile.
+      if (this.broken !== 0) return slab.release();
+      segment.start += length;
+      if (segment.start === segment.end) this.#segments.shift();
+      this.#segments.unshift(new Segment(slab, 0, length));
+    };
+    const failed = (_error: unknown) => {
+      slab.release();
+      if (this.broken === 0) this.discard(-Errno.EIO);
+    };
+    try {
+      const pending = this.source!.fetch(start, length, slab.memory.address);
+      if (pending === undefined) {
+        done();
+      } else {
+        this.fetching = true;
+        pending.then(done, failed).finally(() => this.fetching = false);
+      }
+    } catch (error) {
+      failed(error);
+    }
+    return undefined;
   }
 
   #advance(sent: number): void {
@@ -184,7 +267,7 @@ export class Output {
       segment.start += take;
       sent -= take;
       if (segment.start < segment.end) break;
-      segment.slab.release();
+      segment.slab?.release();
       done++;
     }
     if (done === this.#segments.length) this.#segments.length = 0;
@@ -194,7 +277,7 @@ export class Output {
   /** Nothing can be sent any more: forgets what is queued. */
   discard(reason: number): void {
     this.broken = reason;
-    for (const segment of this.#segments) segment.slab.release();
+    for (const segment of this.#segments) segment.slab?.release();
     this.#segments = [];
     this.pending = 0;
   }

@@ -3,10 +3,12 @@
  * others go extent by extent (holes as OFFSET_HOLE) and piece by piece, sent while later pieces are read.
  */
 import { IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BlockBackend, BlockStatus } from "../block/mod.ts";
+import type { BlockBackend, BlockStatus, FilePlace } from "../block/mod.ts";
 import type { NbdExport } from "./export.ts";
-import type { Region } from "./output.ts";
+import { type DataSource, type Region, SOURCE_PIECE } from "./output.ts";
 import { type Cookie, keepCookie, type Replies } from "./replies.ts";
+import { AGAIN, INTERRUPTED } from "./transport.ts";
+import { type Clock, Trial } from "./trial.ts";
 import { CmdFlag, Framing, type RequestHeader } from "./wire.ts";
 
 /** Bytes of one piece of a large read: so small that data is still in the cache when it is sent. */
@@ -23,6 +25,11 @@ const SEND_AT = 192 * 1024;
 export const OUTPUT_LIMIT = 512 * 1024;
 /** Bytes being read asynchronously at which further pieces wait. */
 const ASYNC_LIMIT = 16 * 1024 * 1024;
+/**
+ * Reads at least this long are sent from the page cache where that is possible. Measured, with a client that keeps up:
+ * 85 us of CPU time a MiB instead of 280, at 64 KiB a read; below, the additional system calls outweigh the copy.
+ */
+const SEND_FROM = 64 * 1024;
 /** How far ahead block status is asked for, to learn how long an extent is. */
 const LOOK_AHEAD = 1024 * 1024 * 1024;
 const FAILED = "reading from file failed";
@@ -31,6 +38,7 @@ const FAILED = "reading from file failed";
 export interface ReadHost {
   readonly replies: Replies;
   readonly counters: { inFlight: number; bytesRead: number };
+  readonly clock: Clock;
   bytesInFlight: number;
   fail(to: Cookie, error: unknown, text: string): void;
   ended(bytes: number): void;
@@ -62,13 +70,18 @@ export class ReadJob {
 }
 
 /** Reads of one connection. */
-export class Reader {
+export class Reader implements DataSource {
   readonly #host: ReadHost;
   readonly #target: NbdExport;
   readonly #backend: BlockBackend;
   #iov = new IoVec();
   #waiting: ReadJob[] = [];
   #abandoned = false;
+  /** Whether data may be sent from the page cache. */
+  #sends: boolean;
+  /** Whether it is better sent. */
+  readonly #trial: Trial;
+  readonly #place: FilePlace = { fd: -1, offset: 0 };
   /** Bytes that piece-wise reads may still read in this turn. */
   #bytesLeft = 0;
 
@@ -76,6 +89,10 @@ export class Reader {
     this.#host = host;
     this.#target = target;
     this.#backend = target.backend;
+    const { output } = host.replies;
+    output.source = this;
+    this.#trial = new Trial(host.clock);
+    this.#sends = output.sendsFiles && this.#backend.locateFile !== undefined;
   }
 
   /** Whether a read waits for room in the output. */
@@ -128,11 +145,52 @@ export class Reader {
     return offset >= dataStart && offset < dataEnd ? dataEnd - offset : 0;
   }
 
+  /** Whether data is to be sent from the page cache, where it is now. */
+  #sendable(position: number, length: number): boolean {
+    if (length < SEND_FROM || !this.#sends) return false;
+    this.#trial.count(length);
+    return this.#trial.sends &&
+      this.#backend.locateFile!(position, Math.min(length, SOURCE_PIECE), false, this.#place);
+  }
+
+  /** Queues a reply (all of it, or a chunk) whose data is sent from the page cache. */
+  #send(to: Cookie, position: number, length: number, last: boolean): void {
+    const { output, dataHeader } = this.#host.replies;
+    output.reserve(dataHeader);
+    this.#host.replies.putDataHeader(output.view, output.at, to, position, length, last);
+    output.commit(dataHeader);
+    output.queueSource(position, length);
+    this.#backend.countRead!(length);
+  }
+
+  /** DataSource.send. */
+  send(position: number, length: number, fresh: boolean): number | undefined {
+    const place = this.#place;
+    if (!this.#sends || !this.#backend.locateFile!(position, length, fresh, place)) {
+      return undefined;
+    }
+    const sent = this.#host.replies.output.sendFile(place.fd, place.offset, length);
+    if (sent > 0 || sent === AGAIN || sent === INTERRUPTED) return sent;
+    // The end of a file that was cut short reads as zeroes; errors come again when it is read, or sent.
+    if (sent < 0) this.#sends = false;
+    return undefined;
+  }
+
+  /** DataSource.fetch. */
+  fetch(position: number, length: number, address: number): MaybePromise<void> {
+    const pending = this.#backend.read(position, new IoVec().single(address, length));
+    if (pending === undefined) return undefined;
+    this.#host.counters.inFlight++;
+    this.#host.bytesInFlight += length;
+    return pending.finally(() => this.#host.ended(length));
+  }
+
   /** One reply with all of the data. */
   #readWhole(header: RequestHeader): void {
     const { replies } = this.#host;
     const { output, dataHeader } = replies;
     const { offset, length } = header;
+    if (this.#sendable(offset, length)) return this.#send(header, offset, length, true);
     let pending: MaybePromise<void>;
     try {
       output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
@@ -272,7 +330,13 @@ export class Reader {
     const { replies } = this.#host;
     const { output, dataHeader } = replies;
     const { position } = job;
-    const length = Math.min(job.extentEnd - position, PIECE);
+    const rest = Math.min(job.extentEnd - position, SOURCE_PIECE);
+    if (this.#sendable(position, rest)) {
+      this.#bytesLeft -= rest;
+      job.position += rest;
+      return this.#send(job.cookie, position, rest, this.#last(job));
+    }
+    const length = Math.min(rest, PIECE);
     this.#bytesLeft -= length;
     let pending: MaybePromise<void>;
     try {

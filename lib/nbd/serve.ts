@@ -13,6 +13,7 @@ import type { Negotiated } from "./negotiate.ts";
 import { Reader } from "./read.ts";
 import { type Cookie, keepCookie, Replies } from "./replies.ts";
 import type { Slab } from "./slab.ts";
+import type { Clock } from "./trial.ts";
 import { Cmd, CmdFlag, getUint64, NbdErrno, nbdErrnoOf, type RequestHeader } from "./wire.ts";
 
 /** Most requests of one client in flight; beyond it nothing more is read from the client. */
@@ -56,7 +57,13 @@ export class Executor implements CheckContext {
   #iov = new IoVec();
 
   /** `wake` is called when something completed outside `execute`: replies are queued, limits have room. */
-  constructor(chosen: Negotiated, replies: Replies, traces: ServeTraces, wake: () => void) {
+  constructor(
+    chosen: Negotiated,
+    replies: Replies,
+    traces: ServeTraces,
+    readonly clock: Clock,
+    wake: () => void,
+  ) {
     this.target = chosen.target;
     this.#backend = chosen.target.backend;
     this.#contexts = chosen.contexts;

@@ -3,7 +3,7 @@
  * shape (its plain text arrives and leaves in native buffers, and `interest` looks at what it has buffered).
  */
 import type { IoVec } from "../base/mod.ts";
-import { type Context, EPOLL, Errno, type Watch } from "../sys/mod.ts";
+import { type Context, EPOLL, Errno, MSG, type Watch } from "../sys/mod.ts";
 
 /** -EAGAIN: nothing can be moved now. */
 export const AGAIN = -Errno.EAGAIN;
@@ -13,8 +13,14 @@ export const INTERRUPTED = -Errno.EINTR;
 /** A byte stream. Results: bytes moved, 0 at the end of the stream (receive only), or -errno. */
 export interface Transport {
   receive(address: number, length: number): number;
-  send(address: number, length: number): number;
+  /** `more`: more follows at once, wait for it before sending a short packet. */
+  send(address: number, length: number, more: boolean): number;
   sendv(iov: IoVec): number;
+  /**
+   * Sends out of the page cache of an open file; 0 at the end of the file. Absent where data has to pass through
+   * our hands (TLS).
+   */
+  sendFile?(file: number, offset: number, length: number): number;
   /** Which of the two `ready` is called for; level-triggered. With neither it is not called at all. */
   interest(read: boolean, write: boolean): void;
   /**
@@ -51,8 +57,12 @@ export class SocketTransport implements Transport {
     return this.#context.sys.recv(this.#fd, address, length, 0);
   }
 
-  send(address: number, length: number): number {
-    return this.#context.sys.send(this.#fd, address, length, 0);
+  send(address: number, length: number, more: boolean): number {
+    return this.#context.sys.send(this.#fd, address, length, more ? MSG.MORE : 0);
+  }
+
+  sendFile(file: number, offset: number, length: number): number {
+    return this.#context.sys.sendfile(this.#fd, file, offset, length);
   }
 
   sendv(iov: IoVec): number {

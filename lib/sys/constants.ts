@@ -310,13 +310,19 @@ export interface SyscallNumbers {
   readonly io_uring_setup: number;
   readonly io_uring_enter: number;
   readonly io_uring_register: number;
+  readonly cachestat: number;
   readonly copy_file_range: number;
   readonly sync_file_range: number;
   readonly gettid: number;
 }
 
 /** Numbers that came after the tables were unified are the same everywhere. */
-const common = { io_uring_setup: 425, io_uring_enter: 426, io_uring_register: 427 };
+const common = {
+  io_uring_setup: 425,
+  io_uring_enter: 426,
+  io_uring_register: 427,
+  cachestat: 451,
+};
 
 const syscalls: Readonly<Record<Arch, SyscallNumbers>> = {
   x86_64: {

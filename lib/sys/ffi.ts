@@ -41,6 +41,7 @@ export const symbols = {
   getsockopt: { parameters: ["i32", "i32", "i32", "usize", "usize"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "usize", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  sendfile: { parameters: ["i32", "i32", "usize", "usize"], result: "i32" },
   // events
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   epoll_create1: { parameters: ["i32"], result: "i32" },

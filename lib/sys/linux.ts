@@ -1,8 +1,9 @@
 /** LinuxSys: the Sys contract on the running kernel. One instance per context (thread). */
-import { type Arch, archConstants, CLOCK } from "./constants.ts";
+import { type Arch, archConstants, CLOCK, syscallNumbers } from "./constants.ts";
 import { Errno, SysError } from "./errno.ts";
 import { openLibc } from "./ffi.ts";
 import { isNumericAddress, parseIPv4 } from "./inet.ts";
+import { getU64, putU64 } from "./layout.ts";
 import { cstring, hasNul } from "./memory.ts";
 import { ThreadPool } from "./pool.ts";
 import { resolveHost } from "./resolve.ts";
@@ -10,6 +11,8 @@ import { SocketSys } from "./sockets.ts";
 import type { SocketAddress, Sys } from "./types.ts";
 
 const CLOCK_AT = 28672;
+/** Where cachestat's range lies in the scratch struct, behind its result (five 64-bit numbers). */
+const CACHESTAT_RANGE = 64;
 
 /** Everything of the machine. `dispose` gives back memory and libc. */
 export class LinuxSys extends SocketSys implements Sys {
@@ -17,6 +20,7 @@ export class LinuxSys extends SocketSys implements Sys {
   readonly pid: number = Deno.pid;
   readonly descriptors: Map<string, number> = new Map();
   readonly pool: ThreadPool;
+  readonly #cachestat: number;
   readonly #clock: Uint32Array;
   readonly #clockAt: number;
 
@@ -24,6 +28,7 @@ export class LinuxSys extends SocketSys implements Sys {
     const arch = Deno.build.arch;
     super(openLibc(), archConstants(arch));
     this.arch = arch;
+    this.#cachestat = syscallNumbers(arch).cachestat;
     this.pool = new ThreadPool(this.libc, arch, (length) => this.allocate(length), options);
     this.#clock = new Uint32Array(this.scratch.bytes.buffer, CLOCK_AT, 4);
     this.#clockAt = this.scratch.address + CLOCK_AT;
@@ -32,6 +37,14 @@ export class LinuxSys extends SocketSys implements Sys {
   raw(number: number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): number {
     const rc = this.libc.symbols.syscall(number, a, b, c, d, e, f);
     return rc === -1 ? this.fail() : rc;
+  }
+
+  cachedPages(fd: number, offset: number, length: number): number {
+    putU64(this.struct, CACHESTAT_RANGE, offset);
+    putU64(this.struct, CACHESTAT_RANGE + 8, length);
+    const range = this.structAt + CACHESTAT_RANGE;
+    const rc = this.libc.symbols.syscall(this.#cachestat, fd, range, this.structAt, 0, 0, 0);
+    return rc < 0 ? this.fail() : getU64(this.struct, 0); // struct cachestat: nr_cache first
   }
 
   async resolve(host: string, port: number): Promise<SocketAddress[]> {

@@ -15,6 +15,7 @@ import {
   putIovecs,
   putMsghdr,
   putRights,
+  putU64,
   SCM_MAX_FD,
 } from "./layout.ts";
 import type { Memory } from "./types.ts";
@@ -106,6 +107,12 @@ export class SocketSys extends FileSys {
 
   send(fd: number, address: number, length: number, flags: number): number {
     const rc = this.libc.symbols.send(fd, address, length, flags | MSG.NOSIGNAL);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  sendfile(fd: number, file: number, offset: number, length: number): number {
+    putU64(this.struct, 0, offset);
+    const rc = this.libc.symbols.sendfile(fd, file, this.structAt, length);
     return rc < 0 ? this.fail() : rc;
   }
 

@@ -72,6 +72,8 @@ export interface Sys extends FileCalls<number> {
   close(fd: number): number;
   fstat(fd: number): FileStat | number;
   stat(path: string): FileStat | number;
+  /** How many pages of the range are in the page cache (cachestat), or -errno: kernels before 6.5 cannot tell. */
+  cachedPages(fd: number, offset: number, length: number): number;
   /** SEEK_SET/END/DATA/HOLE. Result: the offset, or -errno. */
   lseek(fd: number, offset: number, whence: number): number;
   /** fcntl with an integer argument (F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC...). */
@@ -86,10 +88,10 @@ export interface Sys extends FileCalls<number> {
   read(fd: number, address: number, length: number): number;
   write(fd: number, address: number, length: number): number;
   unlink(path: string): number;
-  rename(from: string, to: string): number;
-  chmod(path: string, mode: number): number;
   /** Makes `path` a symbolic link to `target`. */
   symlink(target: string, path: string): number;
+  rename(from: string, to: string): number;
+  chmod(path: string, mode: number): number;
   readlink(path: string): string | number;
   realpath(path: string): string | number;
   dup(fd: number): number;
@@ -122,6 +124,8 @@ export interface Sys extends FileCalls<number> {
   /** recv/send with MSG_* flags (MSG_NOSIGNAL is added to sends). Result: bytes, 0 at end of stream, -errno. */
   recv(fd: number, address: number, length: number, flags: number): number;
   send(fd: number, address: number, length: number, flags: number): number;
+  /** Sends from a file, out of its page cache: bytes, 0 at the end of the file, -errno. Length below 2^31. */
+  sendfile(fd: number, file: number, offset: number, length: number): number;
   /** sendmsg/recvmsg over several segments, with descriptors (SCM_RIGHTS) both ways. */
   sendmsg(fd: number, iov: IoVec, flags: number, fds?: readonly number[]): number;
   /** Received descriptors are appended to `fds`; those beyond `maxFds` are closed by the kernel (MSG_CTRUNC). */

@@ -60,6 +60,7 @@ function isWindow(options: RawOptions): boolean {
 
 class RawInstance implements FormatInstance {
   readonly kind = "format";
+  readonly fixed = true;
   /** There is nothing but the data: it is durable when the child has made it so. */
   readonly supportedFlags = RequestFlag.fua;
   #options: RawOptions;

@@ -185,6 +185,15 @@ export class FileInstance implements IoInstance {
     return this.#transfer.read(offset, iov);
   }
 
+  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
+    if (this.#driver === "host_cdrom" || !this.#transfer.isCached(offset, length, known)) {
+      return false;
+    }
+    out.fd = this.#fd;
+    out.offset = offset;
+    return true;
+  }
+
   write(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
     if (this.#driver === "host_cdrom") this.#requireMedium("write", offset);
     return this.#transfer.write(offset, iov);

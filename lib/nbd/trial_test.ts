@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import { Trial } from "./trial.ts";
+
+const READ = 256 * 1024;
+const MiB = 1024 * 1024;
+
+/** Runs reads of `bytes` through a trial whose ways take so many ns a read; how many bytes went each way. */
+function run(trial: Trial, clock: { now: number }, bytes: number, sent: number, copied: number) {
+  const went = { sent: 0, copied: 0 };
+  for (let done = 0; done < bytes; done += READ) {
+    trial.count(READ);
+    went[trial.sends ? "sent" : "copied"] += READ;
+    clock.now += trial.sends ? sent : copied;
+  }
+  return went;
+}
+
+function begin() {
+  const clock = { now: 0, monotonicNs: () => clock.now };
+  return { clock, trial: new Trial(clock) };
+}
+
+Deno.test("a client that takes data faster when it is sent gets it sent, but for a few trials", () => {
+  const { clock, trial } = begin();
+  const went = run(trial, clock, 8192 * MiB, 30_000, 90_000);
+  assert.ok(went.copied > 0 && went.copied <= 64 * MiB, `${went.copied / MiB} MiB were copied`);
+});
+
+Deno.test("a client that takes data faster when it was copied gets copies, but for a few trials", () => {
+  const { clock, trial } = begin();
+  const went = run(trial, clock, 8192 * MiB, 200_000, 100_000);
+  assert.ok(went.sent > 0 && went.sent <= 128 * MiB, `${went.sent / MiB} MiB were sent`);
+});
+
+Deno.test("with hardly a difference data is sent", () => {
+  const { clock, trial } = begin();
+  run(trial, clock, 64 * MiB, 100_000, 95_000);
+  assert.equal(trial.sends, true);
+});
+
+Deno.test("a pause in one phase does not decide", () => {
+  for (let pause = 0; pause < 40; pause += 4) {
+    const { clock, trial } = begin();
+    run(trial, clock, pause * MiB, 30_000, 90_000);
+    clock.now += 1e9;
+    run(trial, clock, (64 - pause) * MiB, 30_000, 90_000);
+    assert.equal(trial.sends, true, `after a pause at ${pause} MiB`);
+  }
+});
+
+Deno.test("a client that becomes different is judged anew", () => {
+  const { clock, trial } = begin();
+  run(trial, clock, 64 * MiB, 200_000, 100_000);
+  assert.equal(trial.sends, false);
+  run(trial, clock, 512 * MiB, 30_000, 90_000);
+  assert.equal(trial.sends, true);
+});
