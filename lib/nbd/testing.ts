@@ -1,13 +1,20 @@
 /** For tests: a disk in native memory, a server with one export, and a client that speaks raw bytes. */
 import assert from "node:assert/strict";
 import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BackendStatistics, BlockBackend, BlockStatus, Limits } from "../block/mod.ts";
+import type {
+  BackendStatistics,
+  BlockBackend,
+  BlockStatus,
+  FilePlace,
+  Limits,
+} from "../block/mod.ts";
 import { type Context, createContext, EPOLL, type Memory, type OwnedContext } from "../sys/mod.ts";
 import { AGAIN } from "./transport.ts";
 import { Connection, type ConnectionHost } from "./connection.ts";
 import { type ExportDirectory, NbdExport } from "./export.ts";
 import { SocketTransport } from "./transport.ts";
 import {
+  Chunk,
   EXTENDED_REQUEST_MAGIC,
   EXTENDED_REQUEST_SIZE,
   Opt,
@@ -46,6 +53,9 @@ export class MemoryBackend implements BlockBackend {
   inFlight = 0;
   readonly statistics = {} as BackendStatistics;
   readonly #context: Context;
+  /** Whether data can be sent from the file that holds it. */
+  locatable = false;
+  readonly #fd: number;
   readonly #memory: Memory;
   readonly #written = new Set<number>();
   #size: number;
@@ -53,8 +63,33 @@ export class MemoryBackend implements BlockBackend {
   constructor(context: Context, size: number) {
     this.#context = context;
     this.#size = size;
-    this.#memory = context.sys.allocate(size);
+    this.#fd = context.sys.memfd("disk");
+    assert.equal(context.sys.ftruncate(this.#fd, size), 0);
+    const memory = context.sys.map(this.#fd, 0, size, true);
+    assert.ok(typeof memory === "object");
+    this.#memory = memory;
   }
+
+  /** Gives the memory back. */
+  close(): void {
+    this.#memory.unmap();
+    this.#context.sys.close(this.#fd);
+  }
+
+  /** Cuts the file off below what the node is long; the bytes behind must not be looked at any more. */
+  cutFile(size: number): void {
+    assert.equal(this.#context.sys.ftruncate(this.#fd, size), 0);
+  }
+
+  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
+    if (!this.locatable) return false;
+    this.calls.push(`locate ${offset} ${length}${known ? " known" : ""}`);
+    out.fd = this.#fd;
+    out.offset = offset;
+    return true;
+  }
+
+  countRead(): void {}
 
   get size(): number {
     return this.#size;
@@ -163,6 +198,12 @@ export class MemoryBackend implements BlockBackend {
   setPermissions(): Promise<void> {
     return Promise.resolve();
   }
+  facts(): Record<string, never> {
+    return {};
+  }
+  truncate(size: number): void {
+    this.resize(size);
+  }
   idle(): Promise<void> {
     return Promise.resolve();
   }
@@ -239,6 +280,11 @@ export class ByteClient {
   /** Says that nothing more will be sent (SHUT_WR). */
   halfClose(): void {
     this.#context.sys.shutdown(this.#fd, 1);
+  }
+
+  /** Closes the stream in both directions; a `receive` under way ends. */
+  hangUp(): void {
+    this.#context.sys.shutdown(this.#fd, 2);
   }
 
   /** Idempotent. */
@@ -351,6 +397,7 @@ export class TestServer implements ConnectionHost, ExportDirectory {
     for (const connection of this.connections) connection.shutdown();
     await this.allGone();
     const { inUse } = this.context.buffers;
+    this.backend.close();
     await this.context.close();
     assert.deepEqual(this.mistakes, []);
     assert.equal(inUse, 0, "buffers are still in use");
@@ -417,4 +464,91 @@ export function request(
 /** A view of just these bytes. */
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Every framing that a client can ask for. */
+export const framings: NonNullable<EnterOptions["framing"]>[] = [
+  "simple",
+  "structured",
+  "extended",
+];
+
+/** Runs a test with a server of its own. */
+export async function withServer(
+  test: (server: TestServer) => Promise<void>,
+  options: ConstructorParameters<typeof TestServer>[1] & { size?: number } = {},
+): Promise<void> {
+  const server = new TestServer(options.size ?? 4 * 1024 * 1024, options);
+  try {
+    await test(server);
+  } finally {
+    await server.close();
+  }
+}
+
+/** A reply chunk (or simple reply) taken apart. */
+export interface Reply {
+  type: number;
+  done: boolean;
+  cookie: number;
+  payload: Uint8Array;
+  /** Of an error. */
+  error: number;
+  message: string;
+}
+
+/** Receives one chunk, or a simple reply that has `simpleData` bytes of data. */
+export async function reply(client: ByteClient, simpleData = 0): Promise<Reply> {
+  const magic = viewOf(await client.receive(4)).getUint32(0);
+  const none = new Uint8Array(0);
+  if (magic === 0x67446698) {
+    const view = viewOf(await client.receive(12));
+    const error = view.getUint32(0);
+    const payload = error === 0 && simpleData > 0 ? await client.receive(simpleData) : none;
+    return { type: -1, done: true, cookie: view.getUint32(8), payload, error, message: "" };
+  }
+  const extended = magic === 0x6e8a278c;
+  assert.ok(extended || magic === 0x668e33ef, `magic ${magic.toString(16)}`);
+  const view = viewOf(await client.receive(extended ? 28 : 16));
+  const length = view.getUint32(extended ? 24 : 12);
+  const payload = await client.receive(length);
+  const type = view.getUint16(2);
+  const failed = (type & 0x8000) !== 0;
+  return {
+    type,
+    done: (view.getUint16(0) & 1) !== 0,
+    cookie: view.getUint32(8),
+    payload,
+    error: failed ? viewOf(payload).getUint32(0) : 0,
+    message: failed ? new TextDecoder().decode(payload.subarray(6)) : "",
+  };
+}
+
+/** Reads one whole reply to a READ and puts it together. */
+export async function readBack(
+  client: ByteClient,
+  offset: number,
+  length: number,
+): Promise<Uint8Array> {
+  const out = new Uint8Array(length).fill(0xaa);
+  for (;;) {
+    const { type, payload, done, message } = await reply(client, length);
+    assert.equal(message, "");
+    const view = viewOf(payload);
+    if (type === -1) return payload;
+    if (type === Chunk.offsetData) {
+      out.set(payload.subarray(8), Number(view.getBigUint64(0)) - offset);
+    } else if (type === Chunk.offsetHole) {
+      const at = Number(view.getBigUint64(0)) - offset;
+      out.fill(0, at, at + view.getUint32(8));
+    }
+    if (done) return out;
+  }
+}
+
+/** Bytes that look random, the same for the same seed. */
+export function noise(length: number, seed = 1): Uint8Array {
+  const out = new Uint8Array(length);
+  for (let i = 0, x = seed; i < length; i++) out[i] = x = (x * 75 + 74) % 65537;
+  return out;
 }

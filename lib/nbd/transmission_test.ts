@@ -1,94 +1,21 @@
 import assert from "node:assert/strict";
 import {
-  type ByteClient,
   concat,
   type EnterOptions,
+  framings,
   MemoryBackend,
+  noise,
+  readBack,
+  type Reply,
+  reply,
   request,
-  TestServer,
   viewOf,
+  withServer,
 } from "./testing.ts";
 import { Chunk, Cmd, CmdFlag } from "./wire.ts";
 
 const MiB = 1024 * 1024;
-const text = new TextDecoder();
 
-type Options = ConstructorParameters<typeof TestServer>[1];
-
-async function withServer(
-  test: (server: TestServer) => Promise<void>,
-  options: Options & { size?: number } = {},
-): Promise<void> {
-  const server = new TestServer(options.size ?? 4 * MiB, options);
-  try {
-    await test(server);
-  } finally {
-    await server.close();
-  }
-}
-
-/** A reply chunk (or simple reply) taken apart. */
-interface Reply {
-  type: number;
-  done: boolean;
-  cookie: number;
-  payload: Uint8Array;
-  /** Of an error. */
-  error: number;
-  message: string;
-}
-
-async function reply(client: ByteClient, simpleData = 0): Promise<Reply> {
-  const magic = viewOf(await client.receive(4)).getUint32(0);
-  const none = new Uint8Array(0);
-  if (magic === 0x67446698) {
-    const view = viewOf(await client.receive(12));
-    const error = view.getUint32(0);
-    const payload = error === 0 && simpleData > 0 ? await client.receive(simpleData) : none;
-    return { type: -1, done: true, cookie: view.getUint32(8), payload, error, message: "" };
-  }
-  const extended = magic === 0x6e8a278c;
-  assert.ok(extended || magic === 0x668e33ef, `magic ${magic.toString(16)}`);
-  const view = viewOf(await client.receive(extended ? 28 : 16));
-  const length = view.getUint32(extended ? 24 : 12);
-  const payload = await client.receive(length);
-  const type = view.getUint16(2);
-  const failed = (type & 0x8000) !== 0;
-  return {
-    type,
-    done: (view.getUint16(0) & 1) !== 0,
-    cookie: view.getUint32(8),
-    payload,
-    error: failed ? viewOf(payload).getUint32(0) : 0,
-    message: failed ? text.decode(payload.subarray(6)) : "",
-  };
-}
-
-/** Reads one whole reply to a READ and puts it together. */
-async function readBack(client: ByteClient, offset: number, length: number): Promise<Uint8Array> {
-  const out = new Uint8Array(length).fill(0xaa);
-  for (;;) {
-    const { type, payload, done, message } = await reply(client, length);
-    assert.equal(message, "");
-    const view = viewOf(payload);
-    if (type === -1) return payload;
-    if (type === Chunk.offsetData) {
-      out.set(payload.subarray(8), Number(view.getBigUint64(0)) - offset);
-    } else if (type === Chunk.offsetHole) {
-      const at = Number(view.getBigUint64(0)) - offset;
-      out.fill(0, at, at + view.getUint32(8));
-    }
-    if (done) return out;
-  }
-}
-
-function noise(length: number, seed = 1): Uint8Array {
-  const out = new Uint8Array(length);
-  for (let i = 0, x = seed; i < length; i++) out[i] = x = (x * 75 + 74) % 65537;
-  return out;
-}
-
-const framings: NonNullable<EnterOptions["framing"]>[] = ["simple", "structured", "extended"];
 const latencies = ["at once", "later"] as const;
 
 for (const framing of framings) {
