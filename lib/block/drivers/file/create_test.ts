@@ -20,7 +20,11 @@ function test(
     const path = `${folder}/new.img`;
     try {
       await body(async (options) => {
-        await file.create!({ context, node: () => assert.fail("no other node") }, { driver: "file", filename: path, ...options });
+        await file.create!({ context, node: () => assert.fail("no other node") }, {
+          driver: "file",
+          filename: path,
+          ...options,
+        });
         return await Deno.stat(path);
       }, path);
     } finally {
