@@ -7,5 +7,5 @@ export {
   type ChardevSurroundings,
   type ChardevWaiting,
 } from "./registry.ts";
-export { chardevBackends } from "./options.ts";
+export { chardevHelp } from "./options.ts";
 export { chardevClasses } from "./qom.ts";

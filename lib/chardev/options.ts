@@ -79,6 +79,25 @@ const optionTypes: Readonly<Record<string, OptionType>> = {
   websocket: "bool",
   width: "number",
 };
+/** Keys of displays and of guests' devices, and those that are taken only to be refused. */
+const unlisted =
+  "clipboard cols debug height mouse name rows tls-authz tls-creds tn3270 websocket width".split(
+    " ",
+  );
+const typeWords = { bool: "bool (on/off)", number: "num", string: "str", size: "size" };
+
+/** What `--chardev help` prints; after a back end's name: the keys, those of all back ends as in QEMU. */
+export function chardevHelp(backend: string): string {
+  if (isHelp(backend)) {
+    const names = chardevBackends.map((name) => `  ${name}\n`).join("");
+    return `Available chardev backend types: \n${names}`;
+  }
+  const keys = Object.entries(optionTypes).filter(([key]) => !unlisted.includes(key))
+    .map(([key, type]) => `  ${key}=<${typeWords[type]}>\n`);
+  return `chardev options:\n${keys.join("")}`;
+}
+
+const isHelp = (word: string) => word === "help" || word === "?";
 
 const sizeHints = [
   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-",

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { writeJson } from "../qmp/json/mod.ts";
-import { describeChardev } from "./options.ts";
+import { chardevHelp, describeChardev } from "./options.ts";
 
 const MAX = "9007199254740991";
 const between = (key: string, max: string) =>
@@ -39,3 +39,11 @@ for (const [rest, key, value, problem] of numbers) {
     else assert.throws(describe, { name: "CommandError", message: problem });
   });
 }
+
+Deno.test("help lists the back ends; after one of them the keys that have an effect", () => {
+  assert.match(chardevHelp("?"), /^Available chardev backend types: \n {2}serial\n/);
+  const keys = chardevHelp("socket");
+  assert.match(keys, /^chardev options:\n {2}abstract=<bool \(on\/off\)>\n/);
+  assert.match(keys, /\n {2}path=<str>\n[^]*\n {2}size=<size>\n[^]*\n {2}to=<num>\n/);
+  assert.doesNotMatch(keys, /websocket|cols/);
+});

@@ -68,6 +68,9 @@ Deno.test("help and version win over what pass 2 would refuse; -- ends the optio
       "--trace",
       "--version",
       "--help",
+      "null-co, qcow2, raw",
+      "nbd, vhost-user-blk",
+      "status SOCKET",
     ]
   ) {
     assert.ok("text" in help && help.text.includes(option), option);

@@ -1,6 +1,6 @@
 /** What each option of pass 2 does. */
 import { CommandError } from "../base/mod.ts";
-import { chardevBackends } from "../chardev/mod.ts";
+import { chardevHelp } from "../chardev/mod.ts";
 import { type Option, parseKeyval, parseQemuOpts, parseValue } from "../cli/mod.ts";
 import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
@@ -96,9 +96,9 @@ export function configMakers(applying: Omit<Applying, "configuration" | "tracing
 async function makeChardev(argument: string, applying: Applying): Promise<string | undefined> {
   const { services, log, daemonize } = applying;
   const parsed = parseQemuOpts(argument, "backend");
-  if (parsed.help && parsed.options[0]?.key === "backend" && isHelp(parsed.options[0].value)) {
-    const names = chardevBackends.map((name) => `  ${name}\n`).join("");
-    return `Available chardev backend types: \n${names}`;
+  if (parsed.help) {
+    const first = parsed.options[0];
+    return chardevHelp(first?.key === "backend" ? first.value : "");
   }
   for (const { message, hint } of parsed.warnings) {
     log.warn(message);
@@ -114,8 +114,6 @@ async function makeChardev(argument: string, applying: Applying): Promise<string
   }
   return undefined;
 }
-
-const isHelp = (word: string) => word === "help" || word === "?";
 
 function makeMonitor(options: MonitorOptionsValue, services: Services): Monitor {
   if (options.mode === "readline" && services.chardevs.has(options.chardev)) {

@@ -30,8 +30,8 @@ type Schema = ReadonlyMap<string, Entry>;
 
 /** Values that name a feature still to come: by one value that enumeration is known by. */
 const growing = ["null-co", "secret", "nbd", "ringbuf", "qcow2"];
-/** Members that wait for a feature: TLS and WebSocket for character devices, 3270 terminals. */
-const later = ["tls-creds", "tls-authz", "websocket", "tn3270"];
+/** Members that wait for a feature: TLS and WebSocket for character devices, 3270 terminals, encrypted images. */
+const later = ["tls-creds", "tls-authz", "websocket", "tn3270", "encrypt"];
 
 async function schemaOf(program: string): Promise<Schema> {
   await using dir = TestDir.make();

@@ -12,6 +12,7 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
   ],
   "Command line": [
     "`--help`, `--version` and `--object help` are qsd's own texts in the form that scripts know; types whose feature is still to come are not listed and refused as types that were not built in.",
+    "`--chardev socket,help` exits with status 0, QEMU with 1; keys of displays and of what qsd refuses are not listed.",
     "`--config`, and `qmp` and `status` as a first argument, are qsd's own (docs/using.md).",
   ],
   "Start and end": [

@@ -17,13 +17,14 @@ export const commands: Offered = {
     "quit ringbuf-read ringbuf-write x-debug-query-block-graph",
   "block jobs":
     "block-commit block-job-cancel block-job-complete block-job-dismiss block-job-finalize block-job-pause " +
-    "block-job-resume block-job-set-speed block-stream blockdev-backup blockdev-mirror change-backing-file " +
+    "block-job-resume block-job-set-speed block-stream blockdev-backup blockdev-mirror " +
     "drive-backup drive-mirror query-block-jobs",
   "snapshots and transactions": "blockdev-snapshot blockdev-snapshot-sync transaction",
   "dirty bitmaps":
     "block-dirty-bitmap-add block-dirty-bitmap-clear block-dirty-bitmap-disable block-dirty-bitmap-enable " +
     "block-dirty-bitmap-merge block-dirty-bitmap-remove x-debug-block-dirty-bitmap-sha256",
-  qcow2: "blockdev-snapshot-delete-internal-sync blockdev-snapshot-internal-sync x-blockdev-amend",
+  qcow2:
+    "change-backing-file blockdev-snapshot-delete-internal-sync blockdev-snapshot-internal-sync x-blockdev-amend",
   quorum: "x-blockdev-change",
   IOThreads: "x-blockdev-set-iothread",
 };
@@ -65,7 +66,8 @@ export const objects: Offered = {
   "keys of the kernel": "secret_keyring",
   TLS:
     "authz-list authz-listfile authz-simple tls-cipher-suites tls-creds-anon tls-creds-psk tls-creds-x509",
-  IOThreads: "iothread main-loop thread-context",
+  IOThreads: "iothread main-loop",
+  "placing threads on processors": "thread-context",
   throttling: "throttle-group",
   "persistent reservations": "pr-manager-helper",
 };
@@ -86,6 +88,7 @@ export function* named(offered: Offered): Iterable<readonly [name: string, featu
 export const members: readonly (readonly [string, string])[] = [
   ["`tls-creds`, `tls-authz` of socket character devices", "TLS"],
   ["`websocket`, `tn3270` of socket character devices", "nothing yet"],
+  ["`encrypt` of qcow2, with the types that it brings", "encryption"],
   [
     "`format-specific` in image information: the branches of other formats",
     "encryption, other formats",
@@ -94,6 +97,8 @@ export const members: readonly (readonly [string, string])[] = [
 
 /** What newer QEMU has in this plane and qsd has not. */
 export const newer: readonly (readonly [string, string])[] = [
+  ["`path` of pty character devices; `monitor-hmp`", "11.0, 11.1"],
+  ["`poll-weight` of `iothread`", "11.1"],
   ["a list for `iothread` of `block-export-add`", "10.1"],
   ["`hub` character devices", "10.0"],
 ];

@@ -1,5 +1,12 @@
 /** The QMP reference as Markdown, from the schema. Pure: what there is to say is in the schema's notes. */
-import type { Command, Member, Meta, Notes, Schema } from "../../lib/qmp/schema/core.ts";
+import {
+  type Command,
+  type Member,
+  type Meta,
+  type Notes,
+  type Schema,
+  shownValues,
+} from "../../lib/qmp/schema/core.ts";
 import type { CommandTable, EventTable } from "../../lib/qmp/schema/registry.ts";
 
 type Named = Extract<Meta, { kind: "struct" | "union" | "enum" | "alternate" }>;
@@ -81,11 +88,10 @@ class Page {
     const title = `### ${meta.name}\n`;
     switch (meta.kind) {
       case "enum": {
-        const values = meta.values.filter((value) => meta.notes[value]?.hidden !== true)
-          .map((value) => {
-            const features = meta.notes[value]?.features;
-            return `\`${value}\`${features === undefined ? "" : ` (${features.join(", ")})`}`;
-          });
+        const values = shownValues({ meta }).map((value) => {
+          const features = meta.notes[value]?.features;
+          return `\`${value}\`${features === undefined ? "" : ` (${features.join(", ")})`}`;
+        });
         const absent = meta.absent?.values.map((value) => `\`${value}\``).join(", ");
         const refused = absent === undefined
           ? ""

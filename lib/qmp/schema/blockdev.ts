@@ -157,8 +157,9 @@ export const BlockdevOptionsQcow2 = struct("BlockdevOptionsQcow2", {
   "l2-cache-entry-size": opt(int),
   "refcount-cache-size": opt(int),
   "cache-clean-interval": opt(int),
-  encrypt: opt(BlockdevQcow2Encryption),
+  encrypt: opt(BlockdevQcow2Encryption, { hidden: true }),
   "data-file": opt(BlockdevRef),
+  "x-qsd-snapshot": opt(str),
 });
 
 /** Members that all drivers take. */

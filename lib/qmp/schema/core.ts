@@ -3,6 +3,8 @@
  * grammar, introspection (query-qmp-schema) and the reference page. Nothing here does I/O or keeps state.
  */
 
+import { assert } from "../../base/mod.ts";
+
 /** A QAPI type whose values, once validated, have the static type T. */
 export interface Schema<T> {
   readonly meta: Meta;
@@ -158,6 +160,12 @@ export function enumeration<const V extends readonly string[]>(
   absent?: AbsentValues,
 ): Schema<V[number]> {
   return { meta: { kind: "enum", name, values, notes, ...(absent && { absent }) } };
+}
+
+/** The words of an enumeration that do something: not those that are taken only to be refused. */
+export function shownValues({ meta }: Schema<unknown>): readonly string[] {
+  assert(meta.kind === "enum", "not an enumeration");
+  return meta.values.filter((value) => meta.notes[value]?.hidden !== true);
 }
 
 /** A list. The element may be given lazily, for recursive types. */

@@ -2,7 +2,14 @@
  * query-qmp-schema: all commands and events with the types that they reach, as SchemaInfo. Type names are
  * masked numbers, as in QEMU: only the built-in types' names mean something to clients.
  */
-import type { Command, Member, Meta, Notes, Schema } from "./core.ts";
+import {
+  type Command,
+  type Member,
+  type Meta,
+  type Notes,
+  type Schema,
+  shownValues,
+} from "./core.ts";
 import type { EventTable } from "./registry.ts";
 import type { SchemaEntry } from "./control.ts";
 
@@ -26,10 +33,6 @@ const features = (notes: Notes) =>
   notes.features === undefined || notes.features.length === 0
     ? {}
     : { features: [...notes.features] };
-
-/** The values that do something. */
-const shown = (meta: Extract<Meta, { kind: "enum" }>) =>
-  meta.values.filter((value) => meta.notes[value]?.hidden !== true);
 
 /** Everything that the commands and events reach. */
 export function introspect(
@@ -122,7 +125,7 @@ class Types {
   private describe(meta: Meta, name: string): SchemaEntry {
     switch (meta.kind) {
       case "enum": {
-        const values = shown(meta);
+        const values = shownValues({ meta });
         return {
           name,
           "meta-type": "enum",
@@ -169,8 +172,7 @@ class Types {
 
   /** Every value of the tag has a variant; those without members of their own share the empty object. */
   private variants(meta: Extract<Meta, { kind: "union" }>): SchemaEntry[] {
-    const tag = meta.members[meta.tag]!.type().meta;
-    const values = tag.kind === "enum" ? shown(tag) : [];
+    const values = shownValues(meta.members[meta.tag]!.type());
     return values.map((value) => ({
       case: value,
       type: Object.hasOwn(meta.branches, value)

@@ -47,7 +47,7 @@ export const BlockdevCreateOptionsQcow2 = struct("BlockdevCreateOptionsQcow2", {
   version: opt(BlockdevQcow2Version),
   "backing-file": opt(str),
   "backing-fmt": opt(BlockdevDriver),
-  encrypt: opt(QCryptoBlockCreateOptions),
+  encrypt: opt(QCryptoBlockCreateOptions, { hidden: true }),
   "cluster-size": opt(size),
   preallocation: opt(PreallocMode),
   "lazy-refcounts": opt(bool),
@@ -65,7 +65,7 @@ export const QCryptoBlockAmendOptions = union(
 );
 /** What can be changed of a qcow2 image. */
 export const BlockdevAmendOptionsQcow2 = struct("BlockdevAmendOptionsQcow2", {
-  encrypt: opt(QCryptoBlockAmendOptions),
+  encrypt: opt(QCryptoBlockAmendOptions, { hidden: true }),
 });
 
 export const Qcow2BitmapInfoFlags = enumeration("Qcow2BitmapInfoFlags", ["in-use", "auto"]);
@@ -91,7 +91,7 @@ export const ImageInfoSpecificQCow2 = struct("ImageInfoSpecificQCow2", {
   "lazy-refcounts": opt(bool),
   corrupt: opt(bool),
   "refcount-bits": int,
-  encrypt: opt(ImageInfoSpecificQCow2Encryption),
+  encrypt: opt(ImageInfoSpecificQCow2Encryption, { hidden: true }),
   bitmaps: opt(array(Qcow2BitmapInfo)),
   "compression-type": Qcow2CompressionType,
 });
