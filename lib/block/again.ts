@@ -2,6 +2,7 @@
  * Closing a node's driver in one context and opening it in another. The node keeps its name, options, children and
  * permissions; only its instance is another one afterwards.
  */
+import { resumeBitmaps } from "./bitmaps/mod.ts";
 import type { BlockNode } from "./node.ts";
 import { NodeOpenContext, type OpenGraph, Opening } from "./open.ts";
 import { driverOptions } from "./options.ts";
@@ -42,6 +43,7 @@ export async function openAgain(
     node.instance = instance;
     const { needed, shared } = node.permissions;
     (await instance.preparePermissions?.(needed, shared))?.commit();
+    await resumeBitmaps(node);
     if (quiesced) await instance.quiesce?.();
   } catch (error) {
     if (record.handedOver === undefined || instance.handOver === undefined) await instance.close();

@@ -5,12 +5,12 @@
  * it prepares all that can fail, then commits, or puts back what it did. Lookups see only nodes that are
  * completely open. Requests do not wait for the queue; changes that requests could notice drain first.
  */
-import { assert, CommandError } from "../base/mod.ts";
+import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
-import { storeBitmaps } from "./bitmaps/mod.ts";
+import { type BitmapChange, type DirtyBitmap, storeBitmaps } from "./bitmaps/mod.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import { Section, withAncestors } from "./drain.ts";
@@ -170,12 +170,23 @@ export class BlockGraph {
     return this.#queue.run(task);
   }
 
-  /** Throws CommandError if writes to the node are not all seen in this context. */
-  requireHere(node: { readonly name: string }): void {
-    if (this.#own(node.name).place === undefined) return;
-    throw new CommandError(
-      `Node '${node.name}' runs in an IOThread, where dirty bitmaps are not supported yet`,
-    );
+  /** Runs `act` with the driver of `node` open in the main context. In `alone` only. */
+  atHome<T>(node: { readonly name: string }, act: () => Promise<T>): Promise<T> {
+    return this.places.atHome([this.#own(node.name)], act);
+  }
+
+  /** Changes a bitmap of `node` where the node runs. In `alone` only. */
+  changeBitmap(
+    node: { readonly name: string },
+    bitmap: DirtyBitmap,
+    change: BitmapChange,
+  ): MaybePromise<void> {
+    return this.places.changeBitmap(this.#own(node.name), bitmap, change);
+  }
+
+  /** Asks threads for what only they know. In `alone` or `steady` only. */
+  refresh(): Promise<void> {
+    return this.places.refresh();
   }
 
   /** blockdev-reopen. */

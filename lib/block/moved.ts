@@ -1,8 +1,9 @@
 /** A node that runs in an IOThread, as the main context, which owns the graph, sees it. */
+import { assert } from "../base/mod.ts";
 import { ForwardInstance, type NodeFacts } from "./forward.ts";
 import type { InternalSnapshots } from "./snapshots.ts";
 import type { GraphThread, NodeReport } from "./thread_types.ts";
-import type { ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
+import type { BitmapStore, ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
 
 /** Sends requests to the node's thread, and asks it for everything else. */
 export class MovedInstance extends ForwardInstance {
@@ -53,6 +54,19 @@ export class MovedInstance extends ForwardInstance {
     delete: async (id) => void await this.thread.call("snapshots", this.name, { op: "delete", id }),
   };
 
+  /**
+   * The image's, if it has any: the thread stores what it has recorded. All else is done with the node in the main
+   * context.
+   */
+  readonly bitmaps: BitmapStore = {
+    store: () => this.thread.call("storeBitmaps", this.name),
+    load: atHome,
+    checkNew: atHome,
+    remove: atHome,
+    claim: atHome,
+    resume: atHome,
+  };
+
   quiesce(): Promise<void> {
     return this.thread.call("quiesce", this.name);
   }
@@ -64,4 +78,8 @@ export class MovedInstance extends ForwardInstance {
   override close(): Promise<void> {
     return this.thread.call("close", this.name);
   }
+}
+
+function atHome(): never {
+  assert(false, "the image's bitmaps are changed in the main context");
 }

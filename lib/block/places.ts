@@ -10,6 +10,7 @@
 import { assert, BlockError, CommandError, type IoVec, type MaybePromise } from "../base/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
+import { type BitmapChange, bitmapStates, changeBitmap, type DirtyBitmap } from "./bitmaps/mod.ts";
 import { LostInstance } from "./forward.ts";
 import type { DrainedSection, RequestInFlight } from "./graph_types.ts";
 import { MovedInstance } from "./moved.ts";
@@ -65,10 +66,11 @@ export class Places {
   add(thread: GraphThread): ReplicaNews {
     this.#threads.set(thread, { forwards: new Map(), users: new Map(), fds: new Map() });
     return {
-      resized: (name, facts) => {
+      resized: (name, facts, bitmaps) => {
         const node = this.#graph.find(name);
         if (node?.place !== thread || !(node.instance instanceof MovedInstance)) return;
         node.instance.update(facts);
+        for (const { name, bits } of bitmaps) node.bitmaps?.find(name)?.bits.adopt(bits);
         this.#graph.changed(node);
         for (const [other, { forwards }] of this.#threads) {
           if (forwards.has(node)) other.post("update", name, facts);
@@ -107,6 +109,7 @@ export class Places {
       if (node.place !== thread) continue;
       node.place = undefined;
       node.instance = new LostInstance(node.name, thread.name, factsOf(node));
+      if (node.bitmaps !== undefined) node.bitmaps.away = false;
       for (const [other, { forwards }] of this.#threads) {
         if (other !== thread && forwards.has(node)) forwards.set(node, thread);
       }
@@ -217,6 +220,18 @@ export class Places {
     }
   }
 
+  /** Changes a bitmap where its node runs. In the queue only. Throws CommandError with nothing changed. */
+  async changeBitmap(
+    node: BlockNode,
+    bitmap: DirtyBitmap,
+    change: BitmapChange,
+  ): Promise<void> {
+    const list = node.bitmaps!;
+    if (node.place === undefined) return changeBitmap(list, bitmap, change);
+    await node.place.call("changeBitmap", node.name, bitmap.name, change);
+    if (change.op === "record") list.setRecording(bitmap, change.recording);
+  }
+
   /** Requests of users in threads, as of the last `refresh`. */
   get requests(): readonly RequestInFlight[] {
     return this.#requests;
@@ -264,12 +279,6 @@ export class Places {
     const nodes = this.component(node);
     if (this.isPinned(nodes, to)) {
       throw new CommandError("Cannot change iothread of active block backend");
-    }
-    const recorded = [...nodes].find((one) => one.bitmaps !== undefined);
-    if (to !== undefined && recorded !== undefined) {
-      throw new CommandError(
-        `Node '${recorded.name}' has dirty bitmaps, which are not supported in an IOThread yet`,
-      );
     }
     await this.relocate(new Map([...nodes].map((one) => [one, to])));
   }
@@ -375,6 +384,7 @@ export class Places {
     if (place === undefined) {
       await openAgain(this.#graph, node, record, quiesced);
       node.place = undefined;
+      if (node.bitmaps !== undefined) node.bitmaps.away = false;
     } else {
       const state = this.#threads.get(place);
       if (state === undefined) throw new CommandError(`IOThread '${place.name}' has failed`);
@@ -386,6 +396,7 @@ export class Places {
       node.instance = new MovedInstance(node.name, place, this.handle(node), facts);
       node.writeThreshold = 0; // watched over there
       node.shownThreshold = record.writeThreshold;
+      if (node.bitmaps !== undefined) node.bitmaps.away = true;
     }
     node.drained = drained;
   }
@@ -407,6 +418,7 @@ export class Places {
       })),
       record,
       quiesced,
+      bitmaps: bitmapStates(node.bitmaps),
     };
   }
 

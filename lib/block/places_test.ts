@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { BlockError, CommandError, IoVec } from "../base/mod.ts";
+import { bitmapCommands, bitmapInfo } from "./bitmaps/mod.ts";
 import { ioError, MemoryDisk, testGraph } from "./testing.ts";
 import { FakeThread } from "./testing_thread.ts";
 import { type BlockStatus, Perm } from "./types.ts";
@@ -280,4 +281,110 @@ Deno.test("a thread that fails takes its nodes along, and nothing else", async (
   await other.detach();
   a.replica.all.clear(); // it went with its thread
   await close();
+});
+
+/** As `made`, with a user of `n`, the bitmap commands, and what the bitmaps of `n` say. */
+async function withBitmaps() {
+  const test = await made();
+  const user = await test.graph.backend("n", writer);
+  const commands = bitmapCommands(test.graph);
+  const block = test.bytes(512);
+  const write = async (at: number) => await user.write(at, block.iov);
+  const info = () =>
+    Object.fromEntries(
+      bitmapInfo(test.graph.find("n")!.bitmaps!).map((one) => [one.name, one.count]),
+    );
+  const end = async () => {
+    await user.detach();
+    await test.close();
+  };
+  return { ...test, user, commands, write, info, end };
+}
+
+Deno.test("dirty bitmaps record where their node runs, and go along when it moves", async () => {
+  const { graph, a, b, commands, write, info, end } = await withBitmaps();
+  await commands["block-dirty-bitmap-add"]({ node: "n", name: "x", granularity: 512 });
+  await write(0);
+  await graph.move("n", a);
+  await write(4096);
+  await write(4096);
+  await commands["block-dirty-bitmap-add"]({ node: "n", name: "y", granularity: 1024 });
+  assert.equal(graph.find("n")!.place, a, "adding brings it back where it was");
+  await write(8192);
+  assert.deepEqual(info(), { x: 1536, y: 1024 });
+  await graph.move("n", b);
+  await write(16384);
+  await graph.move("n", undefined);
+  await write(32768);
+  assert.deepEqual(info(), { x: 2560, y: 3072 });
+  await end();
+});
+
+Deno.test("bitmap commands change a bitmap where it is", async () => {
+  const { graph, a, commands, write, info, end } = await withBitmaps();
+  const of = { node: "n", name: "x" };
+  await commands["block-dirty-bitmap-add"]({ ...of, granularity: 512 });
+  await commands["block-dirty-bitmap-add"]({ node: "f", name: "below", granularity: 512 });
+  await graph.move("n", a);
+  await write(0);
+  await commands["block-dirty-bitmap-disable"](of);
+  await write(4096);
+  assert.deepEqual(info(), { x: 512 });
+  await commands["block-dirty-bitmap-enable"](of);
+  await write(8192);
+  assert.deepEqual(info(), { x: 1024 });
+  const sum = await commands["x-debug-block-dirty-bitmap-sha256"](of);
+  await commands["block-dirty-bitmap-clear"](of);
+  assert.deepEqual(info(), { x: 0 });
+  await write(8192);
+  await commands["block-dirty-bitmap-merge"]({
+    node: "n",
+    target: "x",
+    bitmaps: [{ node: "f", name: "below" }],
+  });
+  assert.deepEqual(info(), { x: 1536 });
+  await commands["block-dirty-bitmap-clear"](of);
+  await write(0);
+  await write(8192);
+  assert.deepEqual(await commands["x-debug-block-dirty-bitmap-sha256"](of), sum);
+  await commands["block-dirty-bitmap-remove"](of);
+  assert.equal(graph.find("n")!.place, a);
+  assert.equal(graph.find("n")!.bitmaps, undefined);
+  await write(0);
+  await end();
+});
+
+Deno.test("a bitmap grows and shrinks with its node in a thread", async () => {
+  const { graph, a, commands, write, info, end } = await withBitmaps();
+  await commands["block-dirty-bitmap-add"]({ node: "n", name: "x", granularity: 512 });
+  await write(65024);
+  await graph.move("n", a);
+  const { bits } = graph.find("n")!.bitmaps!.find("x")!;
+  await graph.resize("n", 1 << 17);
+  assert.deepEqual([bits.size, bits.memory], [1 << 17, 32]);
+  await write((1 << 17) - 512);
+  assert.deepEqual(info(), { x: 1024 });
+  assert.ok(bits.has((1 << 17) - 512));
+  await graph.resize("n", 1 << 12);
+  assert.deepEqual([bits.size, bits.count], [1 << 12, 0]);
+  await graph.move("n", undefined);
+  await write(0);
+  assert.deepEqual(info(), { x: 512 });
+  await end();
+});
+
+Deno.test("bitmaps record on after a move that failed", async () => {
+  const { graph, a, commands, write, info, end } = await withBitmaps();
+  await commands["block-dirty-bitmap-add"]({ node: "n", name: "x", granularity: 512 });
+  a.before = (method, name) => {
+    if (method === "open" && name === "n") throw new CommandError("no");
+  };
+  await assert.rejects(graph.move("n", a), { message: "no" });
+  a.before = () => {};
+  await write(0);
+  assert.deepEqual(info(), { x: 512 });
+  await graph.move("n", a);
+  await write(512);
+  assert.deepEqual(info(), { x: 1024 });
+  await end();
 });

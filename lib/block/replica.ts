@@ -9,6 +9,13 @@ import type { Context } from "../sys/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
+import {
+  type BitmapChange,
+  bitmapsOf,
+  bitmapStates,
+  changeBitmap,
+  storeBitmaps,
+} from "./bitmaps/mod.ts";
 import { Section, withAncestors } from "./drain.ts";
 import { ForwardInstance, type NodeChannel, type NodeFacts } from "./forward.ts";
 import type { DriverRegistry } from "./graph_types.ts";
@@ -98,9 +105,11 @@ export class ReplicaGraph implements ReplicaCalls {
       edge.shared = child.shared;
       attach(edge);
     }
+    node.bitmaps = bitmapsOf(spec.bitmaps);
     try {
       await openAgain(this, node, spec.record, spec.quiesced);
     } catch (error) {
+      node.bitmaps = undefined;
       for (const edge of [...node.children]) unlink(edge);
       this.#forgetUnused(node);
       throw error;
@@ -111,6 +120,7 @@ export class ReplicaGraph implements ReplicaCalls {
   async release(name: string): Promise<NodeRecord> {
     const node = this.#get(name);
     const record = await closeForNow(this, node);
+    node.bitmaps = undefined;
     for (const edge of [...node.children]) unlink(edge);
     this.#forgetUnused(node);
     return record;
@@ -224,6 +234,17 @@ export class ReplicaGraph implements ReplicaCalls {
     this.#get(name).writeThreshold = threshold;
   }
 
+  changeBitmap(name: string, bitmap: string, change: BitmapChange): void {
+    const list = this.#get(name).bitmaps;
+    const found = list?.find(bitmap);
+    assert(list !== undefined && found !== undefined, "a bitmap that did not come along");
+    changeBitmap(list, found, change);
+  }
+
+  async storeBitmaps(name: string): Promise<void> {
+    await storeBitmaps(this.#get(name));
+  }
+
   report(): ThreadReport {
     const own = [...this.#nodes.values()].filter((node) =>
       node.opened && !node.closed && !(node.instance instanceof ForwardInstance)
@@ -305,8 +326,9 @@ export class ReplicaGraph implements ReplicaCalls {
     for (const above of withAncestors(node)) {
       if (!above.opened || above.closed) continue;
       above.refreshLimits();
+      above.bitmaps?.resize(above.size);
       if (!(above.instance instanceof ForwardInstance)) {
-        this.#parts.news.resized(above.name, factsOf(above));
+        this.#parts.news.resized(above.name, factsOf(above), bitmapStates(above.bitmaps));
       }
       for (const parent of above.parents) {
         if (!(parent instanceof Backend) || this.#sizes.get(parent) === above.size) continue;

@@ -4,6 +4,7 @@
  */
 import type { MaybePromise } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { BitmapChange, BitmapState } from "./bitmaps/mod.ts";
 import type { NodeChannel, NodeFacts } from "./forward.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { CommonOptions } from "./node.ts";
@@ -40,6 +41,8 @@ export interface NodeSpec {
   readonly record: NodeRecord;
   /** The driver is to be told to keep quiet until `resume`. */
   readonly quiesced: boolean;
+  /** Its dirty bitmaps, oldest first. */
+  readonly bitmaps: readonly BitmapState[];
 }
 
 /** A node that is used in a thread and lives in another context. */
@@ -107,12 +110,17 @@ export interface ReplicaCalls {
   /** A node that lives elsewhere has changed. */
   update(name: string, facts: NodeFacts): void;
   setThreshold(name: string, threshold: number | bigint): void;
+  /** Changes a dirty bitmap of the node. */
+  changeBitmap(name: string, bitmap: string, change: BitmapChange): void;
+  /** Writes the persistent dirty bitmaps of the node to its image: it is about to be closed. */
+  storeBitmaps(name: string): Promise<void>;
   report(): ThreadReport;
 }
 
 /** What a thread tells the owner of the graph. */
 export interface ReplicaNews {
-  resized(name: string, facts: NodeFacts): void;
+  /** With the dirty bitmaps, whose memory may be another one now. */
+  resized(name: string, facts: NodeFacts, bitmaps: readonly BitmapState[]): void;
   thresholdExceeded(name: string, exceeded: number, threshold: number | bigint): void;
   /** A QMP event. */
   emit(event: string, data: Record<string, unknown>): void;

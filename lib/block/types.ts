@@ -130,6 +130,8 @@ export interface BitmapStore {
   remove(name: string): Promise<void>;
   /** After a reopen made the node writable: the image says that its bitmaps are in use. */
   claim(): Promise<void>;
+  /** Instead of `load`, when the driver was closed and opened again without storing: what belongs to the image. */
+  resume(): Promise<void>;
 }
 
 /** What every opened driver offers. */
@@ -242,8 +244,8 @@ export interface ImageFacts {
 export interface FormatInstance extends DriverInstanceBase {
   readonly kind: "format";
   /**
-   * A guest's byte stays where it is in the child, for as long as the node is open: what lies there never becomes
-   * another's. `locate` answers at once then, for the whole range.
+   * A guest's byte stays where it is in the child: what lies there does not become another's while a reply that
+   * was sent from the file's pages waits in a socket.
    */
   readonly fixed?: boolean;
   /** Says where the bytes from `start` on live: at least one, at most `length` (more is cut off by the seam). */

@@ -89,24 +89,24 @@ Deno.test("bitmaps follow the length of their node; new parts are clean", async 
 Deno.test("a merge takes granules of any size, and all sources or none", async () => {
   const { graph, backend, commands, dirty, memory, end } = await setUp();
   const add = commands["block-dirty-bitmap-add"];
-  const merge = (bitmaps: (string | { node: string; name: string })[]) =>
-    commands["block-dirty-bitmap-merge"]({ node: "n", target: "t", bitmaps });
+  const merge = async (bitmaps: (string | { node: string; name: string })[]) =>
+    await commands["block-dirty-bitmap-merge"]({ node: "n", target: "t", bitmaps });
   await add({ node: "n", name: "t", granularity: 4096 });
   await add({ node: "n", name: "a", granularity: 512 });
   await add({ node: "o", name: "x" });
-  commands["block-dirty-bitmap-disable"]({ node: "n", name: "t" });
+  await commands["block-dirty-bitmap-disable"]({ node: "n", name: "t" });
   await backend.write(5000, IoVec.of(memory(512).address, 512));
   const sizes = "Bitmaps are of different sizes (destination size is 1048576, " +
     "source size is 2097152) and can't be merged";
-  assert.throws(() => merge(["a", { node: "o", name: "x" }]), { message: sizes });
-  assert.throws(() => merge(["a", "zz"]), { message: "Dirty bitmap 'zz' not found" });
+  await assert.rejects(merge(["a", { node: "o", name: "x" }]), { message: sizes });
+  await assert.rejects(merge(["a", "zz"]), { message: "Dirty bitmap 'zz' not found" });
   assert.deepEqual(dirty("t"), []);
-  merge([]);
-  merge(["t", "a"]);
+  await merge([]);
+  await merge(["t", "a"]);
   assert.deepEqual(dirty("t"), [[4096, 4096]]);
   const target = graph.find("n")!.bitmaps!.find("t")!;
   target.users++;
-  assert.throws(() => merge(["a"]), {
+  await assert.rejects(merge(["a"]), {
     message: "Bitmap 't' is currently in use by another operation and cannot be used",
   });
   target.users--;

@@ -4,6 +4,9 @@
  * machines that qsd runs on. The length of the memory is a whole number of 64-bit words, as in QEMU.
  *
  * Setting is on the way of every write: one granule that is dirty already costs a look at one word.
+ *
+ * The memory is shared: when a node moves to another thread, the thread that it is in changes the bits, and all
+ * others may look at them (`state`). One thread writes at a time.
  */
 import { alignUp, assert, isPowerOfTwo } from "../../base/mod.ts";
 
@@ -14,15 +17,23 @@ export const MAX_GRANULARITY = 2 ** 31;
 /** Most bits of one bitmap: 8 GiB of memory, if there is so much. */
 export const MAX_BITS = 2 ** 36;
 
+/** The memory of bits, to be posted to another thread; it is the same memory there. */
+export interface BitsState {
+  readonly granularity: number;
+  readonly size: number;
+  readonly words: Uint32Array<SharedArrayBuffer>;
+  readonly count: Float64Array<SharedArrayBuffer>;
+}
+
 /** Bits for `size` bytes, a granule each. All lengths and offsets are in bytes. */
 export class Bits {
   readonly granularity: number;
   #size: number;
   /** Granules, the last one perhaps a part only. */
   #bits: number;
-  #words: Uint32Array<ArrayBuffer>;
-  /** How many are set. */
-  #count = 0;
+  #words: Uint32Array<SharedArrayBuffer>;
+  /** [0]: how many are set. */
+  #count: Float64Array<SharedArrayBuffer>;
 
   /** `size / granularity` is at most MAX_BITS. */
   constructor(size: number, granularity: number) {
@@ -31,7 +42,30 @@ export class Bits {
     this.#size = size;
     this.#bits = Math.ceil(size / granularity);
     assert(this.#bits <= MAX_BITS, "too many bits");
-    this.#words = new Uint32Array(wordsFor(this.#bits));
+    this.#words = wordsFor(this.#bits);
+    this.#count = new Float64Array(new SharedArrayBuffer(8));
+  }
+
+  /** Bits in memory that another thread posted. */
+  static of(state: BitsState): Bits {
+    const bits = new Bits(0, state.granularity);
+    bits.adopt(state);
+    return bits;
+  }
+
+  /** The memory, for another thread. `resize` replaces it. */
+  get state(): BitsState {
+    const { granularity } = this;
+    return { granularity, size: this.#size, words: this.#words, count: this.#count };
+  }
+
+  /** The memory was replaced in another thread. */
+  adopt({ granularity, size, words, count }: BitsState): void {
+    assert(granularity === this.granularity, "granularity");
+    this.#size = size;
+    this.#bits = Math.ceil(size / granularity);
+    this.#words = words;
+    this.#count = count;
   }
 
   /** Bytes that it covers. */
@@ -40,7 +74,7 @@ export class Bits {
   }
   /** Granules that are set. */
   get count(): number {
-    return this.#count;
+    return this.#count[0]!;
   }
   /** Bytes of memory. */
   get memory(): number {
@@ -58,7 +92,7 @@ export class Bits {
       const word = this.#words[at]!;
       if ((word & bit) !== 0 || length === 0) return;
       this.#words[at] = word | bit;
-      this.#count++;
+      this.#count[0]!++;
       return;
     }
     if (length > 0) this.#change(first, Math.min(last + 1, this.#bits), true);
@@ -75,7 +109,7 @@ export class Bits {
   /** Clears all. */
   clearAll(): void {
     this.#words.fill(0);
-    this.#count = 0;
+    this.#count[0] = 0;
   }
 
   /** Sets all. */
@@ -122,7 +156,7 @@ export class Bits {
   clone(): Bits {
     const copy = new Bits(this.#size, this.granularity);
     copy.#words.set(this.#words);
-    copy.#count = this.#count;
+    copy.#count[0] = this.count;
     return copy;
   }
 
@@ -131,10 +165,9 @@ export class Bits {
     const bits = Math.ceil(size / this.granularity);
     assert(bits <= MAX_BITS, "too many bits");
     if (bits < this.#bits) this.#change(bits, this.#bits, false);
-    const length = wordsFor(bits);
-    if (length !== this.#words.length) {
-      const words = new Uint32Array(length);
-      words.set(this.#words.subarray(0, Math.min(length, this.#words.length)));
+    if (wordCount(bits) !== this.#words.length) {
+      const words = wordsFor(bits);
+      words.set(this.#words.subarray(0, Math.min(words.length, this.#words.length)));
       this.#words = words;
     }
     this.#size = size;
@@ -142,7 +175,7 @@ export class Bits {
   }
 
   /** The memory as bytes, with clear bits after the last granule. Valid until the next `resize`. */
-  get bytes(): Uint8Array<ArrayBuffer> {
+  get bytes(): Uint8Array<SharedArrayBuffer> {
     return new Uint8Array(this.#words.buffer);
   }
 
@@ -154,14 +187,16 @@ export class Bits {
     const taken = bytes.subarray(0, Math.max(0, Math.ceil(this.#bits / 8) - at));
     if (taken.length === 0) return;
     const words = this.#words.subarray(at / 4, Math.ceil((at + taken.length) / 4));
-    for (const word of words) this.#count -= ones(word);
+    let added = 0;
+    for (const word of words) added -= ones(word);
     this.bytes.set(taken, at);
     const tail = this.#bits % 32;
     const last = Math.floor(this.#bits / 32);
     if (tail > 0 && at / 4 + words.length > last) {
       this.#words[last] = this.#words[last]! & ((1 << tail) - 1);
     }
-    for (const word of words) this.#count += ones(word);
+    for (const word of words) added += ones(word);
+    this.#count[0]! += added;
   }
 
   /** What all of `length` bytes of the memory from `at` on are, both multiples of 4; undefined: they differ. */
@@ -181,6 +216,7 @@ export class Bits {
     const words = this.#words;
     const from = Math.floor(first / 32);
     const to = Math.floor((stop - 1) / 32);
+    let added = 0;
     for (let at = from; at <= to; at++) {
       let mask = -1;
       if (at === from) mask &= -1 << (first & 31);
@@ -188,8 +224,9 @@ export class Bits {
       const before = words[at]!;
       const after = value ? before | mask : before & ~mask;
       words[at] = after;
-      this.#count += ones(after) - ones(before);
+      added += ones(after) - ones(before);
     }
+    this.#count[0]! += added;
   }
 
   /** The first bit from `bit` on that is as wanted; the number of bits, if there is none. */
@@ -209,13 +246,18 @@ export class Bits {
   #recount(): void {
     let count = 0;
     for (const word of this.#words) if (word !== 0) count += ones(word);
-    this.#count = count;
+    this.#count[0] = count;
   }
 }
 
-/** Words for so many bits: an even number. */
-function wordsFor(bits: number): number {
+/** How many words so many bits need: an even number. */
+function wordCount(bits: number): number {
   return alignUp(Math.ceil(bits / 32), 2);
+}
+
+/** Words for so many bits. Throws RangeError where so much memory cannot be had. */
+function wordsFor(bits: number): Uint32Array<SharedArrayBuffer> {
+  return new Uint32Array(new SharedArrayBuffer(wordCount(bits) * 4));
 }
 
 /** How many bits of a 32-bit word are set. */

@@ -1,6 +1,7 @@
 /** Bitmaps as the graph sees them: loaded with an image, stored when it is closed, handed over or made read-only. */
 import { CommandError } from "../../base/mod.ts";
 import type { BitmapStore, DriverInstance } from "../types.ts";
+import { checkSizes } from "./away.ts";
 import { DirtyBitmap } from "./bitmap.ts";
 import { Bits, MAX_BITS, MAX_GRANULARITY, MIN_GRANULARITY } from "./bits.ts";
 import { BitmapList, checkNewName } from "./list.ts";
@@ -69,6 +70,11 @@ export async function reopenBitmaps(node: BitmapNode): Promise<void> {
   for (const bitmap of persistent) bitmap.readOnly = node.readOnly;
 }
 
+/** The node's driver was closed and opened again: the bitmaps are as they were. */
+export async function resumeBitmaps(node: BitmapNode): Promise<void> {
+  if (node.bitmaps !== undefined && node.active) await node.instance.bitmaps?.resume();
+}
+
 function storeOf(node: BitmapNode): BitmapStore | undefined {
   return node.readOnly || !node.active || node.bitmaps === undefined
     ? undefined
@@ -130,10 +136,5 @@ export async function removeBitmap(node: BitmapNode, bitmap: DirtyBitmap): Promi
 /** Throws CommandError unless `source` can be merged into `target`. */
 export function checkSource(target: DirtyBitmap, source: DirtyBitmap): void {
   source.check({ readOnly: true });
-  const [to, from] = [target.bits.size, source.bits.size];
-  if (to === from) return;
-  throw new CommandError(
-    `Bitmaps are of different sizes (destination size is ${to}, source size is ${from}) ` +
-      "and can't be merged",
-  );
+  checkSizes(target.bits.size, source.bits.size);
 }

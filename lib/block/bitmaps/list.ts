@@ -9,8 +9,9 @@ export const MAX_BITMAP_NAME = 1023;
 /** A node's bitmaps, oldest first. */
 export class BitmapList {
   readonly #bitmaps: DirtyBitmap[] = [];
-  /** Those that record. */
+  /** Those that record here. */
   #recording: DirtyBitmap[] = [];
+  #away = false;
 
   get length(): number {
     return this.#bitmaps.length;
@@ -43,9 +44,17 @@ export class BitmapList {
     this.#sort();
   }
 
+  /** Whether the node runs in an IOThread: then its writes are recorded there, and nothing is changed here. */
+  set away(away: boolean) {
+    this.#away = away;
+    this.#sort();
+  }
+
   /** The bits may have become usable, or no longer are. */
   #sort(): void {
-    this.#recording = this.#bitmaps.filter((one) => one.recording && !one.inconsistent);
+    this.#recording = this.#bitmaps.filter((one) =>
+      one.recording && !one.inconsistent && !this.#away
+    );
   }
 
   /** `length` bytes at `offset` of the node were written, or may have been. */
@@ -55,6 +64,7 @@ export class BitmapList {
 
   /** The node has another length now. */
   resize(size: number): void {
+    if (this.#away) return;
     for (const { bits, inconsistent } of this.#bitmaps) if (!inconsistent) bits.resize(size);
   }
 

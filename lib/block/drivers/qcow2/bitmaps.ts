@@ -57,6 +57,10 @@ export class Qcow2Bitmaps implements BitmapStore {
     return loaded;
   }
 
+  async resume(): Promise<void> {
+    this.#entries = await readDirectory(this.#image);
+  }
+
   async #read(entry: DirectoryEntry): Promise<DirtyBitmap> {
     const { name, granularity, auto, inUse } = entry;
     const size = inUse ? 0 : this.#image.size;

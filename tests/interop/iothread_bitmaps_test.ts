@@ -1,0 +1,159 @@
+/** Dirty bitmaps of nodes that run in IOThreads: real clients write, what was written is found, and stored. */
+import assert from "node:assert/strict";
+import { Daemon } from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { NbdPeer } from "../harness/nbd.ts";
+import { CHUNK, CMD, view } from "../harness/nbd_wire.ts";
+import { lacks, ok, qemuIo } from "../harness/tools.ts";
+
+const ignore = lacks("interop/iothread-bitmaps", "qemu-io", "qemu-img");
+const MIB = 1024 * 1024;
+const CONTEXT = "qemu:dirty-bitmap:b";
+
+/** A daemon with IOThreads t0 and t1, and node `q` (qcow2 over file) exported in t0. */
+async function start(dir: TestDir): Promise<Daemon> {
+  return await Daemon.start({
+    dir,
+    args: [
+      ...["--object", "iothread,id=t0", "--object", "iothread,id=t1"],
+      ...["--blockdev", "qcow2,node-name=q,file.driver=file,file.filename=d.qcow2"],
+      ...["--nbd-server", "addr.type=unix,addr.path=nbd"],
+      ...["--export", "nbd,id=q,node-name=q,iothread=t0,writable=on"],
+    ],
+  });
+}
+
+const image = (dir: TestDir) =>
+  ok("qemu-img", ["create", "-q", "-f", "qcow2", dir.file("d.qcow2"), "64M"]);
+const move = (daemon: Daemon, iothread: string | null) =>
+  daemon.qmp.execute("x-blockdev-set-iothread", { "node-name": "q", iothread, force: true });
+
+async function bitmaps(daemon: Daemon): Promise<Record<string, Record<string, unknown>>> {
+  const nodes = await daemon.qmp.execute("query-named-block-nodes") as Record<string, unknown>[];
+  const own = nodes.find((one) => one["node-name"] === "q")!;
+  const list = (own["dirty-bitmaps"] ?? []) as Record<string, unknown>[];
+  return Object.fromEntries(list.map((one) => [one["name"], one]));
+}
+
+async function stored(dir: TestDir): Promise<unknown[]> {
+  const info = await ok("qemu-img", ["info", "--output=json", dir.file("d.qcow2")]);
+  return JSON.parse(info)["format-specific"].data.bitmaps ?? [];
+}
+
+/** The dirty runs of the whole export, as its context tells: [start, end] in MiB. */
+async function dirty(daemon: Daemon, name: string): Promise<number[][]> {
+  const peer = await NbdPeer.attach(daemon.file("nbd"), name, { contexts: [CONTEXT] });
+  try {
+    const runs: number[][] = [];
+    for (let at = 0; at < 64 * MIB;) {
+      const { error, chunks } = await peer.call({
+        type: CMD.BLOCK_STATUS,
+        offset: at,
+        length: 64 * MIB - at,
+      });
+      assert.equal(error, 0);
+      const { data } = chunks.find(({ type }) => type === CHUNK.BLOCK_STATUS)!;
+      for (let i = 4; i < data.length; i += 8) {
+        const [length, flags] = [view(data).getUint32(i), view(data).getUint32(i + 4)];
+        if (flags !== 0) runs.push([at / MIB, (at + length) / MIB]);
+        at += length;
+      }
+    }
+    return runs;
+  } finally {
+    peer.close();
+  }
+}
+
+Deno.test({
+  name: "bitmaps count what clients write wherever the node runs, and qcow2 keeps them",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    {
+      await using daemon = await start(dir);
+      const { qmp } = daemon;
+      const add = (name: string, more: object = {}) =>
+        qmp.execute("block-dirty-bitmap-add", { node: "q", name, ...more });
+      await add("kept", { persistent: true });
+      await add("loose", { granularity: 4096 });
+      await qemuIo(daemon.uri("q"), ["write -P 1 1M 64k", "write -P 2 2M 4k"]);
+      const counts = async () => {
+        const { kept, loose } = await bitmaps(daemon);
+        return [kept?.["count"], loose?.["count"]];
+      };
+      assert.deepEqual(await counts(), [131072, 69632]);
+      for (const [i, iothread] of ["t1", null, "t0"].entries()) {
+        await move(daemon, iothread);
+        await qemuIo(daemon.uri("q"), [`write -P 3 ${8 + i}M 64k`]);
+        assert.deepEqual(await counts(), [131072 + (i + 1) * 65536, 69632 + (i + 1) * 65536]);
+      }
+      await qmp.execute("block-dirty-bitmap-disable", { node: "q", name: "kept" });
+      await qemuIo(daemon.uri("q"), ["write -P 4 20M 64k"]);
+      assert.equal((await counts())[0], 5 * 65536);
+      await add("gone", { persistent: true });
+      await qmp.execute("block-dirty-bitmap-remove", { node: "q", name: "gone" });
+      const ended = await daemon.stop();
+      assert.deepEqual([ended.status, ended.stderr], [0, ""]);
+    }
+    assert.deepEqual(await stored(dir), [{ name: "kept", flags: [], granularity: 65536 }]);
+    await ok("qemu-img", ["check", dir.file("d.qcow2")]);
+    // What was stored is loaded with the image, follows it into the thread, and is stored again, freeing the old.
+    await using daemon = await start(dir);
+    await daemon.qmp.execute("block-dirty-bitmap-enable", { node: "q", name: "kept" });
+    await qemuIo(daemon.uri("q"), ["write -P 5 30M 64k"]);
+    assert.equal((await bitmaps(daemon))["kept"]!["count"], 6 * 65536);
+    const ended = await daemon.stop();
+    assert.deepEqual([ended.status, ended.stderr], [0, ""]);
+    assert.deepEqual(await stored(dir), [{ name: "kept", flags: ["auto"], granularity: 65536 }]);
+    assert.match(await ok("qemu-img", ["check", dir.file("d.qcow2")]), /No errors/);
+  },
+});
+
+Deno.test({
+  name: "qemu:dirty-bitmap tells of a node in a thread, while it moves under load",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    await using daemon = await start(dir);
+    const { qmp } = daemon;
+    await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
+    await qmp.execute("block-export-add", {
+      type: "nbd",
+      id: "look",
+      name: "look",
+      "node-name": "q",
+      iothread: "t0",
+      writable: true,
+      bitmaps: ["b"],
+    });
+    assert.deepEqual(await dirty(daemon, "look"), []);
+    let over = false;
+    let moves = 0;
+    const moving = (async () => {
+      for (; !over; moves++) await move(daemon, ["t1", null, "t0"][moves % 3]!);
+    })();
+    const wanted: number[][] = [];
+    try {
+      for (let round = 0; round < 8 || moves < 4; round++) {
+        assert.ok(round < 60, "it does not move");
+        await qemuIo(daemon.uri("q"), [`aio_write -q -P 7 ${round}M 512k`, "aio_flush"]);
+        wanted.push([round, round + 0.5]);
+        assert.deepEqual(await dirty(daemon, "look"), wanted);
+      }
+    } finally {
+      over = true;
+      await moving;
+    }
+    assert.equal((await bitmaps(daemon))["b"]!["count"], wanted.length * 512 * 1024);
+    assert.match(
+      await qmp.refused("block-dirty-bitmap-clear", { node: "q", name: "b" }),
+      /Bitmap 'b' is currently in use by another operation/,
+    );
+    const ended = await daemon.stop();
+    assert.deepEqual([ended.status, ended.stderr], [0, ""]);
+    await ok("qemu-img", ["check", dir.file("d.qcow2")]);
+  },
+});
