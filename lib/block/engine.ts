@@ -136,10 +136,22 @@ export class Engine {
     known: boolean,
     out: FilePlace,
   ): boolean {
-    const place = (this.#places[this.#depth] ??= new PlacementRecord()).begin(length);
-    const pending = format.locate(offset, length, place);
-    assert(pending === undefined && place.length === length, "a fixed format answers at once");
-    if (place.kind !== Placed.child) return false;
+    const depth = this.#depth++;
+    const place = (this.#places[depth] ??= new PlacementRecord()).begin(length);
+    let pending: MaybePromise<void>;
+    try {
+      pending = format.locate(offset, length, place);
+    } catch {
+      return false; // reading meets the failure again, and reports it
+    } finally {
+      this.#depth = depth;
+    }
+    if (pending !== undefined) {
+      this.#places[depth] = new PlacementRecord();
+      pending.catch(() => {});
+      return false;
+    }
+    if (place.kind !== Placed.child || place.length < length) return false;
     return this.seam.locateFile(place.child!.node, place.at, length, known, out);
   }
 

@@ -182,3 +182,62 @@ Deno.test("a format may read its metadata through another format while it answer
   await backend.detach();
   await graph.closeAll();
 });
+
+Deno.test("only a range that one file holds, and that is known at once, is located in the file", async () => {
+  const pages = defineDriver({
+    name: "pages",
+    kind: "protocol",
+    options: struct("BlockdevOptionsPages", {}),
+    open: () => ({
+      kind: "io",
+      size: 4096,
+      read() {},
+      locateFile(offset, _length, _known, out) {
+        out.fd = 7;
+        out.offset = offset;
+        return true;
+      },
+      close() {},
+    }),
+  }) as DriverDefinition<unknown>;
+  const late = Promise.withResolvers<void>();
+  const parts = defineDriver({
+    name: "parts",
+    kind: "format",
+    options: struct("BlockdevOptionsParts", { file: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const file = await open.child("file", { role: ["data"] });
+      const answers: FormatInstance["locate"][] = [
+        (start, length, out) => out.inChild(file, start + 512, length),
+        (start, length, out) => out.inChild(file, start, length / 2),
+        (_start, length, out) => out.zero(length),
+        () => late.promise,
+        () => {
+          throw ioError("EIO");
+        },
+      ];
+      return {
+        kind: "format",
+        size: 2560,
+        fixed: true,
+        locate: (start, length, out) => answers[start / 512]!(start, length, out),
+        close() {},
+      };
+    },
+  }) as DriverDefinition<unknown>;
+  const made = testGraph({}, [pages, parts] as never);
+  await made.add({
+    driver: "parts",
+    "node-name": "p",
+    "read-only": true,
+    file: { driver: "pages" },
+  });
+  const backend = await made.graph.backend("p", { ...user, needed: Perm.consistentRead });
+  const out = { fd: -1, offset: -1 };
+  const found = [0, 1, 2, 3, 4].map((i) => backend.locateFile!(i * 512, 512, true, out));
+  assert.deepEqual(found, [true, false, false, false, false]);
+  assert.deepEqual(out, { fd: 7, offset: 512 });
+  late.reject(ioError("EIO")); // is nobody's any more
+  await backend.detach();
+  await made.graph.closeAll();
+});
