@@ -16,6 +16,8 @@ export const NodeOp = {
   flush: 5,
   status: 6,
   prefetch: 7,
+  /** Status through all layers, with the layer. */
+  depth: 8,
 } as const;
 
 /** Most segments of one message; longer lists travel in several. */
@@ -25,7 +27,7 @@ export const MESSAGE_SEGMENTS = 120;
 export interface NodeChannel {
   /**
    * Sends one request; resolves when it is done, rejects with a BlockError. `iov` has at most MESSAGE_SEGMENTS
-   * segments, and its memory stays in place until then. `status` fills `out`; flags: 1 precise, 2 through all layers.
+   * segments, and its memory stays in place until then. `status` and `depth` fill `out`; flags: 1 precise, 2 through all layers.
    */
   request(
     op: number,
@@ -53,6 +55,7 @@ export class ForwardInstance implements IoInstance {
   readonly forwards = true;
   /** The other side does with all flags what has to be done. */
   readonly supportedFlags = RequestFlag.fua;
+  readonly depth: IoInstance["depth"];
   #facts: NodeFacts;
 
   constructor(
@@ -64,6 +67,7 @@ export class ForwardInstance implements IoInstance {
     readonly whole: boolean,
   ) {
     this.#facts = facts;
+    if (whole) this.depth = (...request) => this.#depth(...request);
   }
 
   get size(): number {
@@ -104,6 +108,11 @@ export class ForwardInstance implements IoInstance {
   }
   /** Only the main context, which owns the graph, closes what lives elsewhere (MovedInstance). */
   close(): MaybePromise<void> {}
+
+  async #depth(offset: number, length: number, out: BlockStatus): Promise<number> {
+    await this.channel.request(NodeOp.depth, this.handle, offset, length, 0, undefined, out);
+    return out.depth ?? 0;
+  }
 
   #transfer(op: number, offset: number, iov: IoVec, flags: number): Promise<void> {
     if (iov.count <= MESSAGE_SEGMENTS) {

@@ -3,10 +3,10 @@ import { BlockError, chain, type IoVec, type MaybePromise } from "../base/mod.ts
 import { NodeOp } from "./forward.ts";
 import type { BlockNode } from "./node.ts";
 import type { Seam } from "./seam.ts";
-import { chainStatus } from "./status.ts";
+import { chainDepth, chainStatus } from "./status.ts";
 import type { BlockStatus } from "./types.ts";
 
-/** Carries out one request; `out` is filled by NodeOp.status alone. */
+/** Carries out one request; `out` is filled by NodeOp.status and depth alone. */
 export function executeOn(
   seam: Seam,
   node: BlockNode,
@@ -37,6 +37,14 @@ export function executeOn(
       return chain(seam.status(node, offset, length, (flags & 1) !== 0, out), () => {
         // What a format has nothing of reads as zeroes, unless a layer below it provides it: the asker sees to that.
         if (!out.allocated && !out.data && node.instance.kind === "format") out.zero = true;
+      });
+    case NodeOp.depth:
+      return chainDepth(seam, node, offset, length).then((found) => {
+        out.depth = found.depth;
+        out.length = found.length;
+        out.allocated = found.depth > 0;
+        delete out.offset;
+        delete out.file;
       });
     default:
       throw new BlockError("ENOTSUP", `request ${op} is not known`, { node: node.name, offset });

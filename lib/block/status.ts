@@ -194,7 +194,10 @@ async function joinMore(
   }
 }
 
-/** Asks the layers from `node` down until one provides the front part. Its depth: 1 is `node`, 0 none. */
+/**
+ * Asks the layers from `node` down until one provides the front part. Its depth: 1 is `node`, 0 none; layers that
+ * another context has are counted only if `counting`.
+ */
 function throughLayers(
   seam: Seam,
   node: BlockNode,
@@ -202,15 +205,21 @@ function throughLayers(
   length: number,
   precise: boolean,
   out: BlockStatus,
+  counting = false,
   depth = 1,
 ): MaybePromise<number> {
   const layer = skipFilters(node);
+  const elsewhere = counting ? layer.elsewhere : undefined;
+  if (elsewhere?.depth !== undefined && offset < elsewhere.size) {
+    const asked = elsewhere.depth(offset, Math.min(length, elsewhere.size - offset), out);
+    return asked.then((below) => below === 0 ? 0 : depth - 1 + below);
+  }
   return chain(layerStatus(seam, layer, offset, length, precise, out), () => {
     assert(out.length > 0 && out.length <= length, "status outside the question");
     const below = out.allocated ? undefined : backing(layer);
     // Beyond the end of a short layer everything is zero, whatever lies below it.
     if (below !== undefined && offset < layer.size) {
-      return throughLayers(seam, below.node, offset, out.length, precise, out, depth + 1);
+      return throughLayers(seam, below.node, offset, out.length, precise, out, counting, depth + 1);
     }
     // As in QEMU a layer that is too short for its overlay is what makes the rest zero.
     if (depth > 1 && offset >= layer.size) return depth;
@@ -228,10 +237,10 @@ export async function chainDepth(
   length: number,
 ): Promise<{ depth: number; length: number }> {
   const out = emptyStatus();
-  const depth = await throughLayers(seam, node, offset, length, false, out);
+  const depth = await throughLayers(seam, node, offset, length, false, out, true);
   let total = out.length;
   for (let i = 0; i < MAX_JOINED && total < length; i++) {
-    const more = await throughLayers(seam, node, offset + total, length - total, false, out);
+    const more = await throughLayers(seam, node, offset + total, length - total, false, out, true);
     if (more !== depth) break;
     total += out.length;
   }

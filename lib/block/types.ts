@@ -106,6 +106,8 @@ export interface BlockStatus {
   /** Where it lies, when it can be told: a plain offset in `file`. */
   offset?: number;
   file?: BlockNodeInfo;
+  /** In answers of other contexts that were asked for it: which layer provides the contents, see `IoInstance.depth`. */
+  depth?: number;
 }
 
 /**
@@ -286,6 +288,13 @@ export interface IoInstance extends DriverInstanceBase {
   prefetch?(offset: number, length: number): MaybePromise<void>;
   /** The node lives in another context: every request goes there as it is, and is checked there. */
   readonly forwards?: true;
+  /**
+   * Of a node elsewhere that stands for all the layers below it: which of them provides the front part, whose length
+   * `out` then has. 1 is the node, 0 none.
+   */
+  readonly depth?:
+    | ((offset: number, length: number, out: BlockStatus) => Promise<number>)
+    | undefined;
 }
 
 /** Where data lies in an open file, for those who can send it from there. Valid until anything else runs. */

@@ -17,7 +17,16 @@ const SLOT_NUMBERS = 256;
 /** Where things are in a slot: of a request... */
 const At = { op: 0, node: 1, offset: 2, length: 3, flags: 4, segments: 5, first: 6 } as const;
 /** ...and of its completion. */
-const Done = { failed: 0, length: 1, bits: 2, offset: 3, file: 4, textLength: 1, text: 2 } as const;
+const Done = {
+  failed: 0,
+  length: 1,
+  bits: 2,
+  offset: 3,
+  file: 4,
+  depth: 5,
+  textLength: 1,
+  text: 2,
+} as const;
 const TEXT_BYTES = (SLOT_NUMBERS - Done.text) * 8;
 /** Bits of a block status. */
 const StatusBit = { allocated: 1, data: 2, zero: 4, placed: 8 } as const;
@@ -153,6 +162,7 @@ export class LinkClient implements NodeChannel {
     if (out !== undefined) {
       const bits = slots[base + Done.bits]!;
       out.length = slots[base + Done.length]!;
+      if (request.op === NodeOp.depth) out.depth = slots[base + Done.depth]!;
       out.allocated = (bits & StatusBit.allocated) !== 0;
       out.data = (bits & StatusBit.data) !== 0;
       out.zero = (bits & StatusBit.zero) !== 0;
@@ -270,7 +280,7 @@ export class LinkServer {
   #done(slot: number, op: number, out: BlockStatus): void {
     const base = slot * SLOT_NUMBERS;
     const slots = this.#slots;
-    if (op === NodeOp.status) {
+    if (op === NodeOp.status || op === NodeOp.depth) {
       let bits = (out.allocated ? StatusBit.allocated : 0) | (out.data ? StatusBit.data : 0) |
         (out.zero ? StatusBit.zero : 0);
       if (out.offset !== undefined && out.file !== undefined) {
@@ -279,6 +289,7 @@ export class LinkServer {
         slots[base + Done.file] = this.#handleOf(out.file);
       }
       slots[base + Done.length] = out.length;
+      slots[base + Done.depth] = out.depth ?? 0;
       slots[base + Done.bits] = bits;
     }
     slots[base + Done.failed] = 0;

@@ -4,6 +4,7 @@ import { Daemon } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { assertSameBytes, noise, noisy } from "../harness/images.ts";
 import { NbdPeer } from "../harness/nbd.ts";
+import { CHUNK, CMD, view } from "../harness/nbd_wire.ts";
 import { lacks, ok, qemuIo, run } from "../harness/tools.ts";
 import { until } from "../harness/wait.ts";
 
@@ -179,6 +180,66 @@ Deno.test({
 });
 
 Deno.test({
+  name: "every thread is told the same of the layers of an image, wherever they run",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    noisy(dir.file("disk.raw"), MIB, 2);
+    const create = ["create", "-q", "-f", "qcow2"];
+    const under = (file: string) => ["-b", file, "-F", "qcow2"];
+    await ok("qemu-img", [...create, dir.file("base.qcow2"), "8M"]);
+    await ok("qemu-img", [...create, ...under("base.qcow2"), dir.file("mid.qcow2"), "16M"]);
+    await ok("qemu-img", [...create, ...under("mid.qcow2"), dir.file("top.qcow2")]);
+    for (const [name, at] of [["base", 1], ["mid", 2], ["top", 3]] as const) {
+      await qemuIo(dir.file(`${name}.qcow2`), [`write -P ${at} ${at}M 1M`], ["-f", "qcow2"]);
+    }
+    await using daemon = await daemonWith(dir, [
+      ...["--blockdev", "qcow2,node-name=q,file.driver=file,file.filename=top.qcow2"],
+    ]);
+    await addExport(daemon, "q", { "node-name": "q", "allocation-depth": true });
+    const depths = async (peer: NbdPeer) => {
+      const runs: number[][] = [];
+      for (let at = 0; at < 16 * MIB;) {
+        const request = { type: CMD.BLOCK_STATUS, offset: at, length: 16 * MIB - at };
+        const { chunks } = await peer.call(request);
+        const { data } = chunks.find(({ type }) => type === CHUNK.BLOCK_STATUS)!;
+        for (let i = 4; i < data.length; i += 8) {
+          const [length, depth] = [view(data).getUint32(i), view(data).getUint32(i + 4)];
+          runs.push([at / MIB, depth]);
+          at += length;
+        }
+      }
+      return runs;
+    };
+    const move = (iothread: string | null) =>
+      daemon.qmp.execute("x-blockdev-set-iothread", { "node-name": "q", iothread, force: true });
+    const places = [null, "t0", "t1"];
+    const peers: NbdPeer[] = [];
+    try {
+      // A client stays where the node was when it came.
+      const contexts = ["qemu:allocation-depth"];
+      for (const place of places) {
+        await move(place);
+        peers.push(await NbdPeer.attach(daemon.file("nbd"), "q", { contexts }));
+      }
+      for (const place of places) {
+        await move(place);
+        for (const [i, peer] of peers.entries()) {
+          assert.deepEqual(
+            await depths(peer),
+            [[0, 0], [1, 3], [2, 2], [3, 1], [4, 0], [8, 3]],
+            `client in ${places[i]}, node in ${place}`,
+          );
+        }
+      }
+    } finally {
+      for (const peer of peers) peer.close();
+    }
+    assert.equal((await daemon.stop()).status, 0);
+  },
+});
+
+Deno.test({
   name: "a qcow2 image over another stays whole through moves, queries and a snapshot",
   ignore,
   fn: async () => {
@@ -241,6 +302,75 @@ Deno.test({
     } finally {
       peer.close();
     }
+  },
+});
+
+/** Writes and reads its part of the export, eight requests at a time, until `over`. Returns the rounds it made. */
+async function checkedLoad(
+  peer: NbdPeer,
+  model: Uint8Array,
+  from: number,
+  over: () => boolean,
+): Promise<number> {
+  const STEP = 65536;
+  let round = 0;
+  for (; !over(); round++) {
+    const spots = Array.from({ length: 8 }, (_, i) => from + ((round * 3 + i * 5) % 16) * STEP);
+    const writes: bigint[] = [];
+    for (const [i, offset] of spots.entries()) {
+      const payload = noise(STEP - 512 * (i % 3), 1000 * round + i + from);
+      model.set(payload, offset);
+      writes.push(await peer.ask({ type: CMD.WRITE, offset, payload }));
+    }
+    for (const cookie of writes) assert.equal((await peer.answer(cookie)).error, 0);
+    const reads: bigint[] = [];
+    for (const offset of spots) {
+      reads.push(await peer.ask({ type: CMD.READ, offset, length: STEP }));
+    }
+    for (const [i, cookie] of reads.entries()) {
+      const { error, data } = await peer.answer(cookie);
+      assert.equal(error, 0);
+      assertSameBytes(data, model.subarray(spots[i]!, spots[i]! + STEP), `round ${round}`);
+    }
+  }
+  return round;
+}
+
+Deno.test({
+  name: "live connections in the main thread and in a thread stay right while the node moves",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const model = noisy(dir.file("disk.raw"), 4 * MIB, 16);
+    await using daemon = await daemonWith(dir);
+    await addExport(daemon, "main");
+    const here = await NbdPeer.attach(daemon.file("nbd"), "main");
+    await addExport(daemon, "moved", { iothread: "t0" });
+    const there = await NbdPeer.attach(daemon.file("nbd"), "moved");
+    try {
+      let over = false;
+      const loads = [here, there].map((peer, i) =>
+        checkedLoad(peer, model, 2 * MIB * i, () => over)
+      );
+      const failed = Promise.race(loads);
+      for (let i = 0; i < 12; i++) {
+        const iothread = ["t1", null, "t0"][i % 3];
+        const moved = daemon.qmp.execute("x-blockdev-set-iothread", {
+          "node-name": "n",
+          iothread,
+          force: true,
+        });
+        await Promise.race([moved, failed]);
+      }
+      over = true;
+      for (const rounds of await Promise.all(loads)) assert.ok(rounds >= 3, `${rounds} rounds`);
+    } finally {
+      here.close();
+      there.close();
+    }
+    const ended = await daemon.stop();
+    assert.deepEqual([ended.status, ended.stderr], [0, ""]);
+    assertSameBytes(Deno.readFileSync(dir.file("disk.raw")), model, "the image");
   },
 });
 
@@ -405,6 +535,61 @@ Deno.test({
       assertSameBytes(image.subarray(MIB, MIB + 65536), data, "what was written");
     } finally {
       await daemon[Symbol.asyncDispose]();
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "kill -9 while two threads write to qcow2 images: what was flushed is there, both are sound",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    noisy(dir.file("disk.raw"), MIB, 3);
+    const STEP = 24576;
+    const COUNT = 400;
+    const args: string[] = [];
+    for (const i of [0, 1]) {
+      await ok("qemu-img", ["create", "-q", "-f", "qcow2", dir.file(`d${i}.qcow2`), "64M"]);
+      args.push(
+        ...["--blockdev", `qcow2,node-name=q${i},file.driver=file,file.filename=d${i}.qcow2`],
+        ...["--export", `nbd,id=q${i},node-name=q${i},iothread=t${i},writable=on`],
+      );
+    }
+    await using daemon = await daemonWith(dir, args);
+    const written = [0, 0];
+    const flushed = [0, 0];
+    const seed = (i: number, block: number) => 10_000 * i + block;
+    const load = async (i: number) => {
+      const peer = await NbdPeer.attach(daemon.file("nbd"), `q${i}`);
+      try {
+        for (let block = 0; block < COUNT; block++) {
+          await peer.write(block * STEP, noise(STEP, seed(i, block)));
+          written[i] = block + 1;
+          if (block % 7 !== 6) continue;
+          await peer.flush();
+          flushed[i] = block + 1;
+        }
+      } finally {
+        peer.close();
+      }
+    };
+    const loads = Promise.allSettled([load(0), load(1)]);
+    await until(() => Math.min(...flushed) >= 70, "some flushes", 30_000);
+    daemon.kill("SIGKILL");
+    await daemon.end();
+    for (const one of await loads) assert.equal(one.status, "rejected", "it ended too early");
+    for (const i of [0, 1]) {
+      assert.ok(flushed[i]! >= 70 && written[i]! < COUNT);
+      const image = dir.file(`d${i}.qcow2`);
+      const { status, stdout } = await run("qemu-img", ["check", image]);
+      assert.ok(status === 0 || status === 3, `d${i}: ${stdout}`); // 3: leaked clusters alone
+      await ok("qemu-img", ["convert", "-O", "raw", image, dir.file("copy.raw")]);
+      const copy = Deno.readFileSync(dir.file("copy.raw"));
+      for (let block = 0; block < flushed[i]!; block++) {
+        const got = copy.subarray(block * STEP, (block + 1) * STEP);
+        assertSameBytes(got, noise(STEP, seed(i, block)), `block ${block} of d${i}`);
+      }
     }
   },
 });
