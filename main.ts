@@ -6,7 +6,7 @@ const [word] = programArguments();
 if (word === "qmp" || word === "status") {
   const { runClient } = await import("./lib/client/mod.ts");
   await runClient();
-} else if (word === "check") {
+} else if (word === "check" || word === "measure" || word === "snapshot") {
   const { runImageCommand } = await import("./lib/image/mod.ts");
   await runImageCommand();
 } else {

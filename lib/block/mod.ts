@@ -4,6 +4,7 @@ export * from "./backend_types.ts";
 export * from "./graph_types.ts";
 export { PlacementRecord, PlanRecord } from "./placement.ts";
 export { zeroFill } from "./memory.ts";
+export { emptyStatus } from "./status.ts";
 export { Bounded } from "./bounded.ts";
 export { BlockGraph } from "./graph.ts";
 export { blockCommands } from "./commands.ts";

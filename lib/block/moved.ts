@@ -52,6 +52,7 @@ export class MovedInstance extends ForwardInstance {
     create: async (what) =>
       void await this.thread.call("snapshots", this.name, { op: "create", what }),
     delete: async (id) => void await this.thread.call("snapshots", this.name, { op: "delete", id }),
+    apply: async (id) => void await this.thread.call("snapshots", this.name, { op: "apply", id }),
   };
 
   /**

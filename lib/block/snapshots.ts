@@ -19,7 +19,9 @@ export interface InternalSnapshot {
 }
 
 /** What a new snapshot is made with. */
-export type NewSnapshot = Pick<InternalSnapshot, "name" | "dateSec" | "dateNsec" | "vmClockNsec">;
+export type NewSnapshot =
+  & Pick<InternalSnapshot, "name" | "dateSec" | "dateNsec" | "vmClockNsec">
+  & Partial<Pick<InternalSnapshot, "icount">>;
 
 /** The internal snapshots of an opened image. All but `list` change the image and may throw BlockError. */
 export interface InternalSnapshots {
@@ -29,6 +31,8 @@ export interface InternalSnapshots {
   create(what: NewSnapshot): Promise<void>;
   /** Removes the one with this identifier. */
   delete(id: string): Promise<void>;
+  /** The disk becomes what it was, its length included. Nobody uses it meanwhile, nor relies on its length. */
+  apply(id: string): Promise<void>;
 }
 
 /** What is told of a snapshot. */
@@ -51,7 +55,7 @@ export function snapshotInfo(snapshot: InternalSnapshot): SnapshotInfoValue {
 export type SnapshotRequest =
   | { readonly op: "list" }
   | { readonly op: "create"; readonly what: NewSnapshot }
-  | { readonly op: "delete"; readonly id: string };
+  | { readonly op: "delete" | "apply"; readonly id: string };
 
 /** Carries it out where the node lives. */
 export async function serveSnapshots(
@@ -61,7 +65,7 @@ export async function serveSnapshots(
   if (request.op === "list") return await snapshots?.list();
   if (snapshots === undefined) throw new BlockError("ENOTSUP", "Operation not supported");
   if (request.op === "create") await snapshots.create(request.what);
-  else await snapshots.delete(request.id);
+  else await snapshots[request.op](request.id);
   return undefined;
 }
 

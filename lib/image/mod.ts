@@ -1,2 +1,2 @@
-/** Commands on image files that need no daemon: `qsd check`. */
+/** Commands on image files that need no daemon: `qsd check`, `qsd measure`, `qsd snapshot`. */
 export { runImageCommand } from "./run.ts";

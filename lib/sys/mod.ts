@@ -26,6 +26,7 @@ export {
   type StreamAddress,
 } from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
+export { localTime } from "./local_time.ts";
 export * from "./log.ts";
 export {
   type AsyncIo,

@@ -35,11 +35,27 @@ function needsV3(version: 2 | 3, what: string): void {
 /** Refuses what cannot be made, in QEMU's words and order. */
 function shapeOf(options: CreateOptions): Shape {
   const version = options.version === "v2" ? 2 : 3;
-  const clusterSize = options["cluster-size"] ?? DEFAULT_CLUSTER;
-  const { size } = options;
-  if (size % SECTOR !== 0) {
+  if (options.size % SECTOR !== 0) {
     throw new CommandError("Image size must be a multiple of 512 bytes");
   }
+  const { clusterSize, extendedL2 } = clustersOf(options, version);
+  const preallocation = preallocationOf(options, extendedL2);
+  refuseVersion2(options, version);
+  return {
+    version,
+    clusterSize,
+    refcountBits: refcountBitsOf(options, version),
+    extendedL2,
+    preallocation,
+  };
+}
+
+/** Size and kind of clusters. Throws CommandError where there are no such. */
+export function clustersOf(
+  options: Pick<CreateOptions, "cluster-size" | "extended-l2">,
+  version: 2 | 3,
+): Pick<Shape, "clusterSize" | "extendedL2"> {
+  const clusterSize = options["cluster-size"] ?? DEFAULT_CLUSTER;
   const clusterBits = Math.log2(clusterSize);
   const { minClusterBits, maxClusterBits } = Bounds;
   if (
@@ -63,15 +79,7 @@ function shapeOf(options: CreateOptions): Shape {
       );
     }
   }
-  const preallocation = preallocationOf(options, extendedL2);
-  refuseVersion2(options, version);
-  return {
-    version,
-    clusterSize,
-    refcountBits: refcountBitsOf(options, version),
-    extendedL2,
-    preallocation,
-  };
+  return { clusterSize, extendedL2 };
 }
 
 function preallocationOf(options: CreateOptions, extendedL2: boolean): Shape["preallocation"] {
@@ -114,7 +122,11 @@ function refuseVersion2(options: CreateOptions, version: 2 | 3): void {
   }
 }
 
-function refcountBitsOf(options: CreateOptions, version: 2 | 3): number {
+/** Bits of a reference count. Throws CommandError where there are no such. */
+export function refcountBitsOf(
+  options: Pick<CreateOptions, "refcount-bits">,
+  version: 2 | 3,
+): number {
   const bits = options["refcount-bits"] ?? DEFAULT_REFCOUNT_BITS;
   if (bits > 64 || !isPowerOfTwo(bits)) {
     throw new CommandError("Refcount width must be a power of two and may not exceed 64 bits");

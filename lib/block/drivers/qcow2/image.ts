@@ -176,6 +176,10 @@ export class Image implements OpenedImage {
   get readOnly(): boolean {
     return this.#readOnly;
   }
+  /** Clusters of an image that is written change their place. */
+  get fixed(): boolean {
+    return this.#readOnly;
+  }
   get size(): number {
     return this.#size;
   }
@@ -541,7 +545,8 @@ export class Image implements OpenedImage {
     await this.map.cache.close();
     await this.refcounts.cache.close();
     const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
-    this.#header.header = parseHeader(bytes);
+    const header = parseHeader(bytes);
+    this.#header.header = await this.#parts.hooks.arrived?.(this, header) ?? header;
     this.geometry = geometryOf(this.header);
     this.#size = this.header.size;
     await this.load();

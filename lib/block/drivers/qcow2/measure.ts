@@ -1,5 +1,6 @@
 /** How much room an image will take (qemu-img measure). Pure. All sizes in bytes. */
 import { alignUp } from "../../../base/mod.ts";
+import type { Measurement } from "../measures.ts";
 
 /** What an image is to be like. */
 export interface MeasuredImage {
@@ -10,14 +11,6 @@ export interface MeasuredImage {
   readonly extendedL2: boolean;
   /** Bytes of guest data in whole clusters; with preallocation the whole disk. */
   readonly data: number;
-}
-
-/** What `qemu-img measure` prints. */
-export interface Measurement {
-  /** Bytes that the file takes with the data that is there. */
-  readonly required: number;
-  /** Bytes when all of the disk was written. */
-  readonly fullyAllocated: number;
 }
 
 /**

@@ -7,16 +7,24 @@ import { Qcow2Bitmaps } from "./bitmaps.ts";
 import { createImage } from "./create.ts";
 import { Bounds } from "./format.ts";
 import { imageFacts, type Origin } from "./info.ts";
-import { openNode, originOf } from "./open.ts";
+import { headerArrived, openNode, originOf } from "./open.ts";
 import type { Qcow2Options } from "./options.ts";
 import { prepareReopen } from "./reopen.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
 
-function hooksOf(open: OpenContext, opened: Origin): ImageHooks {
+function hooksOf(open: OpenContext, opened: Origin, options: Qcow2Options): ImageHooks {
   let origin = opened;
+  const snapshot = options["x-qsd-snapshot"];
   return {
     facts: (image) => imageFacts(image, origin),
-    prepareReopen: (image, next, options) => prepareReopen(image, next, options as Qcow2Options),
+    prepareReopen: (image, next, given) => {
+      const changed = given as Qcow2Options;
+      if (changed["x-qsd-snapshot"] !== snapshot) {
+        throw new CommandError("Cannot change the option 'x-qsd-snapshot'");
+      }
+      return prepareReopen(image, next, changed);
+    },
+    arrived: (image, header) => headerArrived(options, image, header),
     amend: amendImage,
     bitmaps: (image) => new Qcow2Bitmaps(image),
     async changeBackingFile(image, filename, format) {
@@ -57,6 +65,7 @@ export const qcow2: DriverDefinition<Qcow2Options> = defineDriver<Qcow2Options>(
   name: "qcow2",
   kind: "format",
   options: BlockdevOptionsQcow2 as DriverDefinition<Qcow2Options>["options"],
-  open: (open, options) => openNode(open, options, hooksOf),
+  open: (open, options) =>
+    openNode(open, options, (context, origin) => hooksOf(context, origin, options)),
   create: createImage,
 });

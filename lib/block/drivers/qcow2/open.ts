@@ -13,12 +13,14 @@ import {
   type HeaderRules,
   MAX_HEADER_BYTES,
   parseHeader,
+  refuseCorrupt,
   serialiseHeader,
 } from "./header.ts";
 import { openImage } from "./image.ts";
 import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";
+import { findSnapshot, snapshotHeader } from "./snapshots.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
 
 /** Reads and parses the header of the image in `file`. */
@@ -113,6 +115,11 @@ export function checkEncryption(options: Qcow2Options, header: Header): void {
   throw new CommandError(`Images with '${cryptMethod}' encryption are not supported yet`);
 }
 
+/** A snapshot is not written to. */
+export function onlyRead(): CommandError {
+  return new CommandError("'x-qsd-snapshot' can only be used with read-only images");
+}
+
 /** What the header says about the backing file. */
 export function namedBacking(header: Header): NamedChild | undefined {
   const { backingFile, backingFormat } = header;
@@ -159,6 +166,31 @@ export async function originOf(
   return { fullBackingFilename: full, ownBackingFilename: own };
 }
 
+/** The header of what the options ask for: the image, or a snapshot in it. Throws BlockError, CommandError. */
+async function shown(
+  context: Context,
+  file: Child,
+  options: Qcow2Options,
+  header: Header,
+): Promise<Header> {
+  const { "x-qsd-snapshot": wanted } = options;
+  if (wanted === undefined) return header;
+  const read = (offset: number, length: number) => readBytes(context, file, offset, length);
+  return snapshotHeader(header, await findSnapshot(read, header, wanted));
+}
+
+/** The header as it is to be used, when the node became active, or writable: as on opening. */
+export async function headerArrived(
+  options: Qcow2Options,
+  image: OpenedImage,
+  header: Header,
+): Promise<Header> {
+  const { context, file, nodeName } = image;
+  if (image.readOnly) return await shown(context, file, options, header);
+  refuseCorrupt(header);
+  return await prepareForWriting(context, nodeName, file, header);
+}
+
 /** Opens the image of the node that `open` speaks of. */
 export async function openNode(
   open: OpenContext,
@@ -168,6 +200,7 @@ export async function openNode(
   const { context, nodeName } = open;
   const file = await open.child("file", { role: ["data", "metadata", "primary"] });
   const writable = !open.readOnly && open.active;
+  if (!open.readOnly && options["x-qsd-snapshot"] !== undefined) throw onlyRead();
   let header = await readHeader(context, file, { refuseCorrupt: writable });
   checkEncryption(options, header);
   const resolved = resolveOptions(options, header, open.discard);
@@ -182,7 +215,7 @@ export async function openNode(
     context,
     open,
     nodeName,
-    header,
+    header: await shown(context, file, options, header),
     file,
     data,
     backing,

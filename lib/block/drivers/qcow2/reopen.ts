@@ -3,13 +3,7 @@ import { CommandError } from "../../../base/mod.ts";
 import type { OpenContext, ReopenChange } from "../../mod.ts";
 import { Incompatible } from "./format.ts";
 import { refuseCorrupt } from "./header.ts";
-import {
-  checkEncryption,
-  namedBacking,
-  needsPreparation,
-  prepareForWriting,
-  readHeader,
-} from "./open.ts";
+import { checkEncryption, namedBacking, needsPreparation, onlyRead } from "./open.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";
 import type { OpenedImage } from "./types.ts";
 
@@ -19,9 +13,12 @@ export async function prepareReopen(
   next: OpenContext,
   options: Qcow2Options,
 ): Promise<ReopenChange> {
-  const { context, nodeName, header } = image;
+  const { header } = image;
   await next.child("file", { role: ["data", "metadata", "primary"] });
-  if (!next.readOnly) refuseCorrupt(header);
+  if (!next.readOnly) {
+    refuseCorrupt(header);
+    if (options["x-qsd-snapshot"] !== undefined) throw onlyRead();
+  }
   checkEncryption(options, header);
   const resolved = resolveOptions(options, header, next.discard);
   if ((header.incompatibleFeatures & Incompatible.externalData) !== 0n) {
@@ -42,17 +39,11 @@ export async function prepareReopen(
     async finish() {
       if (next.readOnly || !before || !needsPreparation(image.header)) return;
       try {
-        await prepareForWriting(
-          context,
-          nodeName,
-          image.file,
-          await readHeader(context, image.file),
-        );
+        await image.activate();
       } catch (error) {
         await image.configure(resolved, true);
         throw error;
       }
-      await image.activate();
     },
     abort() {},
   };

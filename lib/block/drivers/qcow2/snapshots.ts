@@ -12,12 +12,18 @@
  * flags for a check to complain of, which do no harm (the count is the higher one, or a copy is made). Source: the QCOW2 specification,
  * "Snapshots".
  */
-import { BlockError, MAX_OFFSET } from "../../../base/mod.ts";
-import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from "../../mod.ts";
+import { BlockError, CommandError, MAX_OFFSET } from "../../../base/mod.ts";
+import type {
+  FormatInstance,
+  InternalSnapshot,
+  InternalSnapshots,
+  NewSnapshot,
+} from "../../mod.ts";
 import { Bounds, Incompatible } from "./format.ts";
-import { l1EntriesFor } from "./header.ts";
+import { type Header, l1EntriesFor } from "./header.ts";
 import {
   newExtra,
+  type ReadBytes,
   readSnapshotTable,
   serialiseSnapshotTable,
   type Snapshot,
@@ -42,7 +48,7 @@ export class Snapshots implements InternalSnapshots {
   /** Snapshots that are open for reading, with the number of their views. */
   readonly #viewed = new Map<Snapshot, number>();
 
-  constructor(private readonly image: Qcow2Image) {}
+  constructor(private readonly image: Qcow2Image & Pick<FormatInstance, "truncate">) {}
 
   /** Reads the table. Throws BlockError where it is broken; nothing is remembered then. */
   async load(): Promise<void> {
@@ -73,10 +79,15 @@ export class Snapshots implements InternalSnapshots {
       l1Offset < BigInt(Bounds.maxHostOffset) && l1Size <= Bounds.maxL1Bytes / 8;
   }
 
+  /** Clusters of a data file have no counts. */
+  #checkPossible(): void {
+    const { nodeName, geometry } = this.image;
+    if (!geometry.externalData) return;
+    throw new BlockError("ENOTSUP", "Operation not supported", { node: nodeName });
+  }
+
   list(): readonly InternalSnapshot[] {
-    if (this.image.geometry.externalData) {
-      throw new BlockError("ENOTSUP", "Operation not supported", { node: this.image.nodeName });
-    }
+    this.#checkPossible();
     return this.#snapshots.map((one) => ({
       id: snapshotText(one.id),
       name: snapshotText(one.name),
@@ -109,6 +120,7 @@ export class Snapshots implements InternalSnapshots {
   create(what: NewSnapshot): Promise<void> {
     const { image } = this;
     return image.exclusive(async () => {
+      this.#checkPossible();
       if (this.#snapshots.length >= Bounds.maxSnapshots) {
         throw new BlockError("EFBIG", "File too large", { node: image.nodeName });
       }
@@ -137,8 +149,8 @@ export class Snapshots implements InternalSnapshots {
       name: text.encode(what.name).slice(0, MAX_NAME),
       vmStateSize: 0n,
       diskSize: BigInt(this.image.size),
-      icount: undefined,
-      extra: newExtra(),
+      icount: what.icount,
+      extra: newExtra(what.icount),
     };
   }
 
@@ -173,11 +185,22 @@ export class Snapshots implements InternalSnapshots {
     });
   }
 
-  /**
-   * The disk becomes what it was when the snapshot was taken; its VM state stays with it. The length must have been
-   * made that of the snapshot before.
-   */
-  apply(id: string): Promise<void> {
+  /** The disk becomes what it was when the snapshot was taken, its length included; its VM state stays with it. */
+  async apply(id: string): Promise<void> {
+    const { image } = this;
+    const { diskSize } = this.find(id);
+    if (image.header.bitmaps !== undefined) {
+      // They would not know of the change.
+      throw new BlockError("ENOTSUP", "Device has active dirty bitmaps", { node: image.nodeName });
+    }
+    if (diskSize !== undefined && diskSize !== BigInt(image.size)) {
+      if (diskSize > BigInt(MAX_OFFSET)) throw badTable("Snapshot of too large a disk");
+      await image.truncate?.(Number(diskSize), { exact: true, preallocation: "off" });
+    }
+    await this.#apply(id);
+  }
+
+  #apply(id: string): Promise<void> {
     const { image } = this;
     return image.exclusive(async () => {
       const snapshot = this.find(id);
@@ -209,7 +232,6 @@ export class Snapshots implements InternalSnapshots {
     const { image } = this;
     await image.commit();
     const snapshot = this.find(id);
-    this.#checkL1(snapshot);
     this.#viewed.set(snapshot, (this.#viewed.get(snapshot) ?? 0) + 1);
     const done = () => {
       const left = this.#viewed.get(snapshot)! - 1;
@@ -217,13 +239,7 @@ export class Snapshots implements InternalSnapshots {
       else this.#viewed.set(snapshot, left);
     };
     try {
-      const view = await image.openView({
-        ...image.header,
-        size: snapshot.diskSize === undefined ? image.size : Number(snapshot.diskSize),
-        l1Offset: Number(snapshot.l1Offset),
-        l1Size: snapshot.l1Size,
-        snapshotCount: 0,
-      });
+      const view = await image.openView(snapshotHeader(image.header, snapshot));
       const close = view.close.bind(view);
       view.close = async () => {
         await close();
@@ -236,23 +252,10 @@ export class Snapshots implements InternalSnapshots {
     }
   }
 
-  #checkL1({ l1Offset, l1Size, diskSize }: Snapshot): void {
-    if (l1Size > Bounds.maxL1Bytes / 8) throw badTable("Snapshot L1 table too large");
-    if (!this.#sane(l1Offset, l1Size)) throw badTable("Snapshot L1 table offset invalid");
-    const { header } = this.image;
-    const size = diskSize ?? BigInt(this.image.size);
-    const extended = (header.incompatibleFeatures & Incompatible.extendedL2) !== 0n;
-    if (
-      size > BigInt(MAX_OFFSET) || l1EntriesFor(Number(size), header.clusterBits, extended) > l1Size
-    ) {
-      throw badTable("Snapshot L1 table is too small");
-    }
-  }
-
   /** Where the L2 tables of the snapshot lie; flags are cleared. Throws BlockError where the table is broken. */
-  async readL1({ l1Offset, l1Size }: Snapshot): Promise<BigUint64Array> {
-    if (l1Size > Bounds.maxL1Bytes / 8) throw badTable("Snapshot L1 table too large");
-    if (!this.#sane(l1Offset, l1Size)) throw badTable("Snapshot L1 table offset invalid");
+  async readL1(snapshot: Snapshot): Promise<BigUint64Array> {
+    checkL1(snapshot, this.image.header.clusterBits);
+    const { l1Offset, l1Size } = snapshot;
     const bytes = await this.image.readMetadata(Number(l1Offset), l1Size * 8);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     return BigUint64Array.from({ length: l1Size }, (_, i) => view.getBigUint64(i * 8) & L2_OFFSET);
@@ -304,15 +307,41 @@ export class Snapshots implements InternalSnapshots {
   }
 }
 
-/** The disk becomes what it was, its length included. Throws BlockError or CommandError. */
-export async function applySnapshot(image: OpenedImage, id: string): Promise<void> {
-  const snapshots = image.snapshots as Snapshots;
-  const { diskSize } = snapshots.find(id);
-  if (diskSize !== undefined && diskSize !== BigInt(image.size)) {
-    if (diskSize > BigInt(MAX_OFFSET)) throw badTable("Snapshot of too large a disk");
-    await image.truncate?.(Number(diskSize), { exact: true, preallocation: "off" });
+/** Looks whether the L1 table can be one. Throws BlockError EINVAL. */
+function checkL1({ l1Offset, l1Size }: Snapshot, clusterBits: number): void {
+  if (l1Size > Bounds.maxL1Bytes / 8) throw badTable("Snapshot L1 table too large");
+  if (l1Offset % BigInt(2 ** clusterBits) !== 0n || l1Offset >= BigInt(Bounds.maxHostOffset)) {
+    throw badTable("Snapshot L1 table offset invalid");
   }
-  await snapshots.apply(id);
+}
+
+/** The header that shows `snapshot` as an image of its own, only to be read. Throws BlockError EINVAL. */
+export function snapshotHeader(header: Header, snapshot: Snapshot): Header {
+  checkL1(snapshot, header.clusterBits);
+  const { l1Offset, l1Size, diskSize } = snapshot;
+  const size = diskSize ?? BigInt(header.size);
+  const extended = (header.incompatibleFeatures & Incompatible.extendedL2) !== 0n;
+  if (
+    size > BigInt(MAX_OFFSET) || l1EntriesFor(Number(size), header.clusterBits, extended) > l1Size
+  ) {
+    throw badTable("Snapshot L1 table is too small");
+  }
+  return { ...header, size: Number(size), l1Offset: Number(l1Offset), l1Size, snapshotCount: 0 };
+}
+
+/** The snapshot with the identifier or, if there is none, the name `wanted`. Throws CommandError. */
+export async function findSnapshot(
+  read: ReadBytes,
+  { snapshotsOffset, snapshotCount }: Header,
+  wanted: string,
+): Promise<Snapshot> {
+  const { snapshots } = await readSnapshotTable(read, snapshotsOffset, snapshotCount);
+  const found = snapshots.find(({ id }) => snapshotText(id) === wanted) ??
+    snapshots.find(({ name }) => snapshotText(name) === wanted);
+  if (found === undefined) {
+    throw new CommandError("Failed to load snapshot: Can't find snapshot");
+  }
+  return found;
 }
 
 /** Entries as they are stored. */

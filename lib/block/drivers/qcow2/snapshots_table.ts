@@ -186,9 +186,9 @@ export function serialiseSnapshotTable(
   return bytes;
 }
 
-/** Extra data of a new snapshot; no instruction count was recorded. */
-export function newExtra(): Uint8Array {
+/** Extra data of a new snapshot. `icount` undefined: no instruction count was recorded. */
+export function newExtra(icount: bigint | undefined): Uint8Array {
   const extra = new Uint8Array(EXTRA_NEW);
-  extra.fill(0xff, EXTRA_MINIMUM);
+  new DataView(extra.buffer).setBigInt64(EXTRA_MINIMUM, icount ?? -1n);
   return extra;
 }

@@ -5,7 +5,7 @@ import { createContext, type OwnedContext } from "../../../sys/mod.ts";
 import { type BlockBackend, BlockGraph, Perm } from "../../mod.ts";
 import { driverRegistry } from "../../graph_types.ts";
 import { file } from "../file/mod.ts";
-import { applySnapshot, type Snapshots } from "./snapshots.ts";
+import type { Snapshots } from "./snapshots.ts";
 import { imageDriver } from "./testing.ts";
 import type { ImageOptions, OpenedImage } from "./types.ts";
 
@@ -180,7 +180,7 @@ for (const [name, { create, options }] of Object.entries(shapes)) {
           await disk.snapshots.delete(byName(some));
           taken.delete(some);
         } else if (what < 9 && some !== undefined) {
-          await applySnapshot(disk.image, byName(some));
+          await disk.snapshots.apply(byName(some));
           disk.model = taken.get(some)!.slice();
         } else await disk.check();
         if (step % 10 === 9) await disk.verify();
@@ -260,7 +260,7 @@ Deno.test("what qemu-img takes, deletes and applies is understood, and the other
       ["1", "ours"],
       ["2", "theirs"],
     ]);
-    await applySnapshot(disk.image, "2");
+    await disk.snapshots.apply("2");
     disk.model = second;
     await disk.verify();
     await disk.check();
@@ -280,7 +280,7 @@ Deno.test("going back to a snapshot takes back its length", async () => {
     await disk.snapshots.create(now("short"));
     await disk.image.truncate!(SIZE * 3 + 512, { exact: true, preallocation: "off" });
     assert.equal(disk.image.size, SIZE * 3 + 512);
-    await applySnapshot(disk.image, "1");
+    await disk.snapshots.apply("1");
     assert.equal(disk.image.size, SIZE);
     await disk.verify();
     await disk.check();
@@ -326,7 +326,7 @@ Deno.test("VM state of the disk goes with its snapshot", async () => {
     await disk.snapshots.create(now("a"));
     await disk.check();
     await disk.backend.writeZeroes(0, 9216);
-    await applySnapshot(disk.image, "1");
+    await disk.snapshots.apply("1");
     await disk.snapshots.delete("1");
     await disk.close();
     await run("qemu-img", "check", "-q", path);

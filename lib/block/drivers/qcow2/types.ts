@@ -142,6 +142,11 @@ export interface ImageHooks {
   beforeClose?(image: Qcow2Image): MaybePromise<void>;
   /** Where persistent dirty bitmaps are kept. */
   bitmaps?(image: Qcow2Image): BitmapStore;
+  /**
+   * What the header that was found on activation becomes: the image is made ready for writing, or a snapshot is
+   * shown instead. Absent: it stays.
+   */
+  arrived?(image: OpenedImage, header: Header): Promise<Header>;
   /** Before a change of the length: throws where bitmaps or snapshots forbid it. */
   beforeResize?(image: Qcow2Image, size: number): MaybePromise<void>;
 }
