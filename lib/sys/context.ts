@@ -1,6 +1,7 @@
 /** Contexts: one thread, one loop, and what belongs to exactly one of them. */
 import { SizeClassPool } from "./buffers.ts";
 import { archConstants } from "./constants.ts";
+import { OwnedInflateThreads } from "./inflate_threads.ts";
 import { LinuxSys } from "./linux.ts";
 import { createLog, writeStderr } from "./log.ts";
 import { EpollLoop } from "./loop.ts";
@@ -66,33 +67,24 @@ export function createContext(options: ContextOptions): OwnedContext {
   }
   const buffers = new SizeClassPool((length) => sys.allocate(length), options.keepBuffers);
 
-  let trimming = false;
-  const onPark = () => {
-    if (trimming || buffers.kept === 0) return;
-    trimming = true;
-    const turns = loop.counters.turns;
-    loop.timer(TRIM_NS, () => {
-      trimming = false;
-      // Still the same quiet (a few turns for the timer itself)? Else the next park asks again.
-      if (loop.counters.turns - turns < 16) buffers.trim();
-    });
-  };
-  const loop = new EpollLoop({
+  const loop: EpollLoop = new EpollLoop({
     sys,
     poller,
     onFirstPark: () => owned?.start(),
-    onPark,
+    onPark: trimming(buffers, () => loop),
     awaitsOthers: () => sys.pool.inFlight > 0,
     onError: options.onError ?? complain,
   });
 
   const trace = options.trace ?? silentPoints();
 
+  const inflaters = new OwnedInflateThreads(sys, loop, complain);
   const tuning = { aioMaxBatch: 0 };
   let closing: Promise<void> | undefined;
   const shut = async () => {
     try {
       await sys.pool.warmed();
+      await inflaters.close();
       await loop.stop();
     } finally {
       await owned?.stop();
@@ -109,6 +101,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     trace,
     poller,
     tuning,
+    inflaters,
     configure(options) {
       loop.configure({
         pollMaxNs: options["poll-max-ns"],
@@ -120,6 +113,22 @@ export function createContext(options: ContextOptions): OwnedContext {
     },
     startPoller: () => owned?.start(),
     close: () => closing ??= shut(),
+  };
+}
+
+/** What to do when the loop parks: give buffers back if it stays quiet. */
+function trimming(buffers: SizeClassPool, loopOf: () => EpollLoop): () => void {
+  let trimming = false;
+  return () => {
+    if (trimming || buffers.kept === 0) return;
+    trimming = true;
+    const loop = loopOf();
+    const turns = loop.counters.turns;
+    loop.timer(TRIM_NS, () => {
+      trimming = false;
+      // Still the same quiet (a few turns for the timer itself)? Else the next park asks again.
+      if (loop.counters.turns - turns < 16) buffers.trim();
+    });
   };
 }
 

@@ -222,6 +222,16 @@ export interface BufferPool {
   trim(): void;
 }
 
+/** Threads that inflate streams (raw deflate), when it pays. */
+export interface InflateThreads {
+  /**
+   * Inflates the stream in the `length` bytes at `input` to `output`, of which it fills `room` bytes at most. All of
+   * that belongs to the threads until the promise resolves: bytes written, or -1 when the stream is broken or no
+   * thread could do it. Undefined: not taken, and nothing will happen; do it inline.
+   */
+  run(input: number, length: number, output: number, room: number): Promise<number> | undefined;
+}
+
 /** A point that can be traced: one branch when off. Names are QEMU's where the same thing happens. */
 export interface TracePoint {
   readonly name: string;
@@ -246,6 +256,8 @@ export interface Context {
   readonly log: Log;
   /** Most requests that an AIO engine submits at once, where its node does not say; 0: the engine's choice. Live. */
   readonly tuning?: { readonly aioMaxBatch: number };
+  /** Absent: streams are inflated inline. */
+  readonly inflaters?: InflateThreads;
   /** The trace point of that name, made on first use. Look it up once, keep it. */
   trace(name: string): TracePoint;
 }
