@@ -388,3 +388,20 @@ Deno.test("bitmaps record on after a move that failed", async () => {
   assert.deepEqual(info(), { x: 1024 });
   await end();
 });
+
+Deno.test("bitmaps of a thread that failed stay, as they were, and can be removed", async () => {
+  const { graph, a, commands, write, info, end } = await withBitmaps();
+  await commands["block-dirty-bitmap-add"]({ node: "n", name: "x", granularity: 512 });
+  await graph.move("n", a);
+  await write(0);
+  a.failed = true;
+  graph.places.lost(a);
+  assert.deepEqual(info(), { x: 512 });
+  await assert.rejects(write(4096), BlockError);
+  await commands["block-dirty-bitmap-clear"]({ node: "n", name: "x" });
+  assert.deepEqual(info(), { x: 0 });
+  await commands["block-dirty-bitmap-remove"]({ node: "n", name: "x" });
+  // What the thread had is gone with it: nothing is left to be looked for there.
+  a.replica.all.clear();
+  await end();
+});
