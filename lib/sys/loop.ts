@@ -22,6 +22,8 @@ import { pollerFailed, type PollerHandle, releaseSlot, takeSlot } from "./wakeup
 const BATCH = 64;
 /** A turn hands on to the rest of the thread after this long, with events left for the next one. */
 const BUDGET_NS = 500_000;
+/** Without work, rings are looked at for this long before the rest of the thread gets its turn. */
+const SPIN_NS = 6_000;
 /** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
 const NEAR_NS = 100_000;
 /** How often a loop looks for work that nobody would wake it for. */
@@ -83,6 +85,7 @@ export class EpollLoop implements Loop {
   readonly #polling = new AdaptivePolling();
   readonly #timers = new TimerHeap();
   readonly #pollers: (() => boolean)[] = [];
+  readonly #sleepers: (() => boolean)[] = [];
 
   #watches: (LoopWatch | undefined)[] = [];
   #freeSlots: number[] = [];
@@ -166,13 +169,14 @@ export class EpollLoop implements Loop {
     this.#kick();
   }
 
-  addPoller(poll: () => boolean): { remove(): void } {
+  addPoller(poll: () => boolean, sleeping?: () => boolean): { remove(): void } {
     this.#pollers.push(poll);
+    if (sleeping !== undefined) this.#sleepers.push(sleeping);
     this.#kick();
     return {
       remove: () => {
-        const at = this.#pollers.indexOf(poll);
-        if (at >= 0) this.#pollers.splice(at, 1);
+        takeOut(this.#pollers, poll);
+        if (sleeping !== undefined) takeOut(this.#sleepers, sleeping);
       },
     };
   }
@@ -258,10 +262,12 @@ export class EpollLoop implements Loop {
       this.#idleSince = began;
     }
     const idleNs = began - this.#idleSince;
-    if (
-      this.#deferred.length > 0 || idleNs < this.#polling.ns ||
-      this.#timers.next() - began < NEAR_NS
-    ) {
+    if (this.#deferred.length > 0 || this.#timers.next() - began < NEAR_NS) {
+      this.#immediate = setImmediate(this.#turn);
+    } else if (idleNs < this.#polling.ns) {
+      if (this.#pollers.length > 0) this.#spin();
+      this.#immediate = setImmediate(this.#turn);
+    } else if (this.#aroused()) {
       this.#immediate = setImmediate(this.#turn);
     } else if (idleNs < NAP_UNTIL_NS && this.#mayNap(began)) {
       this.#nap();
@@ -269,6 +275,30 @@ export class EpollLoop implements Loop {
       this.#park();
     }
   };
+
+  /** Looks at the rings again and again: nothing of this thread is delayed by more than SPIN_NS. */
+  #spin(): void {
+    const began = now();
+    for (;;) {
+      if (this.#poll()) break;
+      if (now() - began > SPIN_NS) return;
+    }
+    this.#polling.learn(now() - this.#idleSince);
+    this.#idle = false;
+  }
+
+  /** Tells pollers that the loop is about to sleep. Whether one of them has found work. */
+  #aroused(): boolean {
+    let any = false;
+    for (let i = 0; i < this.#sleepers.length; i++) {
+      try {
+        if (this.#sleepers[i]!()) any = true;
+      } catch (error) {
+        this.#options.onError(error);
+      }
+    }
+    return any;
+  }
 
   /** Whether this thread may block for a moment: nothing else of it is delayed by that. */
   #mayNap(began: number): boolean {
@@ -412,6 +442,11 @@ export class EpollLoop implements Loop {
     this.#timeout = undefined;
     this.#timeoutAt = Infinity;
   }
+}
+
+function takeOut<T>(list: T[], item: T): void {
+  const at = list.indexOf(item);
+  if (at >= 0) list.splice(at, 1);
 }
 
 /** The loop's own clock, in nanoseconds: half the cost of clock_gettime through FFI. */

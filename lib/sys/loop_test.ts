@@ -214,6 +214,47 @@ Deno.test("pollers are asked once in every turn", async () => {
   });
 });
 
+Deno.test("pollers are told before the loop sleeps, and work that they find keeps it awake", async () => {
+  await withContext(async ({ loop }) => {
+    let asked = 0;
+    let told = 0;
+    let work = 3;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const poller = loop.addPoller(
+      () => {
+        asked++;
+        return false;
+      },
+      () => {
+        told++;
+        const any = work-- > 0;
+        if (any) asked = 0;
+        else resolve();
+        return any;
+      },
+    );
+    await promise;
+    assert.equal(told, 4);
+    assert.ok(asked > 0, "work that was found has to be polled for");
+    poller.remove();
+    const before = told;
+    await loop.sleep(5e6);
+    assert.equal(told, before);
+  });
+});
+
+Deno.test("a poller that throws before the loop sleeps is reported, and the loop sleeps", async () => {
+  const errors: unknown[] = [];
+  await withContext(async ({ loop }) => {
+    const poller = loop.addPoller(() => false, () => {
+      throw new Error("sleepless");
+    });
+    await until(() => loop.counters.parks > 0);
+    poller.remove();
+    assert.equal((errors[0] as Error).message, "sleepless");
+  }, (error) => errors.push(error));
+});
+
 Deno.test("stop leaves no thread, and contexts can share the poller", async () => {
   // The first Worker of a process also starts helpers of the runtime that stay.
   await withContext(async ({ loop }) => {

@@ -194,10 +194,11 @@ export interface Loop {
   /** Runs `task` once at the end of this turn (or in the next one): to coalesce sends and submissions. */
   defer(task: () => void): void;
   /**
-   * Calls `poll` once in every turn while the loop is busy, before it may park: for completion rings in
-   * shared memory. It returns whether it found work. The ring's eventfd, if any, is watched as well.
+   * Calls `poll` in every turn while the loop is awake: for rings in shared memory. It returns whether it found
+   * work. The ring's eventfd, if any, is watched as well. `sleeping` is called when the loop is about to sleep: it
+   * asks for that event, and returns whether there was work before it asked, which keeps the loop awake.
    */
-  addPoller(poll: () => boolean): { remove(): void };
+  addPoller(poll: () => boolean, sleeping?: () => boolean): { remove(): void };
   /** Runs `task` after `ns` nanoseconds (not before; the resolution is about a millisecond when idle). */
   timer(ns: number, task: () => void): Timer;
   /** Resolves after `ns` nanoseconds. */

@@ -207,9 +207,10 @@ export class BlkDevice {
   }
 
   #range(low: number, high: number, length: number): number {
-    if ((low & this.#sectorMask) !== 0 || length % 512 !== 0 || high >= 4096) return -1;
+    if ((low & this.#sectorMask) !== 0 || (length & 511) !== 0 || high >= 4096) return -1;
     const offset = (high * 0x1_0000_0000 + low) * 512;
-    return offset + length > this.#size ? -1 : offset;
+    // Whole sectors within the size are within its whole sectors.
+    return offset + length > this.backend.size ? -1 : offset;
   }
 
   /** A large request: other clients get their turns in between. */

@@ -1,6 +1,8 @@
 /**
  * One virtqueue: takes requests from its ring, has the device carry them out, and answers. A turn has a budget.
- * While requests are served the driver is asked not to notify; what was used is shown and notified in batches.
+ * While the loop is awake it looks at the ring in each turn, and the driver is asked not to notify; before the loop
+ * sleeps the driver is asked to. What was used is shown and notified in batches: small ones, so that the driver
+ * makes new requests while the rest of them is served.
  *
  * States: a queue *runs* while it has a ring, which is made when everything is known (size, addresses, kick) and
  * the queue is enabled. It is *held* while the session changes something under it, and *broken* for good once the
@@ -19,7 +21,7 @@ const TURN_BYTES = 2 * 1024 * 1024;
 const MAX_IN_FLIGHT = 1024;
 /** What was done for this many bytes is shown before more is begun. */
 const SHOW_BYTES = 256 * 1024;
-const SHOW_REQUESTS = 32;
+const SHOW_REQUESTS = 8;
 
 /** What a queue asks of its session. */
 export interface QueueHost {
@@ -63,6 +65,8 @@ export class Queue implements RequestOwner {
   #held = 0;
   /** Whether a kick was set, as a descriptor or as "poll". */
   #started = false;
+  /** Whether the driver is asked to notify. */
+  #asking = false;
   #kickFd = -1;
   #kickDrains = false;
   #kickWatch: Watch | undefined;
@@ -129,7 +133,10 @@ export class Queue implements RequestOwner {
     const ring = this.#host.makeRing(this);
     this.#ring = ring;
     this.#guard(() => this.#recover(ring));
-    this.run();
+    ring.suspend();
+    this.#asking = false;
+    // The loop has to be awake: before it sleeps it asks for notifications.
+    this.#flushLater();
   }
 
   #ready(): boolean {
@@ -225,36 +232,53 @@ export class Queue implements RequestOwner {
     }
   }
 
+  /**
+   * The loop is about to sleep: asks for a notification. Whether there is work already, for which none may come.
+   */
+  sleeping(): boolean {
+    const ring = this.#ring;
+    if (ring === undefined || this.#asking || this.#broken || this.#held > 0 || this.#closed) {
+      return false;
+    }
+    // A completion runs the queue again.
+    if (this.inFlight >= MAX_IN_FLIGHT) return false;
+    this.#asking = true;
+    try {
+      return ring.resume();
+    } catch (error) {
+      this.#break(error);
+      return true;
+    }
+  }
+
   #serve(ring: Ring): boolean {
     const { device } = this.#host;
     let requests = 0;
     let bytes = 0;
     let shown = 0;
     let shownBytes = 0;
-    ring.suspend();
-    do {
-      while (ring.available()) {
-        if (
-          requests >= TURN_REQUESTS || bytes >= TURN_BYTES || this.inFlight >= MAX_IN_FLIGHT
-        ) {
-          this.#show(ring);
-          return true;
-        }
-        const request = this.#record();
-        ring.take(request);
-        requests++;
-        bytes += request.in.total + request.out.total;
-        this.inFlight++;
-        if (!device.submit(request)) continue;
-        this.#finish(ring, request);
-        if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= SHOW_BYTES) {
-          this.#show(ring);
-          shown = requests;
-          shownBytes = bytes;
-        }
+    if (this.#asking) {
+      this.#asking = false;
+      ring.suspend();
+    }
+    while (ring.available()) {
+      if (requests >= TURN_REQUESTS || bytes >= TURN_BYTES || this.inFlight >= MAX_IN_FLIGHT) {
+        break;
       }
-      this.#show(ring);
-    } while (ring.resume());
+      const request = this.#record();
+      ring.take(request);
+      requests++;
+      bytes += request.in.total + request.out.total;
+      this.inFlight++;
+      if (!device.submit(request)) continue;
+      this.#finish(ring, request);
+      if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= SHOW_BYTES) {
+        this.#show(ring);
+        shown = requests;
+        shownBytes = bytes;
+      }
+    }
+    this.#show(ring);
     return true;
   }
 
@@ -301,10 +325,7 @@ export class Queue implements RequestOwner {
       this.inFlight--;
     } else {
       this.#guard(() => this.#finish(ring, request));
-      if (!this.#flushing) {
-        this.#flushing = true;
-        this.#host.context.loop.defer(this.#flush);
-      }
+      this.#flushLater();
     }
     if (this.inFlight === 0 && this.#idle.length > 0) this.#becomeIdle();
   }
@@ -315,6 +336,12 @@ export class Queue implements RequestOwner {
     } finally {
       this.completed(request);
     }
+  }
+
+  #flushLater(): void {
+    if (this.#flushing) return;
+    this.#flushing = true;
+    this.#host.context.loop.defer(this.#flush);
   }
 
   #flushNow(): void {

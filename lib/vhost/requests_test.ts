@@ -88,6 +88,29 @@ for (const [name, features] of Object.entries(rings)) {
   });
 }
 
+for (const [name, features] of Object.entries({ "split": [], "packed": [ringPacked] })) {
+  Deno.test(`${name} ring: the driver is asked to notify before the loop sleeps, and not while it serves`, async () => {
+    await withExport({}, async (bed) => {
+      const { frontend, disk } = await bed.start({ features });
+      const [ring] = frontend.rings;
+      for (let round = 0; round < 5; round++) {
+        // Not by the loop's own means, which would keep it awake.
+        const limit = performance.now() + 10_000;
+        while (!ring!.wantsKick()) {
+          assert.ok(performance.now() < limit, "it never asked to be notified");
+          await new Promise((resolve) => setTimeout(resolve, 1));
+        }
+        const wanted: boolean[] = [];
+        bed.disk.later = () => void wanted.push(ring!.wantsKick());
+        const answers = [0, 1, 2].map((sector) => disk.submit({ type: 0, sector, read: 512 }));
+        frontend.kick(0, true);
+        for (const answer of answers) await disk.wait(answer);
+        assert.deepEqual(wanted, [false, false, false]);
+      }
+    });
+  });
+}
+
 /** Goal: requests that are wrong get a status, and the ones after them are served. */
 const bad: Record<string, BlkCall & { want: number }> = {
   "a write beyond the end": { type: 1, sector: 2047, write: new Uint8Array(1024), want: 1 },

@@ -74,7 +74,7 @@ export class Session implements QueueHost, SessionState {
     this.queues = Array.from({ length: device.options.queues }, (_, i) => new Queue(this, i));
     device.negotiated(0n);
     this.#watch = context.loop.watch(fd, EPOLL.IN, (events) => this.#ready(events));
-    this.#poller = context.loop.addPoller(() => this.#poll());
+    this.#poller = context.loop.addPoller(() => this.#poll(), () => this.#sleeping());
   }
 
   get notifyOnEmpty(): boolean {
@@ -116,6 +116,14 @@ export class Session implements QueueHost, SessionState {
       if (queues[i]!.running && queues[i]!.run()) worked = true;
     }
     return worked;
+  }
+
+  /** The loop is about to sleep. Whether a queue has work. */
+  #sleeping(): boolean {
+    const { queues } = this;
+    let work = false;
+    for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
+    return work;
   }
 
   // --- messages ---
