@@ -162,6 +162,7 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
   const released: BlockNode[] = [];
   for (const item of items) released.push(...applyItem(item));
   permissions.commit();
+  const failures = await finish(changes);
   for (const { node } of items) {
     graph.changed(node);
     await reopenBitmaps(node);
@@ -170,6 +171,20 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
     await graph.updatePermissions();
     for (const node of released) await graph.dispose(node);
   }
+  if (failures.length > 0) throw failures[0];
+}
+
+/** What comes after the commit, for all of them; what failed. */
+async function finish(changes: readonly ReopenChange[]): Promise<unknown[]> {
+  const failures: unknown[] = [];
+  for (const change of changes) {
+    try {
+      await change.finish?.();
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  return failures;
 }
 
 async function prepare(graph: BlockGraph, item: Item): Promise<ReopenChange> {

@@ -280,6 +280,7 @@ export class Image implements OpenedImage {
 
   #checkWritable(): void {
     const context = { node: this.nodeName, op: "write" };
+    if (this.#readOnly) throw new BlockError("EIO", "the image is not ready for writing", context);
     if (this.#header.corrupt) throw new BlockError("EIO", "the image is corrupt", context);
     if (this.cipher !== undefined) {
       throw new BlockError("ENOTSUP", "encrypted images cannot be written yet", context);

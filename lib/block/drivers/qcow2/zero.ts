@@ -166,17 +166,41 @@ export class ZeroPlanner {
     }
     const done = this.#each(slot, start, end, (at) => this.#discardEntry(slot, at));
     this.#image.written();
-    if (!geometry.externalData || !options.passDiscardRequest) {
+    if (!options.passDiscardRequest || !(geometry.externalData || options.discardNoUnref)) {
       plan.metadataOnly(done - start);
       return undefined;
     }
-    // The data file is discarded at the very place that the next write goes to: that one has to wait.
-    plan.inChild(data, start, done - start);
+    // What is discarded below is the very place that the next write goes to: that one has to wait.
+    if (geometry.externalData) plan.inChild(data, start, done - start);
+    else this.#planKept(slot, start, done, plan);
     const first = start / this.#clusterSize;
     const busy = inFlight.begin(first, Math.ceil((done - start) / this.#clusterSize));
     plan.onCommit(() => inFlight.end(busy));
     plan.onAbandon(() => inFlight.end(busy));
     return undefined;
+  }
+
+  /** Clusters in [start, end) that kept their place, and are this image's alone, are discarded below. */
+  #planKept(slot: Slot, start: number, end: number, plan: WritePlan): void {
+    const { map, data } = this.#image;
+    const view = this.#view;
+    let host = 0, from = start;
+    const flush = (to: number) => {
+      if (to === from) return;
+      if (host === 0) plan.metadataOnly(to - from);
+      else plan.inChild(data, host, to - from);
+      from = to;
+    };
+    for (let guest = start; guest < end; guest += this.#clusterSize) {
+      const at = map.entryAt(slot, guest);
+      const own = view.getUint32(at) >= EntryHigh.copied &&
+        map.kind(at, 0) === Kind.zeroAllocated;
+      const place = own ? map.host(at) : 0;
+      if (place === (host === 0 ? 0 : host + guest - from)) continue;
+      flush(guest);
+      host = place;
+    }
+    flush(end);
   }
 
   #discardEntry(slot: Slot, at: number): void {
@@ -187,7 +211,9 @@ export class ZeroPlanner {
       map.checkExtended(slot, at);
       const nothing = map.host(at) === 0 && (this.#view.getUint32(at) >>> 30) === 0;
       if (nothing) return;
-      if (geometry.externalData) return this.#zeroEntry(slot, at, 0, 0, this.#clusterSize, false);
+      if (geometry.externalData || options.discardNoUnref) {
+        return this.#zeroEntry(slot, at, 0, 0, this.#clusterSize, false);
+      }
       return this.#drop(slot, at, 0xffffffff);
     }
     const kind = map.kind(at, 0);

@@ -1,0 +1,214 @@
+/** What qcow2's options and marks do to an image, as qemu-img sees it: snapshots to read, repair, loops, discard. */
+import assert from "node:assert/strict";
+import { Daemon, ON_ORIGINAL, ORIGINAL } from "../harness/daemon.ts";
+import { TestDir } from "../harness/dir.ts";
+import { Qcow2Bytes } from "../harness/qcow2_image.ts";
+import { skip } from "../harness/skips.ts";
+import { lacks, ok, run } from "../harness/tools.ts";
+
+const suite = "interop/qcow2-options";
+const ignore = lacks(suite, "qemu-img", "qemu-io", ORIGINAL) ||
+  (ON_ORIGINAL && skip(suite, "options of our own"));
+
+type Options = Readonly<Record<string, unknown>>;
+const IMAGE = "a.qcow2";
+const image = (more: Options = {}) => ({
+  driver: "qcow2",
+  "node-name": "n",
+  file: { driver: "file", filename: IMAGE, discard: "unmap" },
+  ...more,
+});
+const start = (dir: TestDir) =>
+  Daemon.start({ dir, args: ["--nbd-server", "addr.type=unix,addr.path=nbd"] });
+const add = (daemon: Daemon, options: Options) => daemon.qmp.execute("blockdev-add", options);
+
+/** qemu-io's commands on a node over NBD. */
+async function io(daemon: Daemon, node: string, ...commands: string[]): Promise<void> {
+  const share = { type: "nbd", id: "e", name: "e", "node-name": node, writable: true };
+  await daemon.qmp.execute("block-export-add", share);
+  const list = commands.flatMap((command) => ["-c", command]);
+  await ok("qemu-io", ["-f", "raw", ...list, daemon.uri("e")]);
+  await daemon.qmp.execute("block-export-del", { id: "e" });
+  await daemon.qmp.event("BLOCK_EXPORT_DELETED");
+}
+const offline = (dir: TestDir, ...commands: string[]) =>
+  ok("qemu-io", ["-f", "qcow2", ...commands.flatMap((one) => ["-c", one]), dir.file(IMAGE)]);
+const create = (dir: TestDir, ...options: string[]) =>
+  ok("qemu-img", ["create", "-q", "-f", "qcow2", ...options, dir.file(IMAGE), "4M"]);
+const isDirty = (dir: TestDir) => new Qcow2Bytes(Deno.readFileSync(dir.file(IMAGE))).dirty;
+const check = (dir: TestDir) => ok("qemu-img", ["check", "-q", dir.file(IMAGE)]);
+
+Deno.test({
+  name: "a snapshot is read as qemu-img converts it, while the disk is written to",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await create(dir);
+    await offline(dir, "write -P 1 0 1M", "write -z 2M 1M");
+    await ok("qemu-img", ["snapshot", "-c", "s1", dir.file(IMAGE)]);
+    await offline(dir, "write -P 2 512k 3M");
+    const convert = ["convert", "-l", "s1", "-O", "raw", dir.file(IMAGE), dir.file("s1.raw")];
+    await ok("qemu-img", convert);
+    await using daemon = await start(dir);
+    await add(daemon, image());
+    const file = { driver: "file", filename: IMAGE };
+    const view = { "read-only": true, "force-share": true, file, "x-qsd-snapshot": "s1" };
+    await add(daemon, image({ ...view, "node-name": "s" }));
+    await io(daemon, "n", "write -P 3 0 4M", "discard 0 1M", "flush");
+    const args = { type: "nbd", id: "s", name: "s", "node-name": "s" };
+    await daemon.qmp.execute("block-export-add", args);
+    await ok("qemu-img", [
+      "compare",
+      "-f",
+      "raw",
+      "-F",
+      "raw",
+      daemon.uri("s"),
+      dir.file("s1.raw"),
+    ]);
+    const refuse = (more: Options, message: RegExp) =>
+      assert.rejects(add(daemon, image({ ...view, "node-name": "x", ...more })), message);
+    await refuse({ "x-qsd-snapshot": "nobody" }, /Failed to load snapshot: Can't find snapshot/);
+    await ok("qemu-img", ["create", "-q", "-f", "qcow2", dir.file("other"), "1M"]);
+    const other = { driver: "file", filename: "other" };
+    await refuse(
+      { "read-only": false, "force-share": false, file: other },
+      /'x-qsd-snapshot' can only be used with read-only images/,
+    );
+    await daemon.stop();
+    await check(dir);
+  },
+});
+
+/** An image whose counts were not written any more, as the daemon leaves it when it is killed. */
+async function killed(target: TestDir): Promise<void> {
+  // Sockets of the killed one stay behind.
+  await using dir = TestDir.make();
+  await create(dir, "-o", "lazy_refcounts=on");
+  const daemon = await start(dir);
+  try {
+    await add(daemon, image());
+    const share = { type: "nbd", id: "e", name: "e", "node-name": "n", writable: true };
+    await daemon.qmp.execute("block-export-add", share);
+    const commands = ["-c", "write -P 5 0 1M", "-c", "flush"];
+    await ok("qemu-io", ["-f", "raw", ...commands, daemon.uri("e")]);
+  } finally {
+    daemon.kill("SIGKILL");
+    await daemon.end();
+  }
+  Deno.copyFileSync(dir.file(IMAGE), target.file(IMAGE));
+  assert.ok(isDirty(dir), "the mark of an image in use");
+}
+
+const ways: Readonly<Record<string, (daemon: Daemon, dir: TestDir) => Promise<void>>> = {
+  "on opening": async (daemon) => void await add(daemon, image()),
+  "on reopening": async (daemon, dir) => {
+    await add(daemon, image({ "read-only": true }));
+    assert.ok(isDirty(dir), "an image that is only read is left alone");
+    await daemon.qmp.execute("blockdev-reopen", { options: [image()] });
+  },
+  "on activation": async (daemon, dir) => {
+    await add(daemon, image({ active: false }));
+    assert.ok(isDirty(dir), "an inactive image is left alone");
+    await daemon.qmp.execute("blockdev-set-active", { active: true });
+  },
+};
+for (const [when, open] of Object.entries(ways)) {
+  Deno.test({
+    name: `an image that was in use when its user was killed is repaired ${when}`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      await killed(dir);
+      await using daemon = await start(dir);
+      await open(daemon, dir);
+      assert.ok(!isDirty(dir), "repaired before the first write");
+      await io(daemon, "n", "read -P 5 0 1M", "write -P 6 1M 1M");
+      await daemon.stop();
+      await check(dir);
+      await offline(dir, "read -P 5 0 1M", "read -P 6 1M 1M");
+    },
+  });
+}
+
+Deno.test({
+  name: "an image is not opened as its own backing file, by whatever name",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await create(dir);
+    Deno.symlinkSync(IMAGE, dir.file("soft"));
+    Deno.linkSync(dir.file(IMAGE), dir.file("hard"));
+    for (const name of [IMAGE, "soft", "hard", `./${IMAGE}`]) {
+      await ok("qemu-img", ["rebase", "-u", "-b", name, "-F", "qcow2", dir.file(IMAGE)]);
+      await using daemon = await start(dir);
+      await assert.rejects(add(daemon, image({ "read-only": true })), name);
+      await daemon.stop();
+    }
+  },
+});
+
+/** Bytes of the file that the file system has room for. */
+async function allocated(dir: TestDir): Promise<number> {
+  return ((await Deno.stat(dir.file(IMAGE))).blocks ?? 0) * 512;
+}
+/** Bytes of guest data that have a place, as qemu-img sees it. */
+async function placed(dir: TestDir): Promise<number> {
+  const { stdout } = await run("qemu-img", ["map", "--output=json", dir.file(IMAGE)]);
+  const map = JSON.parse(stdout) as { length: number; offset?: number }[];
+  return map.reduce((sum, one) => sum + (one.offset === undefined ? 0 : one.length), 0);
+}
+
+const MiB = 2 ** 20;
+const discards: readonly [Options, freed: boolean, unmapped: boolean][] = [
+  [{ discard: "unmap" }, true, true],
+  [{ discard: "unmap", "pass-discard-request": false }, false, true],
+  [{ discard: "ignore" }, false, false],
+  [{ discard: "unmap", "discard-no-unref": true }, true, false],
+  [{ discard: "unmap", "discard-no-unref": true, "pass-discard-request": false }, false, false],
+];
+for (const [options, freed, unmapped] of discards) {
+  Deno.test({
+    name: `a discard with ${JSON.stringify(options)} gives ${freed ? "room" : "nothing"} back`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      await create(dir);
+      await offline(dir, "write -P 1 0 4M");
+      const before = await allocated(dir);
+      await using daemon = await start(dir);
+      await add(daemon, image(options));
+      await io(daemon, "n", "discard 0 3M", "flush");
+      await daemon.stop();
+      const gone = before - await allocated(dir);
+      assert.equal(gone >= 2.5 * MiB, freed, `${gone} bytes`);
+      assert.equal(await placed(dir), unmapped ? MiB : 4 * MiB);
+      await check(dir);
+    },
+  });
+}
+
+for (const pass of [true, false]) {
+  Deno.test({
+    name: `a deleted snapshot gives ${
+      pass ? "room" : "nothing"
+    } back: pass-discard-snapshot=${pass}`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      await create(dir);
+      await offline(dir, "write -P 1 0 3M");
+      await ok("qemu-img", ["snapshot", "-c", "s1", dir.file(IMAGE)]);
+      await offline(dir, "write -P 2 0 3M");
+      const before = await allocated(dir);
+      await using daemon = await start(dir);
+      await add(daemon, image({ "pass-discard-snapshot": pass }));
+      const which = { device: "n", name: "s1" };
+      await daemon.qmp.execute("blockdev-snapshot-delete-internal-sync", which);
+      await daemon.stop();
+      const gone = before - await allocated(dir);
+      assert.equal(gone >= 2.5 * MiB, pass, `${gone} bytes`);
+      await check(dir);
+    },
+  });
+}
