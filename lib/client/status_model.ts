@@ -54,6 +54,7 @@ export async function askStatus(connection: QmpConnection): Promise<Status> {
     exports: list(exports).map(exportOf).reverse(),
     addresses: [],
     clients: undefined,
+    iothreads: [],
     jobs: jobList,
     requests: undefined,
   };
@@ -84,6 +85,9 @@ const exportOf = (one: JsonObject) => ({
   node: text(one["node-name"]),
   name: maybe(one["name"]),
   shuttingDown: one["shutting-down"] === true,
+  address: maybe(one["address"]),
+  inUse: typeof one["in-use"] === "boolean" ? one["in-use"] : undefined,
+  iothread: maybe(one["iothread"]),
   counters: countersOf(one["counters"]),
 });
 
@@ -105,6 +109,8 @@ function ownModel(own: JsonObject): Omit<StatusModel, "jobs"> {
         role: text(child["name"]),
         node: text(child["node-name"]),
       })),
+      filename: maybe(node["filename"]),
+      bitmaps: bitmapsOf(node["bitmaps"]),
     })),
     exports: list(own["exports"]).map(exportOf),
     addresses: isJsonObject(server) && Array.isArray(server["addresses"])
@@ -117,6 +123,12 @@ function ownModel(own: JsonObject): Omit<StatusModel, "jobs"> {
         counters: countersOf(client["counters"]),
       }))
       : [],
+    iothreads: list(own["iothreads"]).map((thread) => ({
+      id: text(thread["id"]),
+      pollMax: count(thread["poll-max-ns"]) / 1e9,
+      turns: count(thread["turns"]),
+      parks: count(thread["parks"]),
+    })),
     requests: list(own["requests"]).map((request) => ({
       op: text(request["op"]),
       node: text(request["node-name"]),
@@ -126,6 +138,15 @@ function ownModel(own: JsonObject): Omit<StatusModel, "jobs"> {
     })),
   };
 }
+
+const bitmapsOf = (bitmaps: JsonValue | undefined) =>
+  list(bitmaps).map((bitmap) => ({
+    name: text(bitmap["name"]),
+    count: count(bitmap["count"]),
+    marks: ["recording", "persistent", "busy", "inconsistent"].filter((mark) =>
+      bitmap[mark] === true
+    ),
+  }));
 
 function marks(
   readOnly: JsonValue | undefined,
@@ -158,6 +179,8 @@ function foreignNodes(nodes: readonly JsonObject[], graph: JsonObject): NodeStat
       size: isJsonObject(image) ? count(image["virtual-size"]) : 0,
       marks: marks(node["ro"], how["direct"], how["no-flush"]),
       children: edges.filter((edge) => edge.parent === name).toReversed(),
+      filename: edges.some((edge) => edge.parent === name) ? undefined : maybe(node["file"]),
+      bitmaps: bitmapsOf(node["dirty-bitmaps"]),
     };
   });
 }

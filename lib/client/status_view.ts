@@ -10,6 +10,18 @@ export interface NodeStatus {
   /** As "read-only", "cache.direct". */
   readonly marks: readonly string[];
   readonly children: readonly { readonly role: string; readonly node: string }[];
+  /** The file's, of a node that stands on no other. */
+  readonly filename: string | undefined;
+  readonly bitmaps: readonly BitmapStatus[];
+}
+
+/** A dirty bitmap. */
+export interface BitmapStatus {
+  readonly name: string;
+  /** Bytes that it says are dirty. */
+  readonly count: number;
+  /** As "recording", "persistent". */
+  readonly marks: readonly string[];
 }
 
 /** What clients did; bytes are payload. */
@@ -28,7 +40,22 @@ export interface ExportStatus {
   readonly node: string;
   readonly name: string | undefined;
   readonly shuttingDown: boolean;
+  /** Where it listens, if it has an address of its own. */
+  readonly address: string | undefined;
+  /** Whether somebody uses it; undefined if the daemon does not tell. */
+  readonly inUse: boolean | undefined;
+  readonly iothread: string | undefined;
   readonly counters: CounterStatus | undefined;
+}
+
+/** An IOThread. */
+export interface IothreadStatus {
+  readonly id: string;
+  /** Longest time for which it polls before it sleeps, in seconds; 0: it does not. */
+  readonly pollMax: number;
+  /** Times that its loop went round, and that it slept, since it began. */
+  readonly turns: number;
+  readonly parks: number;
 }
 
 /** A client of the NBD server. */
@@ -65,6 +92,7 @@ export interface StatusModel {
   readonly exports: readonly ExportStatus[];
   readonly addresses: readonly string[];
   readonly clients: readonly ClientStatus[] | undefined;
+  readonly iothreads: readonly IothreadStatus[];
   readonly jobs: readonly JobStatus[] | undefined;
   readonly requests: readonly RequestStatus[] | undefined;
 }
@@ -80,6 +108,9 @@ export function statusLines(model: StatusModel, width: number): string[] {
     [model.title],
     ["Nodes", ...indent(nodeLines(model.nodes))],
     ["Exports", ...indent(exportLines(model))],
+    ...(model.iothreads.length === 0
+      ? []
+      : [["IOThreads", ...indent(table(model.iothreads.map(iothreadRow)))]]),
     ...(model.jobs === undefined || model.jobs.length === 0
       ? []
       : [["Jobs", ...indent(table(model.jobs.map(jobRow)))]]),
@@ -100,8 +131,15 @@ function nodeLines(nodes: readonly NodeStatus[]): string[] {
   const held = new Set(nodes.flatMap((node) => node.children.map((child) => child.node)));
   const rows: string[][] = [];
   const visit = (node: NodeStatus, branch: string, below: string, path: readonly string[]) => {
-    const { driver, size, marks } = node;
-    rows.push([branch + node.name, driver, humanSize(size), marks.join(", ")]);
+    const { driver, size, marks, filename } = node;
+    const row = [branch + node.name, driver, humanSize(size), marks.join(", ")];
+    rows.push(filename === undefined ? row : [...row, filename]);
+    node.bitmaps.forEach((bitmap, i) => {
+      const last = i === node.bitmaps.length - 1 && node.children.length === 0;
+      const dirty = ["dirty", ...bitmap.marks].join(", ");
+      const line = `${below}${last ? "└" : "├"}─ ${bitmap.name}`;
+      rows.push([line, "bitmap", humanSize(bitmap.count), dirty]);
+    });
     node.children.forEach((child, i) => {
       const last = i === node.children.length - 1;
       const line = `${below}${last ? "└" : "├"}─ ${child.role}: `;
@@ -130,12 +168,17 @@ function exportLines({ exports, clients, addresses }: StatusModel): string[] {
   for (const one of exports) {
     const name = one.name !== undefined && one.name !== one.id ? ` as "${one.name}"` : "";
     const state = one.shuttingDown ? "shutting down; " : "";
+    const thread = one.iothread === undefined ? "" : `, iothread ${one.iothread}`;
     rows.push([
       one.id,
       `${one.type}${name}`,
-      `node ${one.node}`,
+      `node ${one.node}${thread}`,
       state + counterText(one.counters),
     ]);
+    if (one.address !== undefined) {
+      const front = one.inUse === true ? "a front-end is connected" : "no front-end";
+      rows.push([`└─ ${one.address}: ${front}`]);
+    }
     const mine = clients?.filter((client) => one.type === "nbd" && client.export === one.name) ??
       [];
     for (const client of mine) {
@@ -161,6 +204,11 @@ export function progressBar(current: number, total: number): string {
   const filled = Math.floor(part * BAR);
   const percent = String(Math.floor(part * 100)).padStart(3);
   return `[${"#".repeat(filled)}${"-".repeat(BAR - filled)}] ${percent} %`;
+}
+
+function iothreadRow({ id, pollMax, turns, parks }: IothreadStatus): string[] {
+  const polls = pollMax > 0 ? `polls up to ${Math.round(pollMax * 1e6)} µs` : "does not poll";
+  return [id, polls, `${turns} turns`, `slept ${parks} times`];
 }
 
 function jobRow({ id, type, status, current, total, error }: JobStatus): string[] {

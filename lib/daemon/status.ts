@@ -1,6 +1,6 @@
 /** The command x-qsd-status. */
 import type { BlockGraph } from "../block/mod.ts";
-import type { ExportRegistry } from "../export/mod.ts";
+import { addressText, type ExportRegistry } from "../export/mod.ts";
 import type { NbdControl } from "../nbd/mod.ts";
 import type { Handlers, Infer } from "../qmp/schema/core.ts";
 import type { statusCommands, XQsdCounters, XQsdStatusValue } from "../qmp/schema/status.ts";
@@ -68,6 +68,7 @@ function nodes(graph: BlockGraph): XQsdStatusValue["nodes"] {
   return graph.nodes().toReversed().map((node) => ({
     "node-name": node.name,
     driver: node.driver,
+    ...filenameOf(node.options),
     size: node.size,
     "read-only": node.readOnly,
     direct: node.common.direct,
@@ -75,7 +76,19 @@ function nodes(graph: BlockGraph): XQsdStatusValue["nodes"] {
     "monitor-owned": node.monitorOwned,
     ...(node.place === undefined ? {} : { iothread: node.place.name }),
     children: node.children.map((edge) => ({ name: edge.name, "node-name": edge.node.name })),
+    bitmaps: (node.bitmaps?.all() ?? []).map((bitmap) => ({
+      name: bitmap.name,
+      count: bitmap.bits.count * bitmap.granularity,
+      recording: bitmap.recording,
+      persistent: bitmap.persistent,
+      inconsistent: bitmap.inconsistent,
+    })),
   }));
+}
+
+function filenameOf(options: Readonly<Record<string, unknown>>): { filename?: string } {
+  const { filename } = options;
+  return typeof filename === "string" ? { filename } : {};
 }
 
 type Numbers = Readonly<Record<string, unknown>>;
@@ -101,6 +114,8 @@ function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
       type,
       "node-name": backend.node.name,
       ...(name === undefined ? {} : { name }),
+      ...(instance.address === undefined ? {} : { address: instance.address }),
+      "in-use": instance.inUse,
       "shutting-down": shuttingDown,
       ...(iothread === undefined ? {} : { iothread: iothread.name }),
       ...(numbers === undefined ? {} : { counters: countersFrom(numbers) }),
@@ -110,19 +125,7 @@ function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
 
 function serverOf({ server }: NbdControl): Pick<XQsdStatusValue, "nbd-server"> {
   if (server === undefined) return {};
-  const addresses = server.localAddresses().flatMap((address) => {
-    if (typeof address === "number") return [];
-    switch (address.family) {
-      case "unix":
-        return [`unix:${address.path.replace(/^\0/, "@")}`];
-      case "inet":
-        return [`${address.host}:${address.port}`];
-      case "inet6":
-        return [`[${address.host}]:${address.port}`];
-      default:
-        return [`vsock:${address.cid}:${address.port}`];
-    }
-  });
+  const addresses = server.localAddresses().flatMap((address) => addressText(address) ?? []);
   const clients = server.clients().map(({ peer, export: name, counters }) => ({
     peer,
     ...(name === undefined ? {} : { export: name }),

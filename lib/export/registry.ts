@@ -13,6 +13,8 @@ import type { IoThread } from "../thread/mod.ts";
 export interface ExportInstance {
   /** Whether a client uses it: then it is not removed in mode "safe". */
   readonly inUse: boolean;
+  /** Where it listens, as "unix:PATH", if it has an address of its own. */
+  readonly address?: string | undefined;
   /** No new clients, and those there are hang up. Resolves when the last one is gone. */
   shutdown(): Promise<void>;
   /** Counters for status and metrics; of what runs in IOThreads, as of the last `refresh`. */

@@ -4,7 +4,7 @@
  * answered is in its in-flight log.
  */
 import type { BlockBackend } from "../block/mod.ts";
-import type { ExportInstance } from "../export/mod.ts";
+import { addressText, type ExportInstance } from "../export/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import {
   type Context,
@@ -37,6 +37,7 @@ export class VhostUserBlkExport implements ExportInstance {
   onGone: () => void = () => {};
   /** Called when a front-end has come, or has gone. */
   onUse: (inUse: boolean) => void = () => {};
+  readonly address: string | undefined;
   readonly #context: Context;
   readonly #id: string;
   readonly #device: BlkDevice;
@@ -69,6 +70,7 @@ export class VhostUserBlkExport implements ExportInstance {
     this.#context = context;
     this.#id = options.id;
     this.#listening = listening;
+    this.address = listeningAddress(context, listening);
     this.#device = new BlkDevice(context, backend, {
       writable: options.writable ?? false,
       writethrough: options.writethrough ?? false,
@@ -156,4 +158,10 @@ export class VhostUserBlkExport implements ExportInstance {
     if (++this.#complaints > COMPLAINTS_PER_SECOND) return;
     this.#context.log.error(`vhost-user-blk export '${this.#id}': ${text}`);
   }
+}
+
+/** Where it listens, in words. */
+export function listeningAddress({ sys }: Context, { fds }: Listening): string | undefined {
+  const texts = fds.flatMap((fd) => addressText(sys.getsockname(fd)) ?? []);
+  return texts.length === 0 ? undefined : texts.join(", ");
 }

@@ -6,7 +6,7 @@ import { type BlockBackend, Perm } from "../block/mod.ts";
 import type { ExportInstance, ExportSurroundings } from "../export/mod.ts";
 import type { Context, Listening } from "../sys/mod.ts";
 import type { IoThread, PartHost, RemotePart, ThreadPart, ThreadPartKind } from "../thread/mod.ts";
-import { type VhostOptions, VhostUserBlkExport } from "./export.ts";
+import { listeningAddress, type VhostOptions, VhostUserBlkExport } from "./export.ts";
 
 /** What the part is started with. */
 interface VhostPartOptions {
@@ -54,6 +54,7 @@ class VhostThreadPart implements ThreadPart {
 /** A vhost-user-blk export in a thread, as the main context sees it. */
 export class RemoteVhostExport implements ExportInstance {
   inUse = false;
+  readonly address: string | undefined;
   /** Called when it is gone. */
   onGone: () => void = () => {};
   readonly #context: Context;
@@ -65,6 +66,7 @@ export class RemoteVhostExport implements ExportInstance {
   private constructor(context: Context, listening: Listening) {
     this.#context = context;
     this.#listening = listening;
+    this.address = listeningAddress(context, listening);
   }
 
   /** Starts it. Throws CommandError; `listening` is then closed. */

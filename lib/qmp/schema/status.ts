@@ -7,10 +7,21 @@ import { array, bool, command, empty, type Infer, int, number, opt, str, struct 
 /** A child of a node: its name in the parent (file, backing...), and the node. */
 export const XQsdChild = struct("XQsdChild", { name: str, "node-name": str });
 
+/** A dirty bitmap; `count` in bytes. */
+export const XQsdBitmap = struct("XQsdBitmap", {
+  name: str,
+  count: int,
+  recording: bool,
+  persistent: bool,
+  inconsistent: bool,
+});
+
 /** A node. `size` in bytes. */
 export const XQsdNode = struct("XQsdNode", {
   "node-name": str,
   driver: str,
+  /** What it was opened with, where it has no children. */
+  filename: opt(str),
   size: int,
   "read-only": bool,
   direct: bool,
@@ -20,6 +31,7 @@ export const XQsdNode = struct("XQsdNode", {
   /** The IOThread that it runs in; absent: the main thread. */
   iothread: opt(str),
   children: array(XQsdChild),
+  bitmaps: array(XQsdBitmap),
 });
 
 /** Counters since the beginning; bytes are payload bytes. `in-flight`: requests not yet answered. */
@@ -38,12 +50,14 @@ export const XQsdClient = struct("XQsdClient", {
   counters: opt(XQsdCounters),
 });
 
-/** An export. `name` is what NBD clients ask for. */
+/** An export. `name` is what NBD clients ask for; `address` where an export listens by itself. */
 export const XQsdExport = struct("XQsdExport", {
   id: str,
   type: str,
   "node-name": str,
   name: opt(str),
+  address: opt(str),
+  "in-use": bool,
   "shutting-down": bool,
   /** The IOThread that new clients are served in; absent: the main thread. */
   iothread: opt(str),
