@@ -11,6 +11,11 @@ import { RemoteVhostExport } from "./thread_part.ts";
 const MIN_BLOCK = 512;
 const MAX_BLOCK = 2 * 1024 * 1024;
 
+/** Bytes; 0 stands for the default, as in the original. */
+function blockSize({ "logical-block-size": size }: VhostOptions): number {
+  return size === undefined || size === 0 ? MIN_BLOCK : size;
+}
+
 /** Makes exports. Register it as an export type. */
 export class VhostUserBlk implements ExportType {
   readonly type = "vhost-user-blk";
@@ -25,7 +30,7 @@ export class VhostUserBlk implements ExportType {
 
   precheck(options: BlockExportOptionsValue): void {
     if (options.type !== this.type) return;
-    const size = options["logical-block-size"] ?? MIN_BLOCK;
+    const size = blockSize(options);
     const property = `Property ${options.id}.logical-block-size doesn't take value`;
     if (size < MIN_BLOCK || size > MAX_BLOCK) {
       throw new CommandError(`${property} ${size} (minimum: ${MIN_BLOCK}, maximum: ${MAX_BLOCK})`);
@@ -44,7 +49,8 @@ export class VhostUserBlk implements ExportType {
     given: BlockExportOptionsValue,
     around: ExportSurroundings,
   ): Promise<ExportInstance> {
-    const options = given as VhostOptions;
+    const asked = given as VhostOptions;
+    const options: VhostOptions = { ...asked, "logical-block-size": blockSize(asked) };
     const listening = await listenOn(this.#context, options.addr, BACKLOG);
     const thread = around.thread ?? around.placeOf();
     const made = thread === undefined
