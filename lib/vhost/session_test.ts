@@ -415,3 +415,23 @@ Deno.test("the log of dirty pages has the pages that were written for the guest"
     sys.close(fd);
   });
 });
+
+Deno.test("an export whose front-end is idle takes no turns of the loop, and then serves the next kick", async () => {
+  await withExport({ "num-queues": 2 }, async (bed) => {
+    const { frontend, disk } = await bed.start({ queues: 2 });
+    const { counters } = bed.context.loop;
+    for (let round = 0; round < 3; round++) {
+      assert.equal((await disk.call({ type: 0, sector: round, read: 512 })).status, 0);
+      const parks = counters.parks;
+      const limit = performance.now() + 10_000;
+      while (counters.parks === parks) {
+        assert.ok(performance.now() < limit, "the loop never sleeps");
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+      const { turns } = counters;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      assert.equal(counters.turns, turns);
+    }
+    assert.equal(frontend.rings.length, 2);
+  });
+});
