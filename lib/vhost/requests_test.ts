@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { BlkStatus, BlkType } from "./device.ts";
 import { type BlkCall, BlkDriver } from "./testing_blk.ts";
-import { type ExportBed, withExport } from "./testing_export.ts";
+import { ExportBed, withExport } from "./testing_export.ts";
 import { Feature, Request } from "./wire.ts";
 import { BlkFeature } from "./config.ts";
 import { payload } from "./testing.ts";
@@ -240,15 +240,31 @@ Deno.test("writes are durable at once unless the driver can flush them", async (
 });
 
 Deno.test("large requests are carried out in pieces, between which others are served", async () => {
-  await withExport({}, async (bed) => {
-    bed.disk.size = 1024 * 1024;
-    const { frontend, disk } = await bed.start({ memory: 16 * 1024 * 1024 });
-    const big = await disk.call({ type: BlkType.in, read: 1024 * 1024, piece: 65536 });
-    assert.equal(big.status, BlkStatus.ok);
-    const over = await disk.call({ type: BlkType.in, read: 6 * 1024 * 1024 });
+  const MiB = 1024 * 1024;
+  const bed = await ExportBed.make({ "num-queues": 2 }, 8 * MiB);
+  try {
+    const { frontend, disk: big } = await bed.start({ queues: 2, memory: 32 * MiB });
+    const small = new BlkDriver(frontend, 1);
+    const data = pattern(6 * MiB, 3);
+    const wrote = big.submit({ type: BlkType.out, sector: 8, write: data, piece: MiB });
+    frontend.kick(0, true);
+    await frontend.until(() => bed.disk.calls.length > 0);
+    assert.equal((await small.call({ type: BlkType.in, sector: 0, read: 512 })).status, 0);
+    assert.equal((await big.wait(wrote)).status, BlkStatus.ok);
+    const { calls } = bed.disk;
+    assert.deepEqual(
+      calls.filter((call) => call.startsWith("write")),
+      [0, 1, 2, 3, 4, 5].map((i) => `write(1) ${4096 + i * MiB} ${MiB}`),
+    );
+    assert.ok(calls.indexOf("read 0 512") < calls.length - 1, "it had to wait for the large one");
+    const read = await big.call({ type: BlkType.in, sector: 8, read: 6 * MiB, piece: 2 * MiB });
+    assert.equal(read.status, BlkStatus.ok);
+    assert.ok(read.data.every((byte, i) => byte === data[i]));
+    const over = await big.call({ type: BlkType.in, sector: 8192, read: 6 * MiB });
     assert.equal(over.status, BlkStatus.ioError);
-    assert.ok(frontend.rings.length === 1);
-  });
+  } finally {
+    await bed.close();
+  }
 });
 
 Deno.test("two queues are served, each with its own notifications", async () => {
