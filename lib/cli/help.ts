@@ -41,6 +41,8 @@ Commands; 'PROGRAM COMMAND --help' tells more:
   qmp SOCKET             speak QMP with a running daemon: a prompt, or one command
   status SOCKET          show what a running daemon does, --watch: again and again
   check IMAGE            check an image, and repair it
+  snapshot IMAGE         list, take, apply and delete internal snapshots of an image
+  measure IMAGE          say how large a converted image will be
 `;
 
 /** How to use `program`. */
