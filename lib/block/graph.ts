@@ -8,7 +8,7 @@
 import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/blockdev.ts";
-import type { Context } from "../sys/mod.ts";
+import type { Context, TracePoint } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
 import { type BitmapChange, type DirtyBitmap, storeBitmaps } from "./bitmaps/mod.ts";
 import { Backend } from "./backend.ts";
@@ -50,9 +50,13 @@ export class BlockGraph {
   readonly #sections = new Set<Section>();
   /** What each backend was last told of the size. */
   readonly #sizes = new WeakMap<Backend, number>();
+  readonly #traceAttach: TracePoint;
+  readonly #traceDetach: TracePoint;
 
   constructor(parts: GraphParts) {
     this.context = parts.context;
+    this.#traceAttach = parts.context.trace("blk_root_attach");
+    this.#traceDetach = parts.context.trace("blk_root_detach");
     this.drivers = parts.drivers;
     this.#events = parts.events;
     this.names = new NameGenerator(parts.context.sys);
@@ -275,6 +279,9 @@ export class BlockGraph {
       this.#unlinkBackend(backend);
       throw error;
     }
+    if (this.#traceAttach.enabled) {
+      this.#traceAttach.emit(`blk ${backend.describe} bs ${node.name}`);
+    }
     this.#sizes.set(backend, node.size);
     for (const section of this.#sections) section.consider(backend);
     return backend;
@@ -288,6 +295,9 @@ export class BlockGraph {
   }
 
   async #detach(backend: Backend): Promise<void> {
+    if (this.#traceDetach.enabled) {
+      this.#traceDetach.emit(`blk ${backend.describe} bs ${backend.node.name}`);
+    }
     this.#unlinkBackend(backend);
     try {
       await this.updatePermissions();

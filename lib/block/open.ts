@@ -67,6 +67,8 @@ export class Opening {
     const node = new BlockNode(name, definition, options, common);
     graph.all.add(node);
     const mark = this.created.length;
+    const trace = graph.context.trace("bdrv_open_common");
+    if (trace.enabled) trace.emit(`bs ${name} format_name "${options.driver}"`);
     try {
       const open = new NodeOpenContext(graph, this, node);
       const instance = await definition.open(open, driverOptions(options));

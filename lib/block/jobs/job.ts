@@ -5,7 +5,7 @@
  */
 import { assert, BlockError, CommandError, type MaybePromise } from "../../base/mod.ts";
 import type { JobInfoValue, JobStatusValue, JobTypeValue } from "../../qmp/schema/job.ts";
-import { assertMove, checkVerb } from "./state.ts";
+import { assertMove, checkVerb, type JobVerb } from "./state.ts";
 
 /** What a job does. */
 export interface JobWork {
@@ -46,6 +46,10 @@ export interface JobOptions {
 /** What a job tells those around it. */
 export interface JobObserver {
   moved(job: Job, from: JobStatusValue, to: JobStatusValue): void;
+  /** A verb (job-pause...) is asked of it, which its state may refuse. */
+  asked(job: Job, verb: JobVerb): void;
+  /** Its work has ended; `error` says how, if it failed. */
+  completed(job: Job, error: string | undefined): void;
   /** It waits for job-finalize. */
   pending(job: Job): void;
   /** Something that is no error of the outside world ended the work. */
@@ -106,7 +110,7 @@ export class Job implements JobControl {
 
   /** job-pause. */
   pause(): void {
-    checkVerb(this.id, this.#status, "pause");
+    this.#check("pause");
     if (this.#userPaused) throw new CommandError("Job is already paused");
     this.#userPaused = true;
   }
@@ -114,14 +118,14 @@ export class Job implements JobControl {
   /** job-resume. */
   resume(): void {
     if (!this.#userPaused) throw new CommandError("Can't resume a job that was not paused");
-    checkVerb(this.id, this.#status, "resume");
+    this.#check("resume");
     this.#userPaused = false;
     this.#wake?.();
   }
 
   /** job-cancel: at the next point where the work can stop. */
   cancel(): void {
-    checkVerb(this.id, this.#status, "cancel");
+    this.#check("cancel");
     this.#cancelled = true;
     this.#userPaused = false;
     if (this.#status === "created") this.#live();
@@ -131,7 +135,7 @@ export class Job implements JobControl {
 
   /** job-complete. */
   complete(): void {
-    checkVerb(this.id, this.#status, "complete");
+    this.#check("complete");
     if (this.work.complete === undefined) {
       throw new CommandError(`The active block job '${this.id}' cannot be completed`);
     }
@@ -140,14 +144,19 @@ export class Job implements JobControl {
 
   /** job-finalize. */
   finalize(): void {
-    checkVerb(this.id, this.#status, "finalize");
+    this.#check("finalize");
     this.#finalize?.();
   }
 
   /** job-dismiss. The registry then forgets it. */
   dismiss(): void {
-    checkVerb(this.id, this.#status, "dismiss");
+    this.#check("dismiss");
     this.#move("null");
+  }
+
+  #check(verb: JobVerb): void {
+    this.observer.asked(this, verb);
+    checkVerb(this.id, this.#status, verb);
   }
 
   // --- for the work ---
@@ -191,6 +200,7 @@ export class Job implements JobControl {
       if (this.#cancelled) throw cancelledError();
       await this.work.run(this);
       if (this.#cancelled) throw cancelledError();
+      this.observer.completed(this, undefined);
       this.#move("waiting");
       this.#move("pending");
       if (this.options.autoFinalize === false) await this.#untilFinalized();
@@ -215,6 +225,7 @@ export class Job implements JobControl {
     this.#error = error instanceof Error ? error.message : String(error);
     const outside = error instanceof CommandError || error instanceof BlockError;
     if (!outside) this.observer.bug(this, error);
+    this.observer.completed(this, this.#error);
     this.#move("aborting");
     try {
       await this.work.abort?.();

@@ -213,3 +213,32 @@ Deno.test("closing cancels what runs and forgets everything", async () => {
   assert.deepEqual(events, ["created", "running", "aborting", "concluded", "null"]);
   assert.deepEqual(jobs.list(), []);
 });
+
+Deno.test("traces tell what was asked of a job, how its work ended, and its moves", async () => {
+  const lines: string[] = [];
+  const log = { error() {}, warn() {}, info() {} };
+  const trace = (name: string) => ({
+    name,
+    enabled: true,
+    emit: (text: string) => void lines.push(`${name} ${text}`),
+  });
+  const jobs = new JobRegistry({ context: { log, trace }, events: { emit() {} } });
+  const run = () => {
+    throw new BlockError("EIO", "worn out", {});
+  };
+  const job = jobs.create({ id: "j", autoDismiss: false }, { type: "create", run } as JobWork);
+  job.start();
+  await job.concluded;
+  assert.throws(() => job.pause());
+  job.dismiss();
+  assert.deepEqual(lines, [
+    "job_state_transition job j (undefined-->created)",
+    "job_state_transition job j (created-->running)",
+    "job_completed job j worn out",
+    "job_state_transition job j (running-->aborting)",
+    "job_state_transition job j (aborting-->concluded)",
+    "job_apply_verb job j in state concluded; applying verb pause",
+    "job_apply_verb job j in state concluded; applying verb dismiss",
+    "job_state_transition job j (concluded-->null)",
+  ]);
+});

@@ -13,11 +13,19 @@ export class JobRegistry {
   constructor(parts: { context: Pick<Context, "log" | "trace">; events: EventSink }) {
     const { context, events } = parts;
     const transition = context.trace("job_state_transition");
+    const verbs = context.trace("job_apply_verb");
+    const completed = context.trace("job_completed");
     this.#observer = {
       moved: (job, from, to) => {
         if (transition.enabled) transition.emit(`job ${job.id} (${from}-->${to})`);
         events.emit("JOB_STATUS_CHANGE", { id: job.id, status: to });
         if (to === "null") this.#jobs.delete(job.id);
+      },
+      asked: ({ id, status }, verb) => {
+        if (verbs.enabled) verbs.emit(`job ${id} in state ${status}; applying verb ${verb}`);
+      },
+      completed: ({ id }, error) => {
+        if (completed.enabled) completed.emit(`job ${id} ${error ?? "without an error"}`);
       },
       pending: () => {},
       bug: (job, error) => {
