@@ -7,7 +7,7 @@ import { CommandError } from "../base/mod.ts";
 import { Backend } from "./backend.ts";
 import { handOverBitmaps, loadBitmaps } from "./bitmaps/mod.ts";
 import type { DrainedSection } from "./graph_types.ts";
-import type { BlockNode } from "./node.ts";
+import { type BlockNode, childrenFirst } from "./node.ts";
 import type { PermissionPlan } from "./permission_update.ts";
 
 /** What activation needs of the graph. */
@@ -90,18 +90,6 @@ async function settle(
 ): Promise<void> {
   await graph.updatePermissions({ nodes: new Map(nodes.map((node) => [node, { active }])) });
   for (const node of nodes) node.common.active = active;
-}
-
-/** `nodes` and all below them, each after those that it stands on. */
-function childrenFirst(nodes: readonly BlockNode[]): BlockNode[] {
-  const order = new Set<BlockNode>();
-  const visit = (node: BlockNode): void => {
-    if (order.has(node)) return;
-    for (const edge of node.children) visit(edge.node);
-    order.add(node);
-  };
-  for (const node of nodes) visit(node);
-  return [...order];
 }
 
 /** The nodes that become inactive, each before those that it stands on. Throws where one of `nodes` cannot. */

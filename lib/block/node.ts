@@ -241,3 +241,15 @@ export class Edge implements Child {
 export function wantsFua(flags: number): boolean {
   return (flags & RequestFlag.fua) !== 0;
 }
+
+/** `nodes` and all below them, each after those that it stands on. */
+export function childrenFirst(nodes: readonly BlockNode[]): BlockNode[] {
+  const order = new Set<BlockNode>();
+  const visit = (node: BlockNode): void => {
+    if (order.has(node)) return;
+    for (const edge of node.children) visit(edge.node);
+    order.add(node);
+  };
+  for (const node of nodes) visit(node);
+  return [...order];
+}

@@ -14,7 +14,7 @@ import { type BitmapChange, bitmapStates, changeBitmap, type DirtyBitmap } from 
 import { LostInstance } from "./forward.ts";
 import type { DrainedSection, RequestInFlight } from "./graph_types.ts";
 import { MovedInstance } from "./moved.ts";
-import type { BlockNode } from "./node.ts";
+import { type BlockNode, childrenFirst } from "./node.ts";
 import type { OpenGraph } from "./open.ts";
 import { factsOf, flatOptions } from "./replica.ts";
 import { executeOn } from "./serve_node.ts";
@@ -479,16 +479,4 @@ export class Places {
     }
     if (news.length > 0) await thread.call("forward", news);
   }
-}
-
-/** `nodes` and all below them, each after those that it stands on. */
-function childrenFirst(nodes: readonly BlockNode[]): BlockNode[] {
-  const order = new Set<BlockNode>();
-  const visit = (node: BlockNode): void => {
-    if (order.has(node)) return;
-    for (const edge of node.children) visit(edge.node);
-    order.add(node);
-  };
-  for (const node of nodes) visit(node);
-  return [...order];
 }

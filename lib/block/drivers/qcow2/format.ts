@@ -170,3 +170,10 @@ export function geometryOf(header: GeometryFields): Geometry {
     compression: header.compressionType === CompressionType.zstd ? "zstd" : "zlib",
   };
 }
+
+/** Bits of the subclusters, of `size` bytes each, that [from, to) of a cluster touches. */
+export function subclusterMask(size: number, from: number, to: number): number {
+  const first = Math.floor(from / size);
+  const count = Math.ceil(to / size) - first;
+  return count >= SUBCLUSTERS ? 0xffffffff : (((1 << count) - 1) << first) >>> 0;
+}

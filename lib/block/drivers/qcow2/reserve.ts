@@ -10,7 +10,7 @@
 import { alignDown, alignUp, type MaybePromise } from "../../../base/mod.ts";
 import type { WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
-import { EntryHigh, EntryLow, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
+import { EntryHigh, EntryLow, highWord, lowWord, subclusterMask } from "./format.ts";
 import type { Image } from "./image.ts";
 import type { Busy } from "./inflight.ts";
 import { Kind } from "./map.ts";
@@ -123,15 +123,8 @@ export class DataPlanner {
   /** Whether [inside, inside + length) of the cluster is data already: no entry changes by a write. */
   #isData(at: number, inside: number, length: number): boolean {
     if (!this.#extended) return (this.#view.getUint32(at + 4) & EntryLow.zero) === 0;
-    const mask = this.#mask(inside, inside + length);
+    const mask = subclusterMask(this.#subSize, inside, inside + length);
     return (this.#view.getUint32(at + 12) & mask) >>> 0 === mask;
-  }
-
-  /** Bits of the subclusters that [from, to) of a cluster touches. */
-  #mask(from: number, to: number): number {
-    const first = Math.floor(from / this.#subSize);
-    const count = Math.ceil(to / this.#subSize) - first;
-    return count >= SUBCLUSTERS ? 0xffffffff : (((1 << count) - 1) << first) >>> 0;
   }
 
   /** The cluster has its place, but (a part of) it is not data yet: preallocated, zeroed, or subclusters. */
@@ -297,7 +290,7 @@ export class DataPlanner {
     if (this.#extended) {
       const guest = (run.cluster + i) * size;
       const from = Math.max(run.from - guest, 0);
-      const mask = this.#mask(from, Math.min(run.to - guest, size));
+      const mask = subclusterMask(this.#subSize, from, Math.min(run.to - guest, size));
       const zero = compressed ? 0 : view.getUint32(at + 8);
       const allocated = run.claimed ? 0 : view.getUint32(at + 12);
       view.setUint32(at + 8, (zero & ~mask) >>> 0);

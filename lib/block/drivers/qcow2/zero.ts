@@ -5,7 +5,7 @@
 import { BlockError } from "../../../base/mod.ts";
 import { RequestFlag, type WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
-import { EntryHigh, EntryLow, SUBCLUSTERS } from "./format.ts";
+import { EntryHigh, EntryLow, subclusterMask } from "./format.ts";
 import type { Image } from "./image.ts";
 import { Kind } from "./map.ts";
 import { mustWait } from "./waiting.ts";
@@ -126,7 +126,7 @@ export class ZeroPlanner {
       const compressed = (view.getUint32(at) & EntryHigh.compressed) !== 0;
       if (!compressed) map.checkExtended(slot, at);
       if (whole && (compressed || unmap)) return this.#drop(slot, at, 0xffffffff);
-      const mask = this.#mask(from, to);
+      const mask = subclusterMask(this.#subSize, from, to);
       view.setUint32(at + 8, (view.getUint32(at + 8) | mask) >>> 0);
       view.setUint32(at + 12, (view.getUint32(at + 12) & ~mask) >>> 0);
       return map.changed(slot, at);
@@ -272,13 +272,6 @@ export class ZeroPlanner {
       this.#view.setUint32(at + 12, 0);
     }
     map.changed(slot, at);
-  }
-
-  /** Bits of the subclusters in [from, to) of a cluster. */
-  #mask(from: number, to: number): number {
-    const first = Math.floor(from / this.#subSize);
-    const count = Math.ceil(to / this.#subSize) - first;
-    return count >= SUBCLUSTERS ? 0xffffffff : (((1 << count) - 1) << first) >>> 0;
   }
 
   #readsZero(at: number, guest: number): boolean {
