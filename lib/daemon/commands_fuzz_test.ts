@@ -6,7 +6,8 @@
  */
 import assert from "node:assert/strict";
 import { traceEvents, TraceRegistry } from "../observe/mod.ts";
-import { almost, chance, type Pick, type Taste } from "../qmp/arbitrary.ts";
+import { chance, type Pick } from "../base/mod.ts";
+import { almost, type Taste } from "../qmp/arbitrary.ts";
 import { Dispatcher, type JsonValue, writeJson } from "../qmp/mod.ts";
 import { allCommands } from "../qmp/schema/mod.ts";
 import { createContext, LinuxSys } from "../sys/mod.ts";

@@ -1,20 +1,6 @@
 /** For fuzzers: values made from a schema that mostly fit it, and in places do not. Seeded; no state. */
+import type { Pick } from "../base/mod.ts";
 import type { Meta, Schema } from "./schema/core.ts";
-
-/** A number in [0, n). */
-export type Pick = (n: number) => number;
-
-/** mulberry32: the same numbers for the same seed. */
-export function chance(seed: number): Pick {
-  let state = seed >>> 0;
-  return (n) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) % n;
-  };
-}
 
 /** What to write where a word or a number is wanted; `member` is the innermost member's name. */
 export interface Taste {

@@ -1,17 +1,6 @@
 import assert from "node:assert/strict";
+import { chance } from "../../base/mod.ts";
 import { Bits } from "./bits.ts";
-
-/** mulberry32 */
-function chance(seed: number): (n: number) => number {
-  let state = seed >>> 0;
-  return (n) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) % n;
-  };
-}
 
 /** A byte for each granule: what Bits is to be. */
 class Model {
