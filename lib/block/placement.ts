@@ -1,7 +1,7 @@
 /** What `locate` and `reserve` fill in: reusable records. */
 import { assert, type IoVec, type MaybePromise } from "../base/mod.ts";
 import type { Edge } from "./node.ts";
-import type { Child, Placement, WritePlan } from "./types.ts";
+import type { Child, Placement, PlanEncoder, WritePlan } from "./types.ts";
 
 /** Kinds of placements. */
 export const Placed = { none: 0, child: 1, zero: 2, unallocated: 3, encoded: 4 } as const;
@@ -86,6 +86,7 @@ export class PlanRecord implements WritePlan {
   soleChild: Edge | undefined;
   soleAt = 0;
   readonly steps: PlanStep[] = [];
+  encode: PlanEncoder | undefined;
   commit: (() => MaybePromise<void>) | undefined;
   abandon: (() => void) | undefined;
   #start = 0;
@@ -99,6 +100,7 @@ export class PlanRecord implements WritePlan {
     this.#planned = 0;
     this.soleChild = undefined;
     if (this.steps.length > 0) this.steps.length = 0;
+    this.encode = undefined;
     this.commit = undefined;
     this.abandon = undefined;
     return this;
@@ -111,7 +113,7 @@ export class PlanRecord implements WritePlan {
   /** Whether it is nothing but one write of the whole range in a child. */
   get simple(): boolean {
     return this.soleChild !== undefined && this.steps.length === 0 && this.commit === undefined &&
-      this.abandon === undefined;
+      this.abandon === undefined && this.encode === undefined;
   }
 
   #take(length: number | undefined): number {
@@ -141,6 +143,10 @@ export class PlanRecord implements WritePlan {
     assert(length > 0, "an empty copy");
     this.steps.push({ kind: "copy", from, length, child: child as Edge, at });
   }
+  encoded(encode: PlanEncoder): void {
+    assert(this.encode === undefined, "a plan has one encoder");
+    this.encode = encode;
+  }
   onCommit(commit: () => MaybePromise<void>): void {
     assert(this.commit === undefined, "a plan has one commit");
     this.commit = commit;
@@ -168,6 +174,7 @@ export class PlanRecord implements WritePlan {
         ? `metadata only for ${step.length} at ${step.from}`
         : `${step.kind} ${step.length} from ${step.from} to ${step.child!.name} at ${step.at}`
     );
+    if (this.encode !== undefined) lines.push("encoded");
     if (this.commit !== undefined) lines.push("commit");
     return lines.join("; ");
   }

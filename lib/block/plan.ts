@@ -1,12 +1,12 @@
 /** Carrying out a write plan: copies and data to their places, then commit; or abandon. */
-import { assert, IoVec, type MaybePromise } from "../base/mod.ts";
+import { assert, chain, IoVec, type MaybePromise } from "../base/mod.ts";
 import type { Memory } from "../sys/mod.ts";
 import { Bounded } from "./bounded.ts";
 import type { BlockNode, Edge } from "./node.ts";
 import type { PlanRecord, PlanStep } from "./placement.ts";
 import { isNotSupported, rescue } from "./rescue.ts";
 import type { Seam } from "./seam.ts";
-import type { WriteIntent } from "./types.ts";
+import type { PlanEncoder, WriteIntent } from "./types.ts";
 
 /** Steps that are neighbours in one child and become one write. */
 interface Run {
@@ -34,7 +34,11 @@ export async function executePlan(
     for (const run of joinSteps(plan.allSteps(), intent)) {
       if (bounded.failed) break;
       assert(run.child.parent === node && run.at >= 0, "planned in a child of another node");
-      await bounded.run(() => runSteps(seam, node, run, offset, intent, iov, flags));
+      await bounded.run(() =>
+        plan.encode === undefined || intent !== "data"
+          ? runSteps(seam, node, run, offset, intent, iov, flags)
+          : encodeRun(seam, node, run, plan.encode, offset, iov!, flags)
+      );
     }
     await bounded.finish();
   } catch (error) {
@@ -134,6 +138,34 @@ async function copyRun(
     }
     await reads.finish();
     await seam.writeChild(run.child, run.at, out, flags);
+  } finally {
+    seam.buffers.release(buffer);
+  }
+}
+
+/** As `copyRun`, with all of it encoded, in memory of its own: the user's stays as it is. */
+async function encodeRun(
+  seam: Seam,
+  node: BlockNode,
+  run: Run,
+  encode: PlanEncoder,
+  offset: number,
+  iov: IoVec,
+  flags: number,
+): Promise<void> {
+  const buffer: Memory = seam.buffers.acquire(run.length);
+  try {
+    const pieces = new Bounded();
+    for (const { kind, from, at, length } of run.steps) {
+      const target = buffer.address + (at - run.at);
+      await pieces.run(() => {
+        if (kind !== "copy") return encode(iov.slice(from - offset, length), target, from, at);
+        const part = IoVec.of(target, length);
+        return chain(seam.read(node, from, part, 0), () => encode(part, target, from, at));
+      });
+    }
+    await pieces.finish();
+    await seam.writeChild(run.child, run.at, IoVec.of(buffer.address, run.length), flags);
   } finally {
     seam.buffers.release(buffer);
   }

@@ -85,11 +85,24 @@ export interface WritePlan {
    * write, are written to `child` at `at`, together with the neighbouring data where possible.
    */
   copy(from: number, child: Child, at: number, length: number): void;
+  /** All data and copies of the plan go through `encode` on their way to the child (encryption). */
+  encoded(encode: PlanEncoder): void;
   /** Runs once the data is there: metadata updates, in their order. At most one. */
   onCommit(commit: () => MaybePromise<void>): void;
   /** Runs instead if the data could not be written: gives reserved clusters back. */
   onAbandon(abandon: () => void): void;
 }
+
+/**
+ * Encodes what lies in `iov`, the guest's bytes from `from` on that go to the child at `at`, to as many bytes of native
+ * memory at `target`. If `iov` is one segment, that may be the very same memory.
+ */
+export type PlanEncoder = (
+  iov: IoVec,
+  target: number,
+  from: number,
+  at: number,
+) => MaybePromise<void>;
 
 /** What a range is to be written for. */
 export type WriteIntent = "data" | "zeroes" | "discard";

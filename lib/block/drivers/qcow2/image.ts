@@ -19,6 +19,7 @@ import type {
   Limits,
   OpenContext,
   Placement,
+  PlanEncoder,
   ReopenChange,
   TruncateOptions,
   WriteIntent,
@@ -102,6 +103,7 @@ export class Image implements OpenedImage {
   #size: number;
   /** End of what was written to the external data file, or of the file. */
   #dataEnd = 0;
+  readonly #encode: PlanEncoder | undefined;
   readonly #settled: () => Promise<void> | undefined;
   #cleaner: { cancel(): void } | undefined;
 
@@ -117,6 +119,9 @@ export class Image implements OpenedImage {
     this.codec = parts.codec;
     this.bitmaps = parts.hooks.bitmaps?.(this);
     this.cipher = parts.cipher;
+    const { cipher } = parts;
+    this.#encode = cipher &&
+      ((iov, target, guest, host) => cipher.encrypt(iov, target, guest, host));
     this.#options = parts.options;
     this.#readOnly = parts.readOnly;
     this.#size = parts.header.size;
@@ -245,6 +250,7 @@ export class Image implements OpenedImage {
     intent: WriteIntent,
     flags: number,
   ): MaybePromise<void> {
+    if (this.#encode !== undefined && intent === "data") plan.encoded(this.#encode);
     const wait = this.#attempt(start, length, plan, intent, flags);
     return wait === undefined ? undefined : this.#retry(wait, start, length, plan, intent, flags);
   }
@@ -282,9 +288,6 @@ export class Image implements OpenedImage {
     const context = { node: this.nodeName, op: "write" };
     if (this.#readOnly) throw new BlockError("EIO", "the image is not ready for writing", context);
     if (this.#header.corrupt) throw new BlockError("EIO", "the image is corrupt", context);
-    if (this.cipher !== undefined) {
-      throw new BlockError("ENOTSUP", "encrypted images cannot be written yet", context);
-    }
   }
 
   writeCompressed(offset: number, iov: IoVec): Promise<void> {

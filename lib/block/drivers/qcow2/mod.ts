@@ -7,7 +7,7 @@ import { Qcow2Bitmaps } from "./bitmaps.ts";
 import { createImage } from "./create.ts";
 import { Bounds } from "./format.ts";
 import { imageFacts, type Origin } from "./info.ts";
-import { headerArrived, openNode, originOf } from "./open.ts";
+import { type CipherSource, headerArrived, openNode, originOf } from "./open.ts";
 import type { Qcow2Options } from "./options.ts";
 import { prepareReopen } from "./reopen.ts";
 import type { ImageHooks, OpenedImage } from "./types.ts";
@@ -60,12 +60,17 @@ async function changeBackingFile(
   }
 }
 
+/** The driver, with the ciphers that `cipherOf` makes; absent: encrypted images are refused. */
+export function qcow2With(cipherOf?: CipherSource): DriverDefinition<Qcow2Options> {
+  return defineDriver<Qcow2Options>({
+    name: "qcow2",
+    kind: "format",
+    options: BlockdevOptionsQcow2 as DriverDefinition<Qcow2Options>["options"],
+    open: (open, options) =>
+      openNode(open, options, (context, origin) => hooksOf(context, origin, options), cipherOf),
+    create: createImage,
+  });
+}
+
 /** QEMU driver `qcow2`. */
-export const qcow2: DriverDefinition<Qcow2Options> = defineDriver<Qcow2Options>({
-  name: "qcow2",
-  kind: "format",
-  options: BlockdevOptionsQcow2 as DriverDefinition<Qcow2Options>["options"],
-  open: (open, options) =>
-    openNode(open, options, (context, origin) => hooksOf(context, origin, options)),
-  create: createImage,
-});
+export const qcow2: DriverDefinition<Qcow2Options> = qcow2With();

@@ -1,7 +1,7 @@
 /**
  * Opening an image: its header, what has to be put right before it may be written to, and its children.
  */
-import { BlockError, CommandError } from "../../../base/mod.ts";
+import { BlockError, CommandError, type MaybePromise } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
 import type { Child, NamedChild, OpenContext } from "../../mod.ts";
 import { CompressedClusters } from "./compressed.ts";
@@ -21,7 +21,7 @@ import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";
 import { findSnapshot, snapshotHeader } from "./snapshots.ts";
-import type { ImageHooks, OpenedImage } from "./types.ts";
+import type { ClusterCipher, ImageHooks, OpenedImage } from "./types.ts";
 
 /** Reads and parses the header of the image in `file`. */
 export async function readHeader(
@@ -94,7 +94,27 @@ async function repair(
   }
 }
 
-/** Options about encryption against what the header says. Encrypted data cannot be read yet. */
+/**
+ * Makes the cipher of an image whose header and options fit together. Undefined: its data is not encrypted. Throws
+ * CommandError.
+ */
+export type CipherSource = (
+  open: OpenContext,
+  options: Qcow2Options,
+  header: Header,
+) => MaybePromise<ClusterCipher | undefined>;
+
+/** Encrypted images are refused: no cipher is there yet. */
+export function noCiphers(
+  _open: OpenContext,
+  _options: Qcow2Options,
+  { cryptMethod }: Header,
+): undefined {
+  if (cryptMethod === "none") return undefined;
+  throw new CommandError(`Images with '${cryptMethod}' encryption are not supported yet`);
+}
+
+/** Options about encryption against what the header says. */
 export function checkEncryption(options: Qcow2Options, header: Header): void {
   const { encrypt } = options;
   const { cryptMethod } = header;
@@ -112,7 +132,6 @@ export function checkEncryption(options: Qcow2Options, header: Header): void {
   if (encrypt?.["key-secret"] === undefined) {
     throw new CommandError("Parameter 'encrypt.key-secret' is required for cipher");
   }
-  throw new CommandError(`Images with '${cryptMethod}' encryption are not supported yet`);
 }
 
 /** A snapshot is not written to. */
@@ -186,6 +205,9 @@ export async function headerArrived(
   header: Header,
 ): Promise<Header> {
   const { context, file, nodeName } = image;
+  if (header.cryptMethod !== image.header.cryptMethod) {
+    throw new CommandError("The image's encryption was changed by somebody else");
+  }
   if (image.readOnly) return await shown(context, file, options, header);
   refuseCorrupt(header);
   return await prepareForWriting(context, nodeName, file, header);
@@ -196,6 +218,7 @@ export async function openNode(
   open: OpenContext,
   options: Qcow2Options,
   hooks: (open: OpenContext, origin: Origin) => ImageHooks,
+  cipherOf: CipherSource = noCiphers,
 ): Promise<OpenedImage> {
   const { context, nodeName } = open;
   const file = await open.child("file", { role: ["data", "metadata", "primary"] });
@@ -203,6 +226,7 @@ export async function openNode(
   if (!open.readOnly && options["x-qsd-snapshot"] !== undefined) throw onlyRead();
   let header = await readHeader(context, file, { refuseCorrupt: writable });
   checkEncryption(options, header);
+  const cipher = await cipherOf(open, options, header);
   const resolved = resolveOptions(options, header, open.discard);
   if (header.staleBitmaps === true) warnOfBitmaps(open, header);
   const data = await openData(open, options, header, file);
@@ -222,6 +246,7 @@ export async function openNode(
     readOnly: open.readOnly,
     options: resolved,
     codec: new CompressedClusters(context, nodeName, clusterSize, compression),
+    ...(cipher !== undefined && { cipher }),
     hooks: hooks(open, await originOf(open, header, implied)),
   });
 }

@@ -38,6 +38,7 @@ export class DataPlanner {
   readonly #entrySize: number;
   readonly #extended: boolean;
   readonly #external: boolean;
+  readonly #encrypted: boolean;
 
   constructor(image: Image) {
     this.#image = image;
@@ -47,6 +48,7 @@ export class DataPlanner {
     this.#entrySize = image.geometry.l2EntrySize;
     this.#extended = image.geometry.extendedL2;
     this.#external = image.geometry.externalData;
+    this.#encrypted = image.cipher !== undefined;
   }
 
   /** Plans the front part of the range; or says what to wait for. */
@@ -225,13 +227,14 @@ export class DataPlanner {
     const { allocator } = this.#image;
     if (this.#external) {
       this.#granted.granted = count;
-      this.#granted.fresh = this.#image.dataEnd <= guest;
+      this.#granted.fresh = !this.#encrypted && this.#image.dataEnd <= guest;
       this.#image.noteData(guest + count * this.#clusterSize);
       return guest;
     }
     const host = allocator.claim(count);
     this.#granted.granted = allocator.granted;
-    this.#granted.fresh = allocator.fresh;
+    // What was never written is no zeroes once it is decrypted.
+    this.#granted.fresh = !this.#encrypted && allocator.fresh;
     return host;
   }
 

@@ -2,7 +2,7 @@
 import { alignUp, assert, BlockError, CommandError } from "../../../base/mod.ts";
 import type { TruncateOptions } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
-import { Bounds, EntryHigh, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
+import { Bounds, EntryHigh, EntryLow, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";
 import { Kind } from "./map.ts";
 import { zeroGuest } from "./self_io.ts";
@@ -18,6 +18,7 @@ export async function resize(image: Image, size: number, options: TruncateOption
     await shrink(image, size, old);
     return;
   }
+  if (options.preallocation !== "off") checkPreallocation(image);
   await growL1(image, size);
   await zeroNew(image, size, old);
   if (options.preallocation !== "off") await preallocate(image, old, size, options.preallocation);
@@ -112,6 +113,12 @@ function dataIn(image: Image, slot: Slot, guest: number): boolean {
   return false;
 }
 
+/** What was never written is no zeroes once it is decrypted: a flag must say that it is. */
+function checkPreallocation({ cipher, geometry, nodeName }: Image): void {
+  if (cipher === undefined || (geometry.version >= 3 && !geometry.dataFileRaw)) return;
+  throw new BlockError("ENOTSUP", "Operation not supported", { node: nodeName });
+}
+
 /** Gives the clusters of [from, to) places, which read as zeroes. */
 async function preallocate(
   image: Image,
@@ -160,12 +167,13 @@ async function place(image: Image, guest: number, host: number, count: number): 
 }
 function placeIn(image: Image, slot: Slot, guest: number, host: number, count: number): void {
   const { map, geometry } = image;
+  const flagged = image.cipher !== undefined;
   const { view } = map.cache;
   let at = map.entryAt(slot, guest);
   for (let i = 0; i < count; i++, at += geometry.l2EntrySize) {
     const target = host + i * geometry.clusterSize;
     view.setUint32(at, (highWord(target) | EntryHigh.copied) >>> 0);
-    view.setUint32(at + 4, lowWord(target));
+    view.setUint32(at + 4, lowWord(target) | (flagged && !geometry.extendedL2 ? EntryLow.zero : 0));
     // Subclusters stay unallocated, so that a backing file shows through until they are written.
     if (geometry.dataFileRaw && geometry.extendedL2) view.setUint32(at + 12, 0xffffffff);
     map.changed(slot, at);

@@ -1,6 +1,6 @@
 /** Requests that the image sends to itself, while nobody else does (resize): plans carried out step by step. */
 import { IoVec, type MaybePromise } from "../../../base/mod.ts";
-import { PlacementRecord, PlanRecord, zeroFill } from "../../mod.ts";
+import { PlacementRecord, type PlanEncoder, PlanRecord, zeroFill } from "../../mod.ts";
 import type { Image } from "./image.ts";
 
 /** Bytes of zeroes that are written at once. */
@@ -60,7 +60,9 @@ async function writeStep(image: Image, at: number, iov: IoVec): Promise<number> 
   try {
     for (const step of plan.allSteps()) {
       const act = (part: IoVec): MaybePromise<void> => step.child!.write(step.at, part, 0);
-      if (step.kind === "data") await act(iov.slice(step.from - at, step.length));
+      const { encode } = plan;
+      if (encode !== undefined) await encodeStep(image, step, encode, at, iov, act);
+      else if (step.kind === "data") await act(iov.slice(step.from - at, step.length));
       else await copyStep(image, step.from, step.length, act);
     }
   } catch (error) {
@@ -81,6 +83,37 @@ async function copyStep(
   try {
     const part = IoVec.of(buffer.address, length);
     await readGuest(image, from, part);
+    await write(part);
+  } finally {
+    image.context.buffers.release(buffer);
+  }
+}
+
+/** As the others, encoded. */
+async function encodeStep(
+  image: Image,
+  step: {
+    readonly kind: string;
+    readonly from: number;
+    readonly length: number;
+    readonly at: number;
+  },
+  encode: PlanEncoder,
+  start: number,
+  iov: IoVec,
+  write: (part: IoVec) => MaybePromise<void>,
+): Promise<void> {
+  const { from, at, length } = step;
+  const buffer = image.context.buffers.acquire(length);
+  try {
+    const part = IoVec.of(buffer.address, length);
+    if (step.kind === "copy") await readGuest(image, from, part);
+    await encode(
+      step.kind === "copy" ? part : iov.slice(from - start, length),
+      buffer.address,
+      from,
+      at,
+    );
     await write(part);
   } finally {
     image.context.buffers.release(buffer);

@@ -112,10 +112,15 @@ export interface ClusterCodec {
   close(): void;
 }
 
-/** Encryption of guest data. Offsets are those of the data's first byte, multiples of 512. */
+/**
+ * Encryption of guest data, in sectors of 512 bytes. Offsets are those of the data's first byte, multiples of 512:
+ * LUKS numbers its sectors by where they lie in the file, legacy AES as the guest does. Compressed clusters and
+ * metadata are not encrypted.
+ */
 export interface ClusterCipher {
+  /** Decrypts `iov` where it is. */
   decrypt(iov: IoVec, guest: number, host: number): MaybePromise<void>;
-  /** Encrypts `iov` to native memory at `target`, which has room for it. */
+  /** Encrypts `iov` to native memory at `target`, which has room for it; it may be the same memory. */
   encrypt(iov: IoVec, target: number, guest: number, host: number): MaybePromise<void>;
 }
 

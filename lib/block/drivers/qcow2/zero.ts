@@ -97,10 +97,10 @@ export class ZeroPlanner {
     end: number,
     plan: WritePlan,
   ): Promise<void> | undefined {
-    const { map, geometry, data } = this.#image;
+    const { map, geometry, data, cipher } = this.#image;
     const at = map.entryAt(slot, start);
     const stop = Math.min(end, start - (start % this.#clusterSize) + this.#clusterSize);
-    if (geometry.dataFileRaw && map.kind(at, 0) === Kind.data) {
+    if (geometry.dataFileRaw && cipher === undefined && map.kind(at, 0) === Kind.data) {
       map.checkHost(slot, at, map.host(at), start - (start % this.#clusterSize));
       plan.inChild(data, start, stop - start);
     } else if (this.#readsZero(at, start)) {
@@ -166,7 +166,10 @@ export class ZeroPlanner {
     }
     const done = this.#each(slot, start, end, (at) => this.#discardEntry(slot, at));
     this.#image.written();
-    if (!options.passDiscardRequest || !(geometry.externalData || options.discardNoUnref)) {
+    // What is punched into a raw data file is no zeroes once it is decrypted, and no entry says so.
+    const garbled = geometry.dataFileRaw && this.#image.cipher !== undefined;
+    const inPlace = geometry.externalData || options.discardNoUnref;
+    if (!options.passDiscardRequest || !inPlace || garbled) {
       plan.metadataOnly(done - start);
       return undefined;
     }
