@@ -3,6 +3,7 @@ export * from "./types.ts";
 export * from "./backend_types.ts";
 export * from "./graph_types.ts";
 export { PlacementRecord, PlanRecord } from "./placement.ts";
+export { resolveLimits } from "./limits.ts";
 export { zeroFill } from "./memory.ts";
 export { emptyStatus } from "./status.ts";
 export { Bounded } from "./bounded.ts";

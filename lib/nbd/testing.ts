@@ -1,12 +1,13 @@
 /** For tests: a disk in native memory, a server with one export, and a client that speaks raw bytes. */
 import assert from "node:assert/strict";
 import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
-import type {
-  BackendStatistics,
-  BlockBackend,
-  BlockStatus,
-  FilePlace,
-  Limits,
+import {
+  type BackendStatistics,
+  type BlockBackend,
+  type BlockStatus,
+  type FilePlace,
+  type Limits,
+  resolveLimits,
 } from "../block/mod.ts";
 import { type Context, createContext, EPOLL, type Memory, type OwnedContext } from "../sys/mod.ts";
 import { AGAIN } from "./transport.ts";
@@ -26,22 +27,10 @@ import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.
 
 const PAGE = 64 * 1024;
 
-const limits: Limits = {
-  requestAlignment: 1,
-  memoryAlignment: 1,
-  maxTransfer: 2 ** 31 - 1,
-  maxWriteZeroes: 2 ** 31,
-  writeZeroesAlignment: 1,
-  maxDiscard: 2 ** 31,
-  discardAlignment: 1,
-  optimalTransfer: 0,
-  maxSegments: 1024,
-};
-
 /** A disk in native memory. Pages of 64 KiB that were never written are holes. */
 export class MemoryBackend implements BlockBackend {
   readonly node = { name: "disk", driver: "memory", size: 0 };
-  limits: Limits = { ...limits };
+  limits: Limits = resolveLimits(undefined, []);
   readOnly = false;
   inserted = true;
   /** Answers later: after a turn of the loop, or when the test says so. */

@@ -9,6 +9,9 @@ export const GUEST_BASE = 0x1_0000_0000;
 /** Where it begins for the front-end: unlike that, and unlike where it is mapped. */
 export const USER_BASE = 0x7f00_0000_0000;
 
+/** Longest wait for one thing. */
+const LIMIT_NS = 20e9;
+
 /** A reply. */
 export interface Reply {
   readonly type: number;
@@ -96,12 +99,15 @@ export class Frontend {
     return new Frontend(context, fd);
   }
 
-  /** Waits until `ask` gives something. */
+  /** Waits until `ask` gives something; throws when that takes longer than LIMIT_NS. */
   async until<T>(ask: () => T | undefined | false): Promise<T> {
+    const { sys, loop } = this.context;
+    const begin = sys.monotonicNs();
     for (;;) {
       const got = ask();
       if (got !== undefined && got !== false) return got;
-      await new Promise<void>((resolve) => this.context.loop.defer(resolve));
+      if (sys.monotonicNs() - begin > LIMIT_NS) throw new Error(`gave up waiting for ${ask}`);
+      await new Promise<void>((resolve) => loop.defer(resolve));
     }
   }
 

@@ -1,24 +1,18 @@
 /** For tests: a disk in native memory, whose requests can be held back or made to fail. */
 import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BackendStatistics, BlockBackend, BlockStatus, Limits } from "../block/mod.ts";
+import {
+  type BackendStatistics,
+  type BlockBackend,
+  type BlockStatus,
+  type Limits,
+  resolveLimits,
+} from "../block/mod.ts";
 import type { Context, Memory } from "../sys/mod.ts";
-
-const limits: Limits = {
-  requestAlignment: 1,
-  memoryAlignment: 1,
-  maxTransfer: 2 ** 31 - 1,
-  maxWriteZeroes: 2 ** 31,
-  writeZeroesAlignment: 1,
-  maxDiscard: 2 ** 31,
-  discardAlignment: 1,
-  optimalTransfer: 0,
-  maxSegments: 1024,
-};
 
 /** A disk. */
 export class MemoryDisk implements BlockBackend {
   readonly node = { name: "disk", driver: "memory", size: 0 };
-  readonly limits: Limits = limits;
+  readonly limits: Limits = resolveLimits(undefined, []);
   readonly readOnly = false;
   readonly inserted = true;
   readonly statistics = {} as BackendStatistics;
