@@ -272,7 +272,7 @@ function note(text: string): void {
 }
 
 /** Processor, number of CPUs, kernel. */
-async function describeMachine(): Promise<string> {
+export async function describeMachine(): Promise<string> {
   const model = /^model name\s*:\s*(.+)$/m.exec(await Deno.readTextFile("/proc/cpuinfo"))?.[1];
   return `${model ?? Deno.build.arch}, ${navigator.hardwareConcurrency} CPUs, ` +
     `Linux ${Deno.osRelease()}, Deno ${Deno.version.deno}`;

@@ -1,8 +1,8 @@
 /** The clients that load a server: the light generator of load/, fio's nbd engine and nbdcopy. */
 import { cpuUs } from "./proc.ts";
-import { TextLineStream } from "./lines.ts";
 import { DEFAULTS, type Result, type Workload } from "./load/workload.ts";
-import { EXPORT_NAME, type Server, signalChild } from "./servers.ts";
+import { Served } from "./served.ts";
+import { EXPORT_NAME, type Server } from "./servers.ts";
 
 /** What one slice measured. */
 export interface Sample {
@@ -23,36 +23,22 @@ export interface Pattern {
   readonly connections?: number;
 }
 
-/** The light generator in a process of its own, which lives through all slices and so stays compiled. */
+/** The light generator in a process of its own. */
 export class Generator {
-  #process = startGenerator();
+  readonly #served = new Served<Workload, Result>("load/generator.ts");
 
   /** The process of the generator. */
   get pid(): number {
-    return this.#process.child.pid;
+    return this.#served.pid;
   }
 
   /** Runs one workload; one at a time. Throws when it fails or any request did. */
   async run(work: Workload): Promise<Result> {
-    const { child, requests, answers } = this.#process;
-    const stuck = setTimeout(() => signalChild(child, "SIGKILL"), (work.seconds + 10) * 1000);
-    try {
-      await requests.write(new TextEncoder().encode(JSON.stringify(work) + "\n"));
-      const line = await answers.next();
-      if (line.done) {
-        await child.status;
-        this.#process = startGenerator();
-        throw new Error("a reply never came: the load generator had to be killed");
-      }
-      const answer = JSON.parse(line.value) as { result: Result } | { error: string };
-      if ("error" in answer) throw new Error(`load generator: ${answer.error}`);
-      if (Object.keys(answer.result.errors).length > 0) {
-        throw new Error(`requests failed: ${JSON.stringify(answer.result.errors)}`);
-      }
-      return answer.result;
-    } finally {
-      clearTimeout(stuck);
+    const result = await this.#served.run(work, work.seconds + 10);
+    if (Object.keys(result.errors).length > 0) {
+      throw new Error(`requests failed: ${JSON.stringify(result.errors)}`);
     }
+    return result;
   }
 
   /** One slice against `server`. */
@@ -75,25 +61,9 @@ export class Generator {
   }
 
   /** Ends the process. */
-  async close(): Promise<void> {
-    const { child, requests, answers } = this.#process;
-    await requests.close().catch(() => {});
-    await answers.return?.();
-    await child.status;
+  close(): Promise<void> {
+    return this.#served.close();
   }
-}
-
-function startGenerator() {
-  const main = new URL("load/generator.ts", import.meta.url).pathname;
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", main, "--serve"],
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "inherit",
-  }).spawn();
-  const requests = child.stdin.getWriter();
-  const answers = new TextLineStream(child.stdout)[Symbol.asyncIterator]();
-  return { child, requests, answers };
 }
 
 /** The URI of a server's export. */

@@ -7,7 +7,7 @@
  * each with a line: how bench/main.ts uses it, so that the compiled code stays warm between slices.
  */
 import { parseArgs } from "node:util";
-import { TextLineStream } from "../lines.ts";
+import { serveLines } from "../served.ts";
 import { runLoad } from "./engine.ts";
 import { LinuxSys } from "../../lib/sys/mod.ts";
 import { DEFAULTS, type Pattern, PATTERNS, type Result, type Workload } from "./workload.ts";
@@ -114,18 +114,6 @@ export function describeResult(work: Workload, result: Result): string {
   return lines.join("\n");
 }
 
-async function serve(sys: LinuxSys): Promise<void> {
-  for await (const line of new TextLineStream(Deno.stdin.readable)) {
-    let answer: { result: Result } | { error: string };
-    try {
-      answer = { result: runLoad(sys, JSON.parse(line) as Workload) };
-    } catch (error) {
-      answer = { error: String(error instanceof Error ? error.message : error) };
-    }
-    Deno.stdout.writeSync(new TextEncoder().encode(JSON.stringify(answer) + "\n"));
-  }
-}
-
 function print(text: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(text + "\n"));
 }
@@ -136,7 +124,7 @@ async function main(args: string[]): Promise<number> {
     if (args.includes("--help")) {
       print(USAGE);
     } else if (args.includes("--serve")) {
-      await serve(sys);
+      await serveLines((work: Workload) => runLoad(sys, work));
     } else {
       const { work, json } = parseCommandLine(args);
       const result = runLoad(sys, work);

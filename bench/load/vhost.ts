@@ -5,6 +5,9 @@
  * With notifications it waits for a call whenever nothing is done, and kicks when the device wants to be kicked. It
  * waits as a virtual CPU does under KVM with its default halt_poll_ns: 200 us of polling for the event, then asleep
  * (`halt: 0` sleeps at once). In polling mode it asks for no calls and spins on the used rings.
+ *
+ * It ends as a machine that is shut down: requests in flight are waited for, then each queue is stopped
+ * (GET_VRING_BASE), then the connection closed.
  */
 import { createContext, EPOLL, type EpollEvents, type OwnedContext } from "../../lib/sys/mod.ts";
 import { Frontend, GUEST_BASE } from "../../lib/vhost/testing.ts";
@@ -12,6 +15,7 @@ import type { SplitDriver } from "../../lib/vhost/testing_driver.ts";
 import { BlkFeature } from "../../lib/vhost/config.ts";
 import { Feature } from "../../lib/vhost/wire.ts";
 import { cpuUs } from "../proc.ts";
+import { serveLines } from "../served.ts";
 
 /** What is to be done. */
 export interface VhostWork {
@@ -51,6 +55,8 @@ const NEXT = 1;
 const WRITE = 2;
 /** Used requests between two looks at the clock. */
 const CLOCK_EVERY = 256;
+/** Milliseconds without an answer after which a server is taken for dead. */
+const PATIENCE_MS = 2000;
 
 /** One queue: slots whose tables never change, but for the sector. */
 class LoadQueue {
@@ -128,15 +134,20 @@ class LoadQueue {
     return ((this.#avail - event - 1) & 0xffff) < ((this.#avail - before) & 0xffff);
   }
 
-  /** Takes what was used and submits each again. How many. */
-  recycle(): number {
+  /** Requests that were made available and not yet used. */
+  get inFlight(): number {
+    return (this.#avail - this.#seen) & 0xffff;
+  }
+
+  /** Takes what was used and, if `again`, submits each again. How many. */
+  recycle(again: boolean): number {
     const index = Atomics.load(this.#halves, this.#used + 1);
     let count = 0;
     while (this.#seen !== index) {
       const slot = this.#words[(this.#used + 2) / 2 + 2 * (this.#seen & this.#mask)]!;
       if (this.#bytes[this.#statuses[slot]!] !== 0) throw new Error("a request failed");
       this.#seen = (this.#seen + 1) & 0xffff;
-      this.submit(slot);
+      if (again) this.submit(slot);
       count++;
     }
     return count;
@@ -169,7 +180,9 @@ export async function runVhost(work: VhostWork): Promise<VhostResult> {
       queueSize: 128,
       memory: work.queues * work.depth * (work.blockSize + 8192) + (1 << 20),
     });
-    return drive(context, frontend, work);
+    const result = drive(context, frontend, work);
+    for (let i = 0; i < work.queues; i++) await frontend.stopQueue(i);
+    return result;
   } finally {
     frontend.close();
     await context.close();
@@ -189,11 +202,10 @@ function drive(context: OwnedContext, frontend: Frontend, work: VhostWork): Vhos
   const run = new Run(frontend, queues, work, () => {
     const until = performance.now() + halt;
     while (performance.now() < until) if (sys.epollWait(epfd, ready, 0) > 0) return false;
-    sys.epollWait(epfd, ready, 1000);
+    if (sys.epollWait(epfd, ready, PATIENCE_MS) === 0) throw new Error("nothing is answered");
     return true;
   });
-  const warm = run.until(performance.now() + Math.min(300, work.seconds * 300));
-  if (warm === 0) throw new Error("nothing is answered");
+  run.until(performance.now() + Math.min(300, work.seconds * 300));
   run.kicks = run.sleeps = 0;
   const cpu = cpuUs(work.pid);
   const own = cpuUs(Deno.pid);
@@ -207,6 +219,7 @@ function drive(context: OwnedContext, frontend: Frontend, work: VhostWork): Vhos
     perKick: done / Math.max(1, run.kicks),
     perSleep: done / Math.max(1, run.sleeps),
   };
+  run.drain();
   sys.close(epfd);
   return result;
 }
@@ -247,7 +260,7 @@ class Run {
       let any = 0;
       for (let i = 0; i < queues.length; i++) {
         const queue = queues[i]!;
-        const count = queue.recycle();
+        const count = queue.recycle(true);
         if (count === 0) continue;
         any += count;
         this.#publish(i);
@@ -265,10 +278,15 @@ class Run {
       if (this.wait()) this.sleeps++;
     }
   }
+
+  /** Waits for what is in flight. Throws when a server does not answer. */
+  drain(): void {
+    const deadline = performance.now() + PATIENCE_MS;
+    while (this.queues.some((queue) => queue.inFlight > 0)) {
+      for (const queue of this.queues) queue.recycle(false);
+      if (performance.now() > deadline) throw new Error("requests are not answered");
+    }
+  }
 }
 
-if (import.meta.main) {
-  const work = JSON.parse(Deno.args[0]!) as VhostWork;
-  // deno-lint-ignore no-console
-  console.log(JSON.stringify(await runVhost(work)));
-}
+if (import.meta.main) await serveLines(runVhost);
