@@ -314,6 +314,7 @@ export interface SyscallNumbers {
   readonly copy_file_range: number;
   readonly sync_file_range: number;
   readonly gettid: number;
+  readonly getrusage: number;
 }
 
 /** Numbers that came after the tables were unified are the same everywhere. */
@@ -347,6 +348,7 @@ const syscalls: Readonly<Record<Arch, SyscallNumbers>> = {
     copy_file_range: 326,
     sync_file_range: 277,
     gettid: 186,
+    getrusage: 98,
   },
   aarch64: {
     ...common,
@@ -370,6 +372,7 @@ const syscalls: Readonly<Record<Arch, SyscallNumbers>> = {
     copy_file_range: 285,
     sync_file_range: 84,
     gettid: 178,
+    getrusage: 165,
   },
 };
 

@@ -13,6 +13,9 @@ import type { SocketAddress, Sys } from "./types.ts";
 const CLOCK_AT = 28672;
 /** Where cachestat's range lies in the scratch struct, behind its result (five 64-bit numbers). */
 const CACHESTAT_RANGE = 64;
+const RUSAGE_THREAD = 1;
+/** ru_nvcsw in struct rusage: two timevals and twelve longs come before. */
+const NVCSW_AT = 128;
 
 /** Everything of the machine. `dispose` gives back memory and libc. */
 export class LinuxSys extends SocketSys implements Sys {
@@ -21,30 +24,40 @@ export class LinuxSys extends SocketSys implements Sys {
   readonly descriptors: Map<string, number> = new Map();
   readonly pool: ThreadPool;
   readonly #cachestat: number;
+  readonly #getrusage: number;
   readonly #clock: Uint32Array;
-  readonly #clockAt: number;
+  readonly #clockPointer: bigint;
 
   constructor(options: { withoutStub?: boolean } = {}) {
     const arch = Deno.build.arch;
     super(openLibc(), archConstants(arch));
     this.arch = arch;
     this.#cachestat = syscallNumbers(arch).cachestat;
+    this.#getrusage = syscallNumbers(arch).getrusage;
     this.pool = new ThreadPool(this.libc, arch, (length) => this.allocate(length), options);
     this.#clock = new Uint32Array(this.scratch.bytes.buffer, CLOCK_AT, 4);
-    this.#clockAt = this.scratch.address + CLOCK_AT;
+    this.#clockPointer = BigInt(this.scratch.address + CLOCK_AT);
   }
 
   raw(number: number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): number {
-    const rc = this.libc.symbols.syscall(number, a, b, c, d, e, f);
+    const { wide } = this;
+    const rc = this.libc.symbols.syscall(
+      wide.of(number),
+      wide.of(a),
+      wide.of(b),
+      wide.of(c),
+      wide.of(d),
+      wide.of(e),
+      wide.of(f),
+    );
     return rc === -1 ? this.fail() : rc;
   }
 
   cachedPages(fd: number, offset: number, length: number): number {
     putU64(this.struct, CACHESTAT_RANGE, offset);
     putU64(this.struct, CACHESTAT_RANGE + 8, length);
-    const range = this.structAt + CACHESTAT_RANGE;
-    const rc = this.libc.symbols.syscall(this.#cachestat, fd, range, this.structAt, 0, 0, 0);
-    return rc < 0 ? this.fail() : getU64(this.struct, 0); // struct cachestat: nr_cache first
+    const rc = this.raw(this.#cachestat, fd, this.structAt + CACHESTAT_RANGE, this.structAt);
+    return rc < 0 ? rc : getU64(this.struct, 0); // struct cachestat: nr_cache first
   }
 
   async resolve(host: string, port: number): Promise<SocketAddress[]> {
@@ -86,8 +99,14 @@ export class LinuxSys extends SocketSys implements Sys {
     return this.#seconds() * 1e6 + Math.floor(this.#clock[2]! / 1000);
   }
 
+  waits(): number {
+    const rc = this.raw(this.#getrusage, RUSAGE_THREAD, this.structAt);
+    if (rc < 0) throw new SysError("getrusage", -rc);
+    return getU64(this.struct, NVCSW_AT);
+  }
+
   #readClock(id: number): void {
-    if (this.libc.symbols.clock_gettime(id, this.#clockAt) < 0) {
+    if (this.libc.symbols.clock_gettime(id, this.#clockPointer) < 0) {
       throw new SysError("clock_gettime", -this.fail());
     }
   }

@@ -161,6 +161,8 @@ export interface Sys extends FileCalls<number> {
   monotonicNs(): number;
   /** CLOCK_REALTIME in microseconds. */
   realtimeUs(): number;
+  /** How often this thread has given up its CPU to wait for something (ru_nvcsw of RUSAGE_THREAD). */
+  waits(): number;
   randomBytes(length: number): Uint8Array;
 }
 

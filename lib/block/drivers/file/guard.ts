@@ -5,12 +5,21 @@
  * So calls are timed, and after a slow one all go to the pool until a run of them was quick there. Under load
  * one clock reading for several calls is enough: if little time has passed since the last reading, all of them
  * were quick. If more has passed, that may have been a pause between calls, so the next ones are timed singly.
+ * A call that took long without having waited for anything has lost its CPU to others, and would have on the pool.
  */
+
+/** The time, and how often this thread has waited; as Sys has them. */
+export interface GuardClock {
+  monotonicNs(): number;
+  waits(): number;
+}
 
 /** Slower than this plus NS_PER_BYTE for each byte is slow, in nanoseconds. */
 const SLOW_NS = 2_000_000;
 /** What copying may cost: 1 GB/s. */
 const NS_PER_BYTE = 1;
+/** What the pool may take for each byte that it has been asked for: its threads share the CPUs. */
+const NS_PER_QUEUED_BYTE = 4;
 /** Calls for one clock reading. */
 const WINDOW = 8;
 /** Calls timed singly after a suspicious window: the kernel holds up one writer's call in 32 or so. */
@@ -31,12 +40,18 @@ export class SlowGuard {
   #calls = 0;
   #bytes = 0;
   #quick = 0;
+  /** GuardClock.waits before the call that is timed singly. */
+  #waits = 0;
+  /** Bytes asked of the pool. */
+  #queued = 0;
 
-  constructor(readonly clock: { monotonicNs(): number }) {}
+  constructor(readonly clock: GuardClock) {}
 
   /** Before an inline call. */
   begin(): void {
-    if (this.#exact > 0) this.#lastNs = this.clock.monotonicNs();
+    if (this.#exact === 0) return;
+    this.#lastNs = this.clock.monotonicNs();
+    this.#waits = this.clock.waits();
   }
 
   /** After an inline call that moved `length` bytes. */
@@ -49,7 +64,7 @@ export class SlowGuard {
     this.#calls = this.#bytes = 0;
     if (this.#exact === 0) {
       if (!quick) this.#exact = EXACT_RUN;
-    } else if (quick) {
+    } else if (quick || this.clock.waits() === this.#waits) {
       this.#exact--;
     } else {
       this.slow = true;
@@ -58,10 +73,20 @@ export class SlowGuard {
     }
   }
 
-  /** After a pool call of `length` bytes that took `ns` from submission to completion. */
-  pooled(length: number, ns: number): void {
+  /** Before a pool call of `length` bytes: all bytes asked of the pool, for `pooled`. `leave` follows. */
+  enter(length: number): number {
+    return this.#queued += length;
+  }
+
+  /** After a pool call of `length` bytes. */
+  leave(length: number): void {
+    this.#queued -= length;
+  }
+
+  /** A pool call has taken `ns` from submission to completion; `enter` had answered `queued`. */
+  pooled(queued: number, ns: number): void {
     if (!this.slow) return;
-    if (ns >= 2 * SLOW_NS + length * NS_PER_BYTE) {
+    if (ns >= 2 * SLOW_NS + queued * NS_PER_QUEUED_BYTE) {
       this.#quick = 0;
     } else if (++this.#quick >= QUICK_RUN) {
       this.slow = false;

@@ -105,9 +105,8 @@ export class Transfer {
     if (total <= INLINE_MAX) this.#cached = 0;
     while (done < total) {
       const rest = done === 0 ? iov : iov.slice(done, total - done);
-      const began = this.readGuard.slow ? this.#sys.monotonicNs() : 0;
-      const rc = await this.engine.readv(this.fd, rest, offset + done);
-      if (began > 0) this.readGuard.pooled(rest.total, this.#sys.monotonicNs() - began);
+      const pending = this.engine.readv(this.fd, rest, offset + done);
+      const rc = await this.#timed(this.readGuard, rest.total, pending);
       if (rc > 0) done += rc;
       else if (rc !== 0 && rc !== -Errno.EINTR) {
         throw blockError(rc, this.node, "read", offset + done);
@@ -117,6 +116,16 @@ export class Transfer {
         return zeroFill(this.#sys, iov, done);
       }
     }
+  }
+
+  /** What the engine answers for `length` bytes; `guard` learns how long that took. */
+  async #timed(guard: SlowGuard, length: number, pending: Promise<number>): Promise<number> {
+    const queued = guard.enter(length);
+    const began = guard.slow ? this.#sys.monotonicNs() : 0;
+    const rc = await pending;
+    guard.leave(length);
+    if (began > 0) guard.pooled(queued, this.#sys.monotonicNs() - began);
+    return rc;
   }
 
   /** Writes `iov` at `offset`; throws BlockError. */
@@ -160,9 +169,8 @@ export class Transfer {
     this.counters.engine++;
     while (done < total) {
       const rest = done === 0 ? iov : iov.slice(done, total - done);
-      const began = this.writeGuard.slow ? this.#sys.monotonicNs() : 0;
-      const rc = await this.engine.writev(this.fd, rest, offset + done);
-      if (began > 0) this.writeGuard.pooled(rest.total, this.#sys.monotonicNs() - began);
+      const pending = this.engine.writev(this.fd, rest, offset + done);
+      const rc = await this.#timed(this.writeGuard, rest.total, pending);
       // A write that moves nothing and names no error would be tried for ever.
       if (rc === 0) throw blockError(-Errno.EIO, this.node, "write", offset + done);
       if (rc < 0 && rc !== -Errno.EINTR) throw blockError(rc, this.node, "write", offset + done);
