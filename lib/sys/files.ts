@@ -19,6 +19,9 @@ export class FileSys extends MemorySys {
   protected readonly iovWords: Uint32Array;
   /** A small struct (up to 4 KiB) in scratch memory. */
   protected readonly structAt: number;
+  /** `structAt` as an argument. */
+  protected readonly structPointer: bigint;
+  readonly #iovPointer: bigint;
   protected readonly struct: DataView;
   readonly #statView: DataView;
 
@@ -27,6 +30,8 @@ export class FileSys extends MemorySys {
     const { buffer } = this.scratch.bytes;
     this.iovWords = new Uint32Array(buffer, 0, IOV_MAX * 4);
     this.structAt = this.scratch.address + STRUCT_AT;
+    this.structPointer = BigInt(this.structAt);
+    this.#iovPointer = BigInt(this.scratch.address);
     this.struct = new DataView(buffer, STRUCT_AT, 4096);
     this.#statView = new DataView(buffer, STRUCT_AT, STATX_SIZE);
   }
@@ -34,14 +39,16 @@ export class FileSys extends MemorySys {
   preadv(fd: number, iov: IoVec, offset: number, flags: number): number {
     if (iov.count > IOV_MAX) return this.#many(false, fd, iov, offset, flags);
     putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
-    const rc = this.libc.symbols.preadv2(fd, this.scratch.address, iov.count, offset, flags);
+    const at = this.wide.of(offset);
+    const rc = this.libc.symbols.preadv2(fd, this.#iovPointer, iov.count, at, flags);
     return rc < 0 ? this.fail() : rc;
   }
 
   pwritev(fd: number, iov: IoVec, offset: number, flags: number): number {
     if (iov.count > IOV_MAX) return this.#many(true, fd, iov, offset, flags);
     putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
-    const rc = this.libc.symbols.pwritev2(fd, this.scratch.address, iov.count, offset, flags);
+    const at = this.wide.of(offset);
+    const rc = this.libc.symbols.pwritev2(fd, this.#iovPointer, iov.count, at, flags);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -56,9 +63,9 @@ export class FileSys extends MemorySys {
       putIovecs(this.iovWords, iov.addresses, iov.lengths, from, count);
       const rc = (write ? pwritev2 : preadv2)(
         fd,
-        this.scratch.address,
+        this.#iovPointer,
         count,
-        offset + done,
+        this.wide.of(offset + done),
         flags,
       );
       if (rc < 0) return done > 0 ? done : this.fail();
@@ -69,12 +76,16 @@ export class FileSys extends MemorySys {
   }
 
   pread(fd: number, address: number, length: number, offset: number): number {
-    const rc = this.libc.symbols.pread(fd, address, length, offset);
+    const { wide } = this;
+    const { pread } = this.libc.symbols;
+    const rc = pread(fd, wide.of(address), wide.of(length), wide.of(offset));
     return rc < 0 ? this.fail() : rc;
   }
 
   pwrite(fd: number, address: number, length: number, offset: number): number {
-    const rc = this.libc.symbols.pwrite(fd, address, length, offset);
+    const { wide } = this;
+    const { pwrite } = this.libc.symbols;
+    const rc = pwrite(fd, wide.of(address), wide.of(length), wide.of(offset));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -87,15 +98,18 @@ export class FileSys extends MemorySys {
   }
 
   fallocate(fd: number, mode: number, offset: number, length: number): number {
-    return this.libc.rare.fallocate(fd, mode, offset, length) < 0 ? this.fail() : 0;
+    const { wide } = this;
+    const rc = this.libc.rare.fallocate(fd, mode, wide.of(offset), wide.of(length));
+    return rc < 0 ? this.fail() : 0;
   }
 
   ftruncate(fd: number, length: number): number {
-    return this.libc.rare.ftruncate(fd, length) < 0 ? this.fail() : 0;
+    return this.libc.rare.ftruncate(fd, this.wide.of(length)) < 0 ? this.fail() : 0;
   }
 
   ioctl(fd: number, request: number, argument: number): number {
-    const rc = this.libc.symbols.ioctl(fd, request, argument);
+    const { wide } = this;
+    const rc = this.libc.symbols.ioctl(fd, wide.of(request), wide.of(argument));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -120,17 +134,17 @@ export class FileSys extends MemorySys {
 
   #statx(directory: number, path: string, flags: number): FileStat | number {
     const { statx } = this.libc.symbols;
-    const rc = statx(directory, cstring(path), flags, STATX_MASK, this.structAt);
+    const rc = statx(directory, cstring(path), flags, STATX_MASK, this.structPointer);
     return rc < 0 ? this.fail() : getStatx(this.#statView);
   }
 
   lseek(fd: number, offset: number, whence: number): number {
-    const rc = this.libc.symbols.lseek(fd, offset, whence);
+    const rc = this.libc.symbols.lseek(fd, this.wide.of(offset), whence);
     return rc < 0n ? this.fail() : Number(rc);
   }
 
   fcntl(fd: number, command: number, argument: number): number {
-    const rc = this.libc.symbols.fcntl(fd, command, argument);
+    const rc = this.libc.symbols.fcntl(fd, command, this.wide.of(argument));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -149,16 +163,18 @@ export class FileSys extends MemorySys {
 
   #lock(fd: number, command: number, type: number, start: number, length: number): number {
     putFlock(this.struct, type, start, length);
-    return this.libc.symbols.fcntl(fd, command, this.structAt) < 0 ? this.fail() : 0;
+    return this.libc.symbols.fcntl(fd, command, this.structPointer) < 0 ? this.fail() : 0;
   }
 
   read(fd: number, address: number, length: number): number {
-    const rc = this.libc.symbols.read(fd, address, length);
+    const { wide } = this;
+    const rc = this.libc.symbols.read(fd, wide.of(address), wide.of(length));
     return rc < 0 ? this.fail() : rc;
   }
 
   write(fd: number, address: number, length: number): number {
-    const rc = this.libc.symbols.write(fd, address, length);
+    const { wide } = this;
+    const rc = this.libc.symbols.write(fd, wide.of(address), wide.of(length));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -183,14 +199,14 @@ export class FileSys extends MemorySys {
   readlink(path: string): string | number {
     if (hasNul(path)) return -Errno.EINVAL;
     const at = this.scratch.address + PATH_AT;
-    const rc = this.libc.rare.readlink(cstring(path), at, PATH_MAX);
+    const rc = this.libc.rare.readlink(cstring(path), BigInt(at), BigInt(PATH_MAX));
     if (rc < 0) return this.fail();
     return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, PATH_AT + rc));
   }
 
   realpath(path: string): string | number {
     if (hasNul(path)) return -Errno.EINVAL;
-    const rc = this.libc.rare.realpath(cstring(path), this.scratch.address + PATH_AT);
+    const rc = this.libc.rare.realpath(cstring(path), BigInt(this.scratch.address + PATH_AT));
     if (rc === 0n) return this.fail();
     const end = this.scratch.bytes.indexOf(0, PATH_AT);
     return new TextDecoder().decode(this.scratch.bytes.slice(PATH_AT, end));
@@ -206,7 +222,7 @@ export class FileSys extends MemorySys {
   }
 
   pipe2(flags: number): readonly [number, number] | number {
-    if (this.libc.rare.pipe2(this.structAt, flags) < 0) return this.fail();
+    if (this.libc.rare.pipe2(this.structPointer, flags) < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
   }
 }

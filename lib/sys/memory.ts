@@ -4,6 +4,7 @@ import { MAP, PROT } from "./constants.ts";
 import { check, SysError } from "./errno.ts";
 import { type Libc, nativeBuffer } from "./ffi.ts";
 import type { Memory } from "./types.ts";
+import { Wide } from "./wide.ts";
 
 /** Bytes of a page; qsd does not run on kernels with larger base pages unless mappings still align. */
 export const PAGE = 4096;
@@ -31,7 +32,8 @@ class MappedMemory implements Memory {
 
   unmap(): void {
     assert(this.#libc !== undefined, "memory unmapped twice");
-    check(this.#libc.symbols.munmap(this.address, this.length), "munmap");
+    const { address, length } = this;
+    check(this.#libc.symbols.munmap(BigInt(address), BigInt(length)), "munmap");
     this.#libc = undefined;
     this.#bytes = undefined;
     this.#view = undefined;
@@ -40,15 +42,17 @@ class MappedMemory implements Memory {
 
 /** libc, errno, and native memory. Extended by FileSys, SocketSys and LinuxSys: one object, by concern. */
 export class MemorySys {
+  /** Numbers as 64-bit arguments. */
+  protected readonly wide: Wide = new Wide();
   /** Native scratch for arguments of inline calls: synchronous, so one is enough. Parts: see FileSys. */
   protected readonly scratch: Memory;
-  readonly #zeroes: Memory;
+  readonly #zeroesAt: bigint;
   readonly #owned: Memory[] = [];
   #disposed = false;
 
   constructor(protected readonly libc: Libc) {
     this.scratch = this.allocateOwned(SCRATCH);
-    this.#zeroes = this.allocateOwned(ZEROES);
+    this.#zeroesAt = BigInt(this.allocateOwned(ZEROES).address);
   }
 
   /** Whether `dispose` was called. */
@@ -82,7 +86,9 @@ export class MemorySys {
   }
 
   #mmap(length: number, prot: number, flags: number, fd: number, offset: number): Memory | number {
-    const result = this.libc.symbols.mmap(0, length, prot, flags, fd, offset);
+    const { wide } = this;
+    const size = wide.of(length);
+    const result = this.libc.symbols.mmap(0n, size, prot, flags, fd, wide.of(offset));
     if (result === 0xffff_ffff_ffff_ffffn) return this.fail();
     return new MappedMemory(this.libc, Number(result), length);
   }
@@ -93,22 +99,28 @@ export class MemorySys {
   }
 
   madvise(address: number, length: number, advice: number): number {
-    return this.libc.rare.madvise(address, length, advice) < 0 ? this.fail() : 0;
+    const { wide } = this;
+    const rc = this.libc.rare.madvise(wide.of(address), wide.of(length), advice);
+    return rc < 0 ? this.fail() : 0;
   }
 
   copy(target: number, source: number, length: number): void {
-    this.libc.symbols.memcpy(target, source, length);
+    const { wide } = this;
+    this.libc.symbols.memcpy(wide.of(target), wide.of(source), wide.of(length));
   }
 
   fill(target: number, value: number, length: number): void {
-    this.libc.symbols.memset(target, value, length);
+    const { wide } = this;
+    this.libc.symbols.memset(wide.of(target), value, wide.of(length));
   }
 
   isZero(address: number, length: number): boolean {
+    const { wide } = this;
     // A first short look: data is rarely zero in front and then needs only this one.
     let step = Math.min(length, 512);
     for (let at = 0; at < length; at += step, step = Math.min(length - at, ZEROES)) {
-      if (this.libc.symbols.memcmp(address + at, this.#zeroes.address, step) !== 0) return false;
+      const there = wide.of(address + at);
+      if (this.libc.symbols.memcmp(there, this.#zeroesAt, wide.of(step)) !== 0) return false;
     }
     return true;
   }

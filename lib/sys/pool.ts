@@ -12,6 +12,8 @@ import { cstring, hasNul } from "./memory.ts";
 import type { FileCalls, Memory, Sys } from "./types.ts";
 
 const SLOT = IOV_MAX * 16;
+/** Bytes of the stub's mapping. */
+const PAGE = 4096n;
 
 /**
  * Machine code that makes a system call and returns what the kernel returns: -errno itself. libc's wrappers
@@ -49,21 +51,20 @@ type RawCall = (
 ) => Promise<number>;
 
 /** The stub as a function, and the page it lies in; undefined where executable memory is refused. */
-function makeStub(libc: Libc, arch: Arch): { call: RawCall; address: number } | undefined {
+function makeStub(libc: Libc, arch: Arch): { call: RawCall; address: bigint } | undefined {
   const code = STUBS[arch];
   const flags = MAP.PRIVATE | MAP.ANONYMOUS;
-  const mapped = libc.symbols.mmap(0, 4096, PROT.READ | PROT.WRITE, flags, -1, 0);
+  const mapped = libc.symbols.mmap(0n, PAGE, PROT.READ | PROT.WRITE, flags, -1, 0n);
   if (mapped === 0xffff_ffff_ffff_ffffn) return undefined;
-  const address = Number(mapped);
-  new Uint8Array(nativeBuffer(address, code.length)).set(code);
+  new Uint8Array(nativeBuffer(Number(mapped), code.length)).set(code);
   // Written first, executable afterwards: never both. The kernel syncs the instruction cache here.
-  if (libc.symbols.mprotect(address, 4096, PROT.READ | PROT.EXEC) < 0) {
-    libc.symbols.munmap(address, 4096);
+  if (libc.symbols.mprotect(mapped, PAGE, PROT.READ | PROT.EXEC) < 0) {
+    libc.symbols.munmap(mapped, PAGE);
     return undefined;
   }
-  const pointer = Deno.UnsafePointer.create<typeof stubDefinition>(BigInt(address))!;
+  const pointer = Deno.UnsafePointer.create<typeof stubDefinition>(mapped)!;
   const stub = new Deno.UnsafeFnPointer(pointer as never, stubDefinition);
-  return { call: stub.call.bind(stub) as unknown as RawCall, address };
+  return { call: stub.call.bind(stub) as unknown as RawCall, address: mapped };
 }
 
 /** One borrowed piece of native memory. */
@@ -75,7 +76,7 @@ interface Slot {
 /** The pool's calls; see Sys.pool. */
 export class ThreadPool implements FileCalls<Promise<number>> {
   readonly #call: RawCall;
-  readonly #stubAddress: number | undefined;
+  readonly #stubAddress: bigint | undefined;
   readonly #numbers: SyscallNumbers;
   readonly #free: Slot[] = [];
   #inFlight = 0;
@@ -252,7 +253,7 @@ export class ThreadPool implements FileCalls<Promise<number>> {
     assert(this.#inFlight === 0, "pool calls are still in flight");
     for (const slot of this.#free) slot.memory.unmap();
     this.#free.length = 0;
-    if (this.#stubAddress !== undefined) this.libc.symbols.munmap(this.#stubAddress, 4096);
+    if (this.#stubAddress !== undefined) this.libc.symbols.munmap(this.#stubAddress, PAGE);
   }
 }
 

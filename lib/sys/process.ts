@@ -76,8 +76,9 @@ function spawnWith(
     bytes.set(string, textAt);
     textAt += string.length;
   });
-  const attributes = address + ATTR_AT;
-  const actions = address + ACTIONS_AT;
+  const pointer = (at: number) => BigInt(address + at);
+  const attributes = pointer(ATTR_AT);
+  const actions = pointer(ACTIONS_AT);
   symbols.posix_spawnattr_init(attributes);
   symbols.posix_spawn_file_actions_init(actions);
   try {
@@ -90,12 +91,12 @@ function spawnWith(
       if (rc !== 0) return -rc;
     }
     const rc = symbols.posix_spawn(
-      address + PID_AT,
+      pointer(PID_AT),
       path!,
       actions,
       attributes,
-      address + VECTORS_AT,
-      address + envAt,
+      pointer(VECTORS_AT),
+      pointer(envAt),
     );
     return rc === 0 ? view.getInt32(PID_AT, true) : -rc;
   } finally {
@@ -112,7 +113,7 @@ export function reapChild(sys: Sys, pid: number): ChildEnd | undefined | number 
   const libc = openLibc();
   const memory = sys.allocate(4);
   try {
-    const rc = libc.rare.waitpid(pid, memory.address, WNOHANG);
+    const rc = libc.rare.waitpid(pid, BigInt(memory.address), WNOHANG);
     if (rc < 0) return -libc.errno[0]!;
     if (rc === 0) return undefined;
     const word = memory.view.getInt32(0, true);

@@ -40,7 +40,7 @@ export async function resolveHost(
     try {
       return readList(first, port);
     } finally {
-      libc.rare.freeaddrinfo(first);
+      libc.rare.freeaddrinfo(BigInt(first));
     }
   } finally {
     scratch.unmap();

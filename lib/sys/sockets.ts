@@ -29,11 +29,14 @@ const SOCKFLAGS = SOCK.NONBLOCK | SOCK.CLOEXEC;
 
 /** Events as the kernel writes them, in native memory. */
 class NativeEvents implements EpollEvents {
+  /** Where they are, as an argument. */
+  readonly pointer: bigint;
   readonly #words: Uint32Array;
   readonly #stride: number;
   readonly #dataAt: number;
 
   constructor(readonly memory: Memory, readonly capacity: number, arch: ArchConstants) {
+    this.pointer = BigInt(memory.address);
     this.#words = new Uint32Array(memory.bytes.buffer);
     this.#stride = arch.epollEventSize / 4;
     this.#dataAt = arch.epollDataOffset / 4;
@@ -53,6 +56,8 @@ export class SocketSys extends FileSys {
   readonly #message: DataView;
   readonly #control: DataView;
   readonly #sockaddr: Uint8Array;
+  readonly #sockaddrPointer: bigint;
+  readonly #messagePointer: bigint;
 
   constructor(libc: Libc, protected readonly constants: ArchConstants) {
     super(libc);
@@ -60,6 +65,8 @@ export class SocketSys extends FileSys {
     this.#message = new DataView(buffer, MSGHDR_AT, MSGHDR_SIZE);
     this.#control = new DataView(buffer, CONTROL_AT, CMSGHDR_SIZE + 4 * SCM_MAX_FD);
     this.#sockaddr = new Uint8Array(buffer, SOCKADDR_AT, SOCKADDR_SIZE);
+    this.#sockaddrPointer = BigInt(this.scratch.address + SOCKADDR_AT);
+    this.#messagePointer = BigInt(this.scratch.address + MSGHDR_AT);
   }
 
   socket(family: number, type: number, protocol = 0): number {
@@ -68,7 +75,7 @@ export class SocketSys extends FileSys {
   }
 
   socketpair(): readonly [number, number] | number {
-    const rc = this.libc.rare.socketpair(1, SOCK.STREAM | SOCKFLAGS, 0, this.structAt);
+    const rc = this.libc.rare.socketpair(1, SOCK.STREAM | SOCKFLAGS, 0, this.structPointer);
     if (rc < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
   }
@@ -76,7 +83,7 @@ export class SocketSys extends FileSys {
   bind(fd: number, address: SocketAddress): number {
     const length = putSockaddr(this.#sockaddr, address);
     if (length === undefined) return badAddress(address);
-    const rc = this.libc.symbols.bind(fd, this.scratch.address + SOCKADDR_AT, length);
+    const rc = this.libc.symbols.bind(fd, this.#sockaddrPointer, length);
     return rc < 0 ? this.fail() : 0;
   }
 
@@ -85,14 +92,14 @@ export class SocketSys extends FileSys {
   }
 
   accept(fd: number): number {
-    const rc = this.libc.symbols.accept4(fd, 0, 0, SOCKFLAGS);
+    const rc = this.libc.symbols.accept4(fd, 0n, 0n, SOCKFLAGS);
     return rc < 0 ? this.fail() : rc;
   }
 
   connect(fd: number, address: SocketAddress): number {
     const length = putSockaddr(this.#sockaddr, address);
     if (length === undefined) return badAddress(address);
-    const rc = this.libc.rare.connect(fd, this.scratch.address + SOCKADDR_AT, length);
+    const rc = this.libc.rare.connect(fd, this.#sockaddrPointer, length);
     return rc < 0 ? this.fail() : 0;
   }
 
@@ -101,18 +108,21 @@ export class SocketSys extends FileSys {
   }
 
   recv(fd: number, address: number, length: number, flags: number): number {
-    const rc = this.libc.symbols.recv(fd, address, length, flags);
+    const { wide } = this;
+    const rc = this.libc.symbols.recv(fd, wide.of(address), wide.of(length), flags);
     return rc < 0 ? this.fail() : rc;
   }
 
   send(fd: number, address: number, length: number, flags: number): number {
-    const rc = this.libc.symbols.send(fd, address, length, flags | MSG.NOSIGNAL);
+    const { wide } = this;
+    const { send } = this.libc.symbols;
+    const rc = send(fd, wide.of(address), wide.of(length), flags | MSG.NOSIGNAL);
     return rc < 0 ? this.fail() : rc;
   }
 
   sendfile(fd: number, file: number, offset: number, length: number): number {
     putU64(this.struct, 0, offset);
-    const rc = this.libc.symbols.sendfile(fd, file, this.structAt, length);
+    const rc = this.libc.symbols.sendfile(fd, file, this.structPointer, this.wide.of(length));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -125,11 +135,7 @@ export class SocketSys extends FileSys {
       controlLength = putRights(this.#control, fds);
     }
     this.#prepare(iov, count, controlLength);
-    const rc = this.libc.symbols.sendmsg(
-      fd,
-      this.scratch.address + MSGHDR_AT,
-      flags | MSG.NOSIGNAL,
-    );
+    const rc = this.libc.symbols.sendmsg(fd, this.#messagePointer, flags | MSG.NOSIGNAL);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -138,11 +144,7 @@ export class SocketSys extends FileSys {
     // CMSG_LEN, not CMSG_SPACE: the padding would have room for one descriptor more.
     const controlLength = maxFds > 0 ? CMSGHDR_SIZE + 4 * Math.min(maxFds, SCM_MAX_FD) : 0;
     this.#prepare(iov, count, controlLength);
-    const rc = this.libc.symbols.recvmsg(
-      fd,
-      this.scratch.address + MSGHDR_AT,
-      flags | MSG.CMSG_CLOEXEC,
-    );
+    const rc = this.libc.symbols.recvmsg(fd, this.#messagePointer, flags | MSG.CMSG_CLOEXEC);
     if (rc < 0) return this.fail();
     if (controlLength > 0) {
       getRights(this.#control, getMsgControlLength(this.#message), fds);
@@ -163,13 +165,14 @@ export class SocketSys extends FileSys {
   getsockopt(fd: number, level: number, option: number): number {
     this.struct.setInt32(0, 0, true);
     this.struct.setUint32(4, 4, true);
-    const rc = this.libc.symbols.getsockopt(fd, level, option, this.structAt, this.structAt + 4);
+    const { structPointer } = this;
+    const rc = this.libc.symbols.getsockopt(fd, level, option, structPointer, structPointer + 4n);
     return rc < 0 ? this.fail() : this.struct.getInt32(0, true);
   }
 
   setsockopt(fd: number, level: number, option: number, value: number): number {
     this.struct.setInt32(0, value, true);
-    const rc = this.libc.symbols.setsockopt(fd, level, option, this.structAt, 4);
+    const rc = this.libc.symbols.setsockopt(fd, level, option, this.structPointer, 4);
     return rc < 0 ? this.fail() : 0;
   }
 
@@ -182,11 +185,11 @@ export class SocketSys extends FileSys {
   }
 
   #name(
-    call: (fd: number, address: number, length: number) => number,
+    call: (fd: number, address: bigint, length: bigint) => number,
     fd: number,
   ): SocketAddress | number {
     this.struct.setUint32(0, SOCKADDR_SIZE, true);
-    if (call(fd, this.scratch.address + SOCKADDR_AT, this.structAt) < 0) return this.fail();
+    if (call(fd, this.#sockaddrPointer, this.structPointer) < 0) return this.fail();
     const length = this.struct.getUint32(0, true);
     return getSockaddr(this.#sockaddr, length) ?? -Errno.EAFNOSUPPORT;
   }
@@ -206,12 +209,12 @@ export class SocketSys extends FileSys {
     this.struct.setUint32(4, 0, true);
     this.struct.setUint32(this.constants.epollDataOffset, data, true);
     this.struct.setUint32(this.constants.epollDataOffset + 4, 0, true);
-    return this.libc.symbols.epoll_ctl(epfd, op, fd, this.structAt) < 0 ? this.fail() : 0;
+    return this.libc.symbols.epoll_ctl(epfd, op, fd, this.structPointer) < 0 ? this.fail() : 0;
   }
 
   epollWait(epfd: number, ready: EpollEvents, timeoutMs: number): number {
-    const { memory, capacity } = ready as NativeEvents;
-    const rc = this.libc.symbols.epoll_wait(epfd, memory.address, capacity, timeoutMs);
+    const { pointer, capacity } = ready as NativeEvents;
+    const rc = this.libc.symbols.epoll_wait(epfd, pointer, capacity, timeoutMs);
     return rc < 0 ? this.fail() : rc;
   }
 
