@@ -56,6 +56,7 @@ export function setKeepAlive(sys: Sys, fd: number, probes: KeepAlive): void {
 
 /** Bytes of sun_path, with its NUL. */
 const PATH_BYTES = 108;
+const MAX_INT = 0x7fffffff;
 const VMADDR_CID_ANY = 0xffffffff;
 const IPPROTO_MPTCP = 262;
 
@@ -238,10 +239,23 @@ function uint32(text: string): number | undefined {
   return value <= 0xffffffff ? value : undefined;
 }
 
+/** The descriptor that `text` names: a number as strtol reads it, or a name of socket activation. */
+function descriptorOf(sys: Sys, text: string): number {
+  if (!/^[ \t\n\v\f\r]*[+-]?\d+$/.test(text)) {
+    const named = sys.descriptors?.get(text);
+    if (named === undefined) throw new CommandError(`Unable to parse FD number ${text}`);
+    return named;
+  }
+  const fd = Number(text);
+  if (fd > MAX_INT || fd < -MAX_INT - 1) {
+    throw new CommandError(`Unable to parse FD number ${text}: ${errnoText(Errno.ERANGE)}`);
+  }
+  return fd;
+}
+
 /** A socket that came with the process: it is made to listen, and its file is not ours to remove. */
 function adoptListening(sys: Sys, text: string, backlog: number): Listening {
-  const fd = /^\d+$/.test(text) ? Number(text) : sys.descriptors?.get(text) ?? NaN;
-  if (!(fd <= 0x7fffffff)) throw new CommandError(`Unable to parse FD number ${text}`);
+  const fd = descriptorOf(sys, text);
   const stat = sys.fstat(fd);
   if (typeof stat === "number" || stat.kind !== "socket") {
     throw new CommandError(`File descriptor '${text}' is not a socket`);

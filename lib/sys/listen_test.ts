@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { SO, SOL, TCP } from "./constants.ts";
+import { AF, SO, SOCK, SOL, TCP } from "./constants.ts";
 import { createContext } from "./context.ts";
 import { keepAliveOf, listenOn, setKeepAlive, type StreamAddress } from "./listen.ts";
 import type { Context, Sys } from "./types.ts";
@@ -54,4 +54,34 @@ Deno.test("keep-alive probes are as the address says, else the system's own", as
     setKeepAlive(sys, fd, keepAliveOf(wanted)!);
     assert.deepEqual(now(), [3, 40, 5]);
   });
+});
+
+Deno.test("an inherited socket is named by a number or by its name, and must be one", async () => {
+  const context = createContext({ name: "test" });
+  const listen = (str: string) => listenOn(context as Context, { type: "fd", str }, 1);
+  const { sys } = context;
+  const fd = sys.socket(AF.UNIX, SOCK.STREAM);
+  try {
+    assert.equal(sys.bind(fd, { family: "unix", path: `\0qsd-test-${sys.pid}` }), 0);
+    sys.descriptors!.set("web", fd);
+    for (const str of ["web", `${fd}`, ` +${fd}`, `0${fd}`]) {
+      assert.deepEqual((await listen(str)).fds, [fd]);
+    }
+    const wrong = {
+      nobody: "Unable to parse FD number nobody",
+      "": "Unable to parse FD number ",
+      "7x": "Unable to parse FD number 7x",
+      "2147483648": "Unable to parse FD number 2147483648: Numerical result out of range",
+      "-2147483649": "Unable to parse FD number -2147483649: Numerical result out of range",
+      "-1": "File descriptor '-1' is not a socket",
+      "9999": "File descriptor '9999' is not a socket",
+      "2147483647": "File descriptor '2147483647' is not a socket",
+    };
+    for (const [str, message] of Object.entries(wrong)) {
+      await assert.rejects(listen(str), { name: "CommandError", message });
+    }
+  } finally {
+    sys.close(fd);
+    await context.close();
+  }
 });
