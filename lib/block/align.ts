@@ -8,6 +8,7 @@ import { gather, isMemoryAligned, scatter, zeroFill } from "./memory.ts";
 import type { BlockNode } from "./node.ts";
 import type { Seam } from "./seam.ts";
 import { Serialiser, type Ticket } from "./serialise.ts";
+import { RequestFlag } from "./types.ts";
 
 /** Bounce buffers are at most this long (or one block); longer requests go in several steps. */
 const BOUNCE = 1024 * 1024;
@@ -48,6 +49,8 @@ async function readBounced(
 ): Promise<void> {
   const align = node.limits.requestAlignment;
   const end = offset + iov.total;
+  // Bounce buffers are everybody's.
+  const passed = flags & ~RequestFlag.ownMemory;
   const step = bounceLength(node);
   const first = alignDown(offset, align);
   const buffer = seam.buffers.acquire(Math.min(step, alignUp(end, align) - first));
@@ -55,7 +58,7 @@ async function readBounced(
   try {
     for (let at = first; at < end; at += step) {
       const length = Math.min(step, alignUp(end, align) - at);
-      await seam.submitRead(node, at, block.single(buffer.address, length), flags);
+      await seam.submitRead(node, at, block.single(buffer.address, length), passed);
       const from = Math.max(at, offset);
       const size = Math.min(at + length, end) - from;
       scatter(seam.sys, buffer.address + (from - at), iov, from - offset, size);

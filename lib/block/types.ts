@@ -42,6 +42,8 @@ export const RequestFlag = {
   unchanged: 8,
   /** A write of whole clusters that the format is to store compressed. Only where `Child.compressedUnit` is there. */
   writeCompressed: 16,
+  /** A read into memory that only the requester has ever seen (a guest's): bytes that have no contents may stay. */
+  ownMemory: 32,
 } as const;
 
 /** What a node can take in one request. Bytes; the defaults are in brackets. */

@@ -171,7 +171,9 @@ export class BlkDevice {
     this.counters.bytesRead += total;
     let pending: MaybePromise<void>;
     try {
-      pending = total > WHOLE ? this.#pieces(offset, iov, false) : this.backend.read(offset, iov);
+      pending = total > WHOLE
+        ? this.#pieces(offset, iov, false)
+        : this.backend.read(offset, iov, RequestFlag.ownMemory);
     } catch (error) {
       return this.fail(request, error);
     }
@@ -219,7 +221,7 @@ export class BlkDevice {
       const part = iov.slice(at, Math.min(PIECE, iov.total - at));
       const pending = write
         ? this.backend.write(offset + at, part, this.#writeFlags)
-        : this.backend.read(offset + at, part);
+        : this.backend.read(offset + at, part, RequestFlag.ownMemory);
       if (pending !== undefined) await pending;
       else await new Promise<void>((resolve) => this.#context.loop.defer(resolve));
     }

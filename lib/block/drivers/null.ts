@@ -3,8 +3,8 @@
  * (after latency-ns, if given); null-aio always later.
  *
  * Reads give zeroes. Without read-zeroes QEMU leaves the buffer as it is, that is undefined; but buffers are
- * pooled, and over an export a client would see what another client's request left there. Clearing 4 KiB costs
- * 0.3 to 0.7 us. So read-zeroes decides only what block status says: zeroes, or data.
+ * pooled, and over an export a client would see what another client's request left there. So only memory that is
+ * the requester's own (a virtual machine's) stays as it is; else read-zeroes decides only what block status says.
  */
 import { CommandError, GiB, type IoVec, type MaybePromise } from "../../base/mod.ts";
 import { BlockdevOptionsNull } from "../../qmp/schema/blockdev.ts";
@@ -42,9 +42,9 @@ class NullInstance implements IoInstance {
     this.#zeroes = options["read-zeroes"] ?? false;
   }
 
-  read(_offset: number, iov: IoVec): MaybePromise<void> {
-    // Always: the buffer may hold what another client's request left in it.
-    zeroFill(this.context.sys, iov);
+  read(_offset: number, iov: IoVec, flags: number): MaybePromise<void> {
+    // Another client's request may have left something in the buffer.
+    if (this.#zeroes || (flags & RequestFlag.ownMemory) === 0) zeroFill(this.context.sys, iov);
     return this.#later();
   }
 

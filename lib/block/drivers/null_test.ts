@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { CommandError, GiB, IoVec } from "../../base/mod.ts";
-import type { IoInstance } from "../mod.ts";
+import { type IoInstance, RequestFlag } from "../mod.ts";
 import { nullAio, nullCo, type NullOptions } from "./null.ts";
 import {
   emptyStatus,
@@ -30,7 +30,7 @@ async function open(
   return await openDriver(definition, context, options) as IoInstance;
 }
 
-test("null-co answers at once; reads show nothing of what the memory held before", async (context) => {
+test("null-co answers at once; reads show nothing of what the memory held before, unless it is the requester's own", async (context) => {
   const piece = new Piece(context.sys, 512);
   const node = await open(context, {});
   assert.equal(node.write!(0, piece.iov, 0), undefined);
@@ -40,6 +40,9 @@ test("null-co answers at once; reads show nothing of what the memory held before
     const iov = IoVec.of(piece.memory.address, 100).add(piece.memory.address + 100, 412);
     assert.equal(node.read(0, iov, 0), undefined);
     assert.deepEqual(piece.bytes, new Uint8Array(512));
+    piece.bytes.fill(1);
+    assert.equal(node.read(0, iov, RequestFlag.ownMemory), undefined);
+    assert.deepEqual(piece.bytes, new Uint8Array(512).fill(zeroes ? 0 : 1));
   }
   piece.free();
 });
