@@ -54,6 +54,8 @@ function say(text: string): 0 {
 }
 const note = (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`${text}\n`));
 
+/** Seconds of load before the first slice of a server: what it compiles while it runs is compiled then. */
+const FIRST_WARMUP = 1;
 /** How often a slice is tried on a server that dies. */
 const TRIES = 5;
 
@@ -130,6 +132,7 @@ class Subject {
           polling: row.polling,
           halt: row.halt,
           seconds,
+          ...(this.samples.length === 0 ? { warmup: FIRST_WARMUP } : {}),
           size,
           seed,
           pid: this.#child!.pid,
