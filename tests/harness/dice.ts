@@ -1,17 +1,15 @@
-/** Chance that can be repeated: mulberry32. */
+import { chance, type Pick } from "../../lib/base/mod.ts";
+
+/** Chance that can be repeated. */
 export class Dice {
-  #state: number;
+  readonly #pick: Pick;
 
   constructor(seed: number) {
-    this.#state = seed >>> 0;
+    this.#pick = chance(seed);
   }
   /** A whole number from 0 to `limit` - 1. */
   below(limit: number): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
-    let t = this.#state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return Math.floor(((t ^ (t >>> 14)) >>> 0) / 4294967296 * limit);
+    return Math.floor(this.#pick(2 ** 32) / 2 ** 32 * limit);
   }
   /** One of them. */
   pick<T>(items: readonly T[]): T {

@@ -1,19 +1,6 @@
 /** qcow2 images with broken tables: made by qemu-img, then changed where it hurts, from a seed. */
+import { Dice } from "../harness/dice.ts";
 import { ok } from "../harness/tools.ts";
-
-/** Numbers from a seed (mulberry32). */
-export class Random {
-  constructor(private state: number) {}
-  below(limit: number): number {
-    this.state = (this.state + 0x6d2b79f5) | 0;
-    let t = Math.imul(this.state ^ (this.state >>> 15), 1 | this.state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % limit;
-  }
-  pick<T>(list: readonly T[]): T {
-    return list[this.below(list.length)]!;
-  }
-}
 
 /** Bits 9 to 55 of a table entry. */
 const OFFSET = 0x00fffffffffffe00n;
@@ -56,6 +43,17 @@ export class ImageBytes {
   }
   get refcountTable(): number {
     return Number(this.word(48));
+  }
+  /** Where the data of the header extension "bitmaps" lies; 0: there is none. */
+  bitmapsExtension(): number {
+    if (this.view.getUint32(4) < 3) return 0;
+    for (let at = this.view.getUint32(100); at + 8 <= this.clusterSize;) {
+      const [type, length] = [this.view.getUint32(at), this.view.getUint32(at + 4)];
+      if (type === 0x23852875) return at + 8;
+      if (type === 0) return 0;
+      at += 8 + Math.ceil(length / 8) * 8;
+    }
+    return 0;
   }
   get snapshotCount(): number {
     return this.view.getUint32(60);
@@ -126,7 +124,7 @@ export async function makeImages(folder: string): Promise<Uint8Array[]> {
 
 /** Chooses what is put where. */
 class Breaker {
-  constructor(private readonly image: ImageBytes, private readonly random: Random) {}
+  constructor(private readonly image: ImageBytes, private readonly random: Dice) {}
 
   #offset(): bigint {
     const { image: { bytes, clusterSize }, random } = this;
@@ -214,6 +212,23 @@ class Breaker {
     }],
   ];
 
+  /** The directory of bitmaps, the table of its first one, or the extension (its place) that leads there. */
+  bitmaps(extension: number): void {
+    const { image, random } = this;
+    const directory = Number(image.word(extension + 16));
+    const table = Number(image.word(directory));
+    switch (random.below(5)) {
+      case 0:
+        return this.#change(table + 8 * random.below(4));
+      case 1:
+        return image.put(directory, this.#offset());
+      case 2:
+        return image.flip(extension + random.below(24), random.below(8));
+      default:
+        return image.flip(directory + 8 + random.below(20), random.below(8));
+    }
+  }
+
   #refcount(): void {
     const { image, random } = this;
     const block = Number(image.word(image.refcountTable) & OFFSET);
@@ -227,12 +242,17 @@ export function brokenImage(
   images: readonly Uint8Array[],
   seed: number,
 ): { image: ImageBytes; how: string } {
-  const random = new Random(seed * 7919 + 13);
+  const random = new Dice(seed * 7919 + 13);
   const image = new ImageBytes(images[seed % images.length]!.slice());
   const places = 1 + (seed % 3 === 0 ? random.below(3) : 0);
-  const { ways } = new Breaker(image, random);
+  const breaker = new Breaker(image, random);
+  const extension = image.bitmapsExtension();
   const how = Array.from({ length: places }, () => {
-    const [what, act] = random.pick(ways);
+    if (extension !== 0 && random.below(2) === 0) {
+      breaker.bitmaps(extension);
+      return "bitmaps";
+    }
+    const [what, act] = random.pick(breaker.ways);
     act();
     return what;
   });

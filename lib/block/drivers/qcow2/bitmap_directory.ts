@@ -3,7 +3,7 @@
  * Source: the QCOW2 specification, "Bitmap directory". Offsets and sizes in bytes.
  */
 import { alignUp, BlockError } from "../../../base/mod.ts";
-import { Bounds } from "./format.ts";
+import { Bounds, EntryLow, entryOffset } from "./format.ts";
 
 /** A bitmap as the directory has it. */
 export interface DirectoryEntry {
@@ -31,6 +31,10 @@ const MAX_GRANULARITY_BITS = 31;
 const MAX_TABLE = 0x8000000;
 /** Bytes of a bitmap's bits, at most: QEMU's. */
 export const MAX_BITMAP_BYTES = 0x20000000;
+
+/** Bits 1 to 8 and 56 to 63 of a table's entry are reserved. */
+const RESERVED_HIGH = 0xff000000;
+const RESERVED_LOW = 0x1fe;
 
 function broken(message: string): BlockError {
   return new BlockError("EINVAL", message, { op: "open" });
@@ -90,6 +94,30 @@ function parseEntry(bytes: Uint8Array, size: number, clusterSize: number): Direc
     (inUse || tableSize === tableEntries(size, granularity, clusterSize));
   if (!fine) throw broken(`Bitmap '${name}' doesn't satisfy the constraints`);
   return { name, granularity, inUse, auto: (flags & Flag.auto) !== 0, tableOffset, tableSize };
+}
+
+/** A bitmap's table cannot be what it says. */
+export function brokenTable({ name }: DirectoryEntry): BlockError {
+  return broken(
+    `Could not read bitmap_table table from image for bitmap '${name}': Invalid argument`,
+  );
+}
+
+/**
+ * An entry, in two words, of the table of `bitmap`: where its bits are (0: nowhere), or that all are `ones`. Throws
+ * BlockError EINVAL.
+ */
+export function parseTableEntry(
+  high: number,
+  low: number,
+  bitmap: DirectoryEntry,
+  clusterSize: number,
+): { readonly offset: number; readonly ones: boolean } {
+  const offset = entryOffset(high, low);
+  const ones = (low & EntryLow.zero) !== 0;
+  const reserved = (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0;
+  if (reserved || offset % clusterSize !== 0 || (ones && offset !== 0)) throw brokenTable(bitmap);
+  return { offset, ones };
 }
 
 /** Bytes that an entry for a bitmap of that name takes. */

@@ -8,27 +8,26 @@
  *
  * Source: the QCOW2 specification, "Bitmaps".
  */
-import { BlockError, CommandError } from "../../../base/mod.ts";
+import { CommandError } from "../../../base/mod.ts";
 import { DirtyBitmap, makeBits, MAX_BITMAP_NAME } from "../../bitmaps/mod.ts";
 import type { BitmapStore } from "../../mod.ts";
 import {
+  brokenTable,
   type DirectoryEntry,
   entryLength,
   MAX_BITMAP_BYTES,
   parseDirectory,
+  parseTableEntry,
   serialiseDirectory,
   tableEntries,
 } from "./bitmap_directory.ts";
 import { MAX_DIRECTORY } from "./extensions.ts";
-import { Autoclear, Bounds, EntryLow, entryOffset } from "./format.ts";
+import { Autoclear, Bounds, EntryLow } from "./format.ts";
 import { WordTable } from "./metadata.ts";
 import type { Qcow2Image } from "./types.ts";
 
 /** Entries of a table that are read at once. */
 const TABLE_STEP = 8192;
-/** Bits 1 to 8 and 56 to 63 of a table's entry are reserved. */
-const RESERVED_HIGH = 0xff000000;
-const RESERVED_LOW = 0x1fe;
 
 /** The directory as it is on disk; empty where there is none. Throws BlockError. */
 export async function readDirectory(image: Qcow2Image): Promise<DirectoryEntry[]> {
@@ -82,25 +81,19 @@ export class Qcow2Bitmaps implements BitmapStore {
 
   /** Entries of a bitmap's table: where the bits are, or that all are alike. Throws BlockError EINVAL. */
   async *#table(
-    { name, tableOffset, tableSize }: DirectoryEntry,
+    bitmap: DirectoryEntry,
   ): AsyncIterable<{ index: number; offset: number; ones: boolean }> {
     const { clusterSize } = this.#image.geometry;
+    const { tableOffset, tableSize } = bitmap;
     for (let from = 0; from < tableSize; from += TABLE_STEP) {
       const count = Math.min(TABLE_STEP, tableSize - from);
       const table = WordTable.parse(
         await this.#image.readMetadata(tableOffset + from * 8, count * 8),
       );
       for (let i = 0; i < count; i++) {
-        const [high, low] = [table.high[i]!, table.low[i]!];
-        const offset = entryOffset(high, low);
-        const ones = (low & EntryLow.zero) !== 0;
-        const wrong = (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0 ||
-          offset % clusterSize !== 0 || (ones && offset !== 0) || offset >= Bounds.maxHostOffset;
-        if (wrong) {
-          const why = `Could not read bitmap_table table from image for bitmap '${name}'`;
-          throw new BlockError("EINVAL", `${why}: Invalid argument`, { op: "open" });
-        }
-        yield { index: from + i, offset, ones };
+        const entry = parseTableEntry(table.high[i]!, table.low[i]!, bitmap, clusterSize);
+        if (entry.offset >= Bounds.maxHostOffset) throw brokenTable(bitmap);
+        yield { index: from + i, ...entry };
       }
     }
   }

@@ -1,6 +1,6 @@
 /** Internal snapshots: what was there when they were taken is there later, and qemu-img finds nothing wrong. */
 import assert from "node:assert/strict";
-import { IoVec, KiB } from "../../../base/mod.ts";
+import { chance, IoVec, KiB } from "../../../base/mod.ts";
 import { createContext, type OwnedContext } from "../../../sys/mod.ts";
 import { type BlockBackend, BlockGraph, Perm } from "../../mod.ts";
 import { driverRegistry } from "../../graph_types.ts";
@@ -18,17 +18,6 @@ async function runFor(codes: readonly number[], program: string, args: string[])
 
 /** Runs a program that must succeed. */
 const run = (program: string, ...args: string[]) => runFor([0], program, args);
-
-/** Numbers from a seed (mulberry32). */
-function random(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
-}
 
 /** An image, opened, with what its disk should hold. */
 class Disk {
@@ -162,7 +151,7 @@ const shapes: Readonly<Record<string, { create: string[]; options?: Partial<Imag
 for (const [name, { create, options }] of Object.entries(shapes)) {
   Deno.test(`snapshots and the disk keep their contents: ${name}`, async () => {
     await withDisk(create, async (disk, directory) => {
-      const below = random(name.length * 7919);
+      const below = chance(name.length * 7919);
       const taken = new Map<string, Uint8Array>();
       const byName = (wanted: string) =>
         disk.snapshots.list().find((one) => one.name === wanted)!.id;

@@ -1,6 +1,5 @@
 /** References of everything but the mapping: the reference count structure, encryption header, bitmaps. */
-import { BlockError } from "../../../../base/mod.ts";
-import { EntryLow, entryOffset } from "../format.ts";
+import { parseDirectory, parseTableEntry } from "../bitmap_directory.ts";
 import type { Findings } from "./find.ts";
 import type { RefcountTable } from "./refcount_table.ts";
 
@@ -36,72 +35,19 @@ export function checkRefcountStructure(findings: Findings, table: RefcountTable)
   }
 }
 
-/** Longest name of a bitmap, bytes. */
-const MAX_NAME = 1023;
-/** Fixed part of an entry of the bitmap directory. */
-const ENTRY = 24;
-/** Largest bitmap table, entries. */
-const MAX_TABLE = 0x8000000;
-const FLAGS_KNOWN = 3;
-const EXTRA_DATA_COMPATIBLE = 4;
-
-function broken(message: string): BlockError {
-  return new BlockError("EINVAL", message, { op: "open" });
-}
-
 /** Counts the directory of persistent bitmaps, their tables and their data. Throws BlockError EINVAL. */
 export async function checkBitmaps(findings: Findings): Promise<void> {
-  const { bitmaps } = findings.header;
+  const { header: { bitmaps, size }, geometry: { clusterSize } } = findings;
   if (bitmaps === undefined) return;
   const { directoryOffset, directorySize, count } = bitmaps;
   findings.reference(directoryOffset, directorySize);
   const bytes = new Uint8Array(directorySize);
   await findings.file.read(directoryOffset, bytes);
-  const view = new DataView(bytes.buffer);
-  let at = 0, found = 0;
-  while (at < directorySize) {
-    if (++found > count) throw broken("More bitmaps found than specified in header extension");
-    if (at + ENTRY > directorySize) throw broken("Broken bitmap directory");
-    const nameSize = view.getUint16(at + 18);
-    const length = Math.ceil((ENTRY + view.getUint32(at + 20) + nameSize) / 8) * 8;
-    if (at + length > directorySize) throw broken("Broken bitmap directory");
-    await checkBitmap(findings, view, at, nameSize);
-    at += length;
+  for (const entry of parseDirectory(bytes, count, size, clusterSize)) {
+    findings.reference(entry.tableOffset, entry.tableSize * 8);
+    await findings.words(entry.tableOffset, entry.tableSize, (high, low) => {
+      const { offset } = parseTableEntry(high, low, entry, clusterSize);
+      if (offset !== 0) findings.reference(offset, clusterSize);
+    });
   }
-  if (found < count) throw broken("Less bitmaps found than specified in header extension");
-}
-
-async function checkBitmap(
-  findings: Findings,
-  view: DataView,
-  at: number,
-  nameSize: number,
-): Promise<void> {
-  const { clusterSize } = findings.geometry;
-  const offset = Number(view.getBigUint64(at));
-  const entries = view.getUint32(at + 8);
-  const flags = view.getUint32(at + 12);
-  const granularity = view.getUint8(at + 17);
-  if (view.getUint32(at + 20) !== 0) throw broken("Bitmap extra data is not supported");
-  const name = new TextDecoder().decode(
-    new Uint8Array(view.buffer, at + ENTRY, Math.min(nameSize, MAX_NAME)),
-  );
-  const fine = entries > 0 && entries <= MAX_TABLE && offset !== 0 && offset % clusterSize === 0 &&
-    nameSize > 0 && nameSize <= MAX_NAME &&
-    (flags & ~(FLAGS_KNOWN | EXTRA_DATA_COMPATIBLE)) === 0 &&
-    view.getUint8(at + 16) === 1 && granularity >= 9 && granularity <= 31 &&
-    entries * clusterSize <= 2 ** 53;
-  if (!fine) throw broken(`Bitmap '${name}' doesn't satisfy the constraints`);
-  findings.reference(offset, entries * 8);
-  await findings.words(offset, entries, (high, low) => {
-    const data = entryOffset(high, low);
-    const reserved = (high & 0xff000000) !== 0 || (low & 0x1fe) !== 0 ||
-      (data !== 0 && (low & EntryLow.zero) !== 0);
-    if (reserved || data % clusterSize !== 0) {
-      throw broken(
-        `Could not read bitmap_table table from image for bitmap '${name}': Invalid argument`,
-      );
-    }
-    if (data !== 0) findings.reference(data, clusterSize);
-  });
 }
