@@ -72,6 +72,7 @@ export const rareSymbols = {
   chdir: { parameters: ["buffer"], result: "i32" },
   setsid: { parameters: [], result: "i32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
+  sigaction: { parameters: ["i32", "usize", "usize"], result: "i32" },
   posix_spawn: {
     parameters: ["usize", "buffer", "usize", "usize", "usize", "usize"],
     result: "i32",

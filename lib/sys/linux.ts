@@ -2,13 +2,14 @@
 import { type Arch, archConstants, CLOCK, syscallNumbers } from "./constants.ts";
 import { Errno, SysError } from "./errno.ts";
 import { openLibc } from "./ffi.ts";
+import { Guards, UNGUARDED } from "./guard.ts";
 import { isNumericAddress, parseIPv4 } from "./inet.ts";
 import { getU64, putU64 } from "./layout.ts";
 import { cstring, hasNul } from "./memory.ts";
 import { ThreadPool } from "./pool.ts";
 import { resolveHost } from "./resolve.ts";
 import { SocketSys } from "./sockets.ts";
-import type { SocketAddress, Sys } from "./types.ts";
+import type { Memory, MemoryGuard, SocketAddress, Sys } from "./types.ts";
 
 const CLOCK_AT = 28672;
 /** Where cachestat's range lies in the scratch struct, behind its result (five 64-bit numbers). */
@@ -25,6 +26,8 @@ export class LinuxSys extends SocketSys implements Sys {
   readonly pool: ThreadPool;
   readonly #cachestat: number;
   readonly #getrusage: number;
+  /** Made at first use; null: refused. */
+  #guards: Guards | null | undefined;
   readonly #clock: Uint32Array;
   readonly #clockPointer: bigint;
 
@@ -58,6 +61,14 @@ export class LinuxSys extends SocketSys implements Sys {
     putU64(this.struct, CACHESTAT_RANGE + 8, length);
     const rc = this.raw(this.#cachestat, fd, this.structAt + CACHESTAT_RANGE, this.structAt);
     return rc < 0 ? rc : getU64(this.struct, 0); // struct cachestat: nr_cache first
+  }
+
+  guard(memory: Memory): MemoryGuard {
+    if (this.#guards === undefined) {
+      // The scratch is free between two calls.
+      this.#guards = Guards.open(this.libc, this.arch, this.scratch) ?? null;
+    }
+    return this.#guards?.add(memory) ?? UNGUARDED;
   }
 
   async resolve(host: string, port: number): Promise<SocketAddress[]> {

@@ -20,6 +20,13 @@ export interface Memory {
   unmap(): void;
 }
 
+/** Of a guarded mapping; see Sys.guard. */
+export interface MemoryGuard {
+  /** Whether it was taken away, and is empty memory now that nobody shares. */
+  readonly lost: boolean;
+  release(): void;
+}
+
 /** Facts about a file (statx). Sizes in bytes. */
 export interface FileStat {
   readonly kind: "file" | "directory" | "block" | "character" | "fifo" | "socket" | "other";
@@ -103,6 +110,11 @@ export interface Sys extends FileCalls<number> {
   allocate(length: number): Memory;
   /** Maps a file or memfd shared. */
   map(fd: number, offset: number, length: number, writable: boolean): Memory | number;
+  /**
+   * Guards a mapping of a file that somebody else can shorten: a touch of what is gone no longer ends the process, but
+   * replaces the mapping by empty memory. Release it before the mapping is unmapped.
+   */
+  guard(memory: Memory): MemoryGuard;
   memfd(name: string): number;
   madvise(address: number, length: number, advice: number): number;
   /** Native to native; the ranges may not overlap. */
@@ -225,14 +237,14 @@ export interface BufferPool {
   trim(): void;
 }
 
-/** Threads that inflate streams (raw deflate), when it pays. */
+/** Threads that inflate streams (raw deflate) beside the context's own, when it pays. */
 export interface InflateThreads {
   /**
-   * Inflates the stream in the `length` bytes at `input` to `output`, of which it fills `room` bytes at most. All of
-   * that belongs to the threads until the promise resolves: bytes written, or -1 when the stream is broken or no
-   * thread could do it. Undefined: not taken, and nothing will happen; do it inline.
+   * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. All of that belongs to the
+   * threads until the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken,
+   * or one that these threads do not understand. Undefined: not taken, and nothing will happen; do it inline.
    */
-  run(input: number, length: number, output: number, room: number): Promise<number> | undefined;
+  run(input: number, length: number, output: number, room: number): Promise<boolean> | undefined;
 }
 
 /** A point that can be traced: one branch when off. Names are QEMU's where the same thing happens. */

@@ -1,6 +1,6 @@
 /** The log of pages that we wrote, for live migration (vhost-user, "Migration"): one bit for each 4 KiB. */
 import { alignDown, alignUp } from "../base/mod.ts";
-import { errnoText, type Memory, type Sys } from "../sys/mod.ts";
+import { errnoText, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
 import { ProtocolError } from "./wire.ts";
 
 const LOG_PAGE = 4096;
@@ -8,10 +8,12 @@ const LOG_PAGE = 4096;
 /** A log shared with the front-end. */
 export class DirtyLog {
   readonly #mapping: Memory;
+  readonly #guard: MemoryGuard;
   readonly #bits: Uint8Array;
 
-  private constructor(mapping: Memory, skip: number, size: number) {
+  private constructor(sys: Sys, mapping: Memory, skip: number, size: number) {
     this.#mapping = mapping;
+    this.#guard = sys.guard(mapping);
     this.#bits = mapping.bytes.subarray(skip, skip + size);
   }
 
@@ -26,7 +28,7 @@ export class DirtyLog {
     if (typeof mapping === "number") {
       throw new ProtocolError(`the log cannot be mapped: ${errnoText(-mapping)}`);
     }
-    return new DirtyLog(mapping, offset - start, size);
+    return new DirtyLog(sys, mapping, offset - start, size);
   }
 
   /** Marks the pages of [guest, guest+length); what lies beyond the log has no place in it. */
@@ -39,7 +41,13 @@ export class DirtyLog {
     }
   }
 
+  /** Whether the front-end took it away. */
+  get lost(): boolean {
+    return this.#guard.lost;
+  }
+
   unmap(): void {
+    this.#guard.release();
     this.#mapping.unmap();
   }
 }

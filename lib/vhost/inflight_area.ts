@@ -1,6 +1,6 @@
 /** The memory of GET_INFLIGHT_FD and SET_INFLIGHT_FD: the in-flight regions of all queues, one after the other. */
 import { alignDown, alignUp } from "../base/mod.ts";
-import { errnoText, type Memory, type Sys } from "../sys/mod.ts";
+import { errnoText, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
 import { type InflightRegion, inflightRegion, inflightSize } from "./inflight.ts";
 import { MAX_QUEUE_SIZE } from "./ring.ts";
 import { type InflightDescription, ProtocolError } from "./wire.ts";
@@ -10,11 +10,13 @@ const PAGE = 4096;
 /** An area, mapped. */
 export class InflightArea {
   readonly #mapping: Memory;
+  readonly #guard: MemoryGuard;
   readonly #skip: number;
   readonly #description: InflightDescription;
 
-  private constructor(mapping: Memory, skip: number, description: InflightDescription) {
+  private constructor(sys: Sys, mapping: Memory, skip: number, description: InflightDescription) {
     this.#mapping = mapping;
+    this.#guard = sys.guard(mapping);
     this.#skip = skip;
     this.#description = description;
   }
@@ -51,7 +53,7 @@ export class InflightArea {
     if (typeof mapping === "number") {
       throw new ProtocolError(`the in-flight area cannot be mapped: ${errnoText(-mapping)}`);
     }
-    return new InflightArea(mapping, offset - start, description);
+    return new InflightArea(sys, mapping, offset - start, description);
   }
 
   /** The region of queue `index`, which has `size` descriptors. Throws ProtocolError if it does not fit. */
@@ -71,7 +73,13 @@ export class InflightArea {
     if (index < queues && size > 0 && size <= queueSize) this.region(index, size, packed).retire();
   }
 
+  /** Whether the front-end took it away. */
+  get lost(): boolean {
+    return this.#guard.lost;
+  }
+
   close(): void {
+    this.#guard.release();
     this.#mapping.unmap();
   }
 }

@@ -6,7 +6,7 @@
  * Nothing may use a view or an address after its region was unmapped: the session waits for all requests first.
  */
 import { alignDown, alignUp, type IoVec } from "../base/mod.ts";
-import { errnoText, MADV, type Memory, type Sys } from "../sys/mod.ts";
+import { errnoText, MADV, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
 import { ProtocolError, type RegionDescription } from "./wire.ts";
 
 /** Bytes of one view. */
@@ -26,11 +26,13 @@ export class Region {
   readonly address: number;
   readonly #sys: Sys;
   readonly #mapping: Memory;
+  readonly #guard: MemoryGuard;
   readonly #views: DataView[] = [];
 
   constructor(sys: Sys, mapping: Memory, skip: number, description: RegionDescription) {
     this.#sys = sys;
     this.#mapping = mapping;
+    this.#guard = sys.guard(mapping);
     this.guest = description.guest;
     this.size = description.size;
     this.guestEnd = description.guest + description.size;
@@ -50,8 +52,14 @@ export class Region {
     return this.#views[index] = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   }
 
+  /** Whether the front-end took it away, having shortened its file. */
+  get lost(): boolean {
+    return this.#guard.lost;
+  }
+
   unmap(): void {
     this.#views.length = 0;
+    this.#guard.release();
     this.#mapping.unmap();
   }
 }
@@ -61,7 +69,7 @@ export function mapRegion(sys: Sys, fd: number, description: RegionDescription):
   const { offset, size } = description;
   const stat = sys.fstat(fd);
   if (typeof stat === "number") throw new ProtocolError(`memory region: ${errnoText(-stat)}`);
-  // Beyond the end of a file an access would be fatal.
+  // Beyond the end of a file there is nothing; what is cut off later the guard is for.
   if (stat.kind === "file" && offset + size > stat.size) {
     throw new ProtocolError(`memory region of ${size} bytes at ${offset} in ${stat.size} bytes`);
   }
@@ -100,6 +108,13 @@ export class GuestMemory {
     }
     this.#regions.push(region);
     this.#last = region;
+  }
+
+  /** Whether part of it was taken away. */
+  get lost(): boolean {
+    const regions = this.#regions;
+    for (let i = 0; i < regions.length; i++) if (regions[i]!.lost) return true;
+    return false;
   }
 
   /** The region with just these addresses and size. */

@@ -110,12 +110,22 @@ export class Session implements QueueHost, SessionState {
   }
 
   #poll(): boolean {
+    if (this.#lost) {
+      this.#fail(new ProtocolError("the front-end took away memory that it shares"));
+      return false;
+    }
     const { queues } = this;
     let worked = false;
     for (let i = 0; i < queues.length; i++) {
       if (queues[i]!.running && queues[i]!.run()) worked = true;
     }
     return worked;
+  }
+
+  /** Whether what the front-end shared is no longer there: what was read since then is nothing of its. */
+  get #lost(): boolean {
+    if (this.#ending !== undefined) return false;
+    return this.memory.lost || this.inflight?.lost === true || this.log?.lost === true;
   }
 
   /** The loop is about to sleep. Whether a queue has work. */
