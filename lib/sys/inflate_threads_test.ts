@@ -2,25 +2,62 @@ import assert from "node:assert/strict";
 import zlib from "node:zlib";
 import { createContext } from "./context.ts";
 import { OwnedInflateThreads } from "./inflate_threads.ts";
-import { LinuxSys, type Memory } from "./mod.ts";
+import { Libdeflate } from "./libdeflate.ts";
+import { LinuxSys, type Loop, type Memory } from "./mod.ts";
 
 const ROOM = 65536;
+const IDLE_NS = 5e9;
 
 function text(seed: number): Uint8Array {
   return Uint8Array.from({ length: ROOM }, (_, at) => 97 + (((at * at + seed) >> 3) % 23));
+}
+
+/** A loop whose timers expire when the test says so. */
+class Clock {
+  readonly timers = new Map<() => void, number>();
+  readonly loop: Loop;
+
+  constructor(loop: Loop) {
+    this.loop = new Proxy(loop, {
+      get: (target, name) => {
+        if (name === "timer") return (ns: number, task: () => void) => this.#timer(ns, task);
+        const value = Reflect.get(target, name, target);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  }
+
+  #timer(ns: number, task: () => void): { cancel(): void } {
+    this.timers.set(task, ns);
+    return { cancel: () => void this.timers.delete(task) };
+  }
+
+  /** Lets all timers expire that are set now. */
+  expire(): void {
+    for (const task of [...this.timers.keys()]) {
+      this.timers.delete(task);
+      task();
+    }
+  }
+}
+
+interface Options {
+  readonly most?: number;
+  readonly library?: string;
 }
 
 /** A context with threads of its own, and streams and room for them in native memory. */
 class Bench implements AsyncDisposable {
   readonly sys = new LinuxSys();
   readonly context = createContext({ name: "test", sys: this.sys });
+  readonly clock = new Clock(this.context.loop);
   readonly errors: unknown[] = [];
   readonly threads: OwnedInflateThreads;
   readonly #memory: Memory[] = [];
 
-  constructor(most: number) {
+  constructor(options: Options) {
     const onError = (error: unknown) => void this.errors.push(error);
-    this.threads = new OwnedInflateThreads(this.sys, this.context.loop, onError, most);
+    this.threads = new OwnedInflateThreads(this.sys, this.clock.loop, onError, options);
   }
 
   alloc(bytes: Uint8Array | number): Memory {
@@ -31,7 +68,7 @@ class Bench implements AsyncDisposable {
   }
 
   /** What the threads make of `stream`; undefined: it was not taken. */
-  run(stream: Uint8Array, target: Memory): Promise<number> | undefined {
+  run(stream: Uint8Array, target: Memory): Promise<boolean> | undefined {
     return this.threads.run(this.alloc(stream).address, stream.length, target.address, ROOM);
   }
 
@@ -45,8 +82,15 @@ class Bench implements AsyncDisposable {
     }
   }
 
+  /** This process' threads that are Workers. */
+  workers(): number {
+    return [...Deno.readDirSync("/proc/self/task")]
+      .filter(({ name }) => comm(name).startsWith("worker-")).length;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.threads.close();
+    assert.equal(this.threads.threads, 0);
     await this.context.close();
     for (const memory of this.#memory) memory.unmap();
     this.sys.dispose();
@@ -54,58 +98,116 @@ class Bench implements AsyncDisposable {
   }
 }
 
-Deno.test("streams in any number are inflated, each to its own place", async () => {
-  await using bench = new Bench(2);
-  await bench.running();
-  const jobs = Array.from({ length: 200 }, (_, seed) => {
-    const target = bench.alloc(ROOM);
-    const want = text(seed);
-    return { want, target, done: bench.run(zlib.deflateRawSync(want), target) };
-  });
-  const taken = jobs.filter(({ done }) => done !== undefined);
-  assert.equal(taken.length, 64, "the rest is refused");
-  for (const { want, target, done } of taken) {
-    assert.equal(await done, ROOM);
-    assert.deepEqual(target.bytes.subarray(0, ROOM), want);
+function comm(task: string): string {
+  try {
+    return Deno.readTextFileSync(`/proc/self/task/${task}/comm`);
+  } catch {
+    return ""; // it has just ended
   }
-});
+}
 
-Deno.test("a broken stream is told, and a short or long one by what it makes", async () => {
-  await using bench = new Bench(1);
+function hasLibdeflate(): boolean {
+  const library = Libdeflate.open();
+  library?.close();
+  return library !== undefined;
+}
+
+const DECODERS = [
+  { decoder: "zlib", library: "libdeflate.is.not.here" },
+  ...(hasLibdeflate() ? [{ decoder: "libdeflate", library: "libdeflate.so.0" }] : []),
+];
+
+for (const { decoder, library } of DECODERS) {
+  Deno.test(`${decoder}: streams in any number are inflated, each to its own place`, async () => {
+    await using bench = new Bench({ most: 2, library });
+    await bench.running();
+    const jobs = Array.from({ length: 200 }, (_, seed) => {
+      const target = bench.alloc(ROOM);
+      const want = text(seed);
+      return { want, target, filled: bench.run(zlib.deflateRawSync(want), target) };
+    });
+    const taken = jobs.filter(({ filled }) => filled !== undefined);
+    assert.ok(taken.length >= 1 && taken.length <= 64, `${taken.length} taken`);
+    for (const { want, target, filled } of taken) {
+      assert.equal(await filled, true);
+      assert.deepEqual(target.bytes.subarray(0, ROOM), want);
+    }
+  });
+
+  Deno.test(`${decoder}: what does not fill its room is told, and nothing beyond is touched`, async () => {
+    await using bench = new Bench({ most: 1, library });
+    await bench.running();
+    const target = bench.alloc(2 * ROOM);
+    target.bytes.fill(0x55);
+    const broken = new Uint8Array(100).fill(0xff);
+    const short = zlib.deflateRawSync(text(1).subarray(0, 1000));
+    const cut = zlib.deflateRawSync(text(2)).subarray(0, 20);
+    for (const stream of [broken, short, cut]) assert.equal(await bench.run(stream, target), false);
+    // libdeflate leaves the answer to zlib.
+    const bomb = zlib.deflateRawSync(new Uint8Array(64 * ROOM).fill(7));
+    assert.equal(await bench.run(bomb, target), decoder === "zlib");
+    assert.equal(target.bytes.subarray(ROOM).every((byte) => byte === 0x55), true);
+    const whole = text(3);
+    assert.equal(await bench.run(zlib.deflateRawSync(whole), target), true);
+    assert.deepEqual(target.bytes.subarray(0, ROOM), whole);
+  });
+
+  Deno.test(`${decoder}: threads end when they are idle, and are started again`, async () => {
+    await using bench = new Bench({ most: 2, library });
+    const others = bench.workers();
+    bench.context.startPoller();
+    while (bench.workers() === others) await new Promise((resolve) => setTimeout(resolve, 1));
+    const before = bench.workers();
+    for (let round = 0; round < 2; round++) {
+      await bench.running();
+      assert.deepEqual([...bench.clock.timers.values()], [IDLE_NS]);
+      bench.clock.expire(); // there was work: they stay
+      assert.ok(bench.threads.threads > 0);
+      assert.ok(bench.workers() > before);
+      bench.clock.expire();
+      assert.equal(bench.threads.threads, 0);
+      assert.equal(bench.clock.timers.size, 0);
+      while (bench.workers() > before) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  });
+}
+
+Deno.test("threads stay for what is under way", async () => {
+  await using bench = new Bench({ most: 1 });
   await bench.running();
-  const target = bench.alloc(2 * ROOM);
-  target.bytes.fill(0x55);
-  assert.equal(await bench.run(new Uint8Array(100).fill(0xff), target), -1);
-  assert.equal(await bench.run(zlib.deflateRawSync(text(1).subarray(0, 1000)), target), 1000);
-  assert.equal(await bench.run(zlib.deflateRawSync(text(2)).subarray(0, 20), target)! < ROOM, true);
-  const long = new Uint8Array(2 * ROOM).fill(7);
-  assert.equal(await bench.run(zlib.deflateRawSync(long), target), ROOM);
-  assert.equal(target.bytes.subarray(ROOM).every((byte) => byte === 0x55), true);
-  const whole = text(3);
-  assert.equal(await bench.run(zlib.deflateRawSync(whole), target), ROOM);
-  assert.deepEqual(target.bytes.subarray(0, ROOM), whole);
+  bench.clock.expire();
+  const target = bench.alloc(ROOM);
+  const filled = bench.run(zlib.deflateRawSync(text(1)), target);
+  assert.notEqual(filled, undefined);
+  bench.clock.expire();
+  bench.clock.expire();
+  assert.equal(bench.threads.threads, 1);
+  assert.equal(await filled, true);
 });
 
-Deno.test("a few streams start no thread, and no threads can be started where there is one core", async () => {
-  await using bench = new Bench(0);
+Deno.test("a few streams start no thread, and no threads are started where there is one core", async () => {
+  await using bench = new Bench({ most: 0 });
   const [stream, target] = [zlib.deflateRawSync(text(0)), bench.alloc(ROOM)];
   for (let at = 0; at < 100; at++) assert.equal(bench.run(stream, target), undefined);
-  await using other = new Bench(1);
+  assert.equal(bench.clock.timers.size, 0);
+  await using other = new Bench({ most: 1 });
   for (let at = 0; at < 32; at++) assert.equal(other.run(stream, other.alloc(ROOM)), undefined);
+  assert.equal(other.threads.threads, 0);
 });
 
 Deno.test("threads that are still starting are ended by close", async () => {
-  await using bench = new Bench(2);
+  await using bench = new Bench({ most: 2 });
   const [stream, target] = [zlib.deflateRawSync(text(0)), bench.alloc(ROOM)];
   for (let at = 0; at < 40; at++) assert.equal(bench.run(stream, target), undefined);
+  assert.equal(bench.threads.threads, 1);
 });
 
 Deno.test("streams that come one at a time are left to be inflated inline", async () => {
-  await using bench = new Bench(1);
+  await using bench = new Bench({ most: 1 });
   await bench.running();
   const [stream, target] = [zlib.deflateRawSync(text(0)), bench.alloc(ROOM)];
   const { loop } = bench.context;
-  for (let taken: Promise<number> | undefined = Promise.resolve(0); taken !== undefined;) {
+  for (let taken: Promise<boolean> | undefined = Promise.resolve(true); taken !== undefined;) {
     await taken;
     const turns = loop.counters.turns;
     while (loop.counters.turns - turns < 2) await new Promise<void>((go) => loop.defer(go));

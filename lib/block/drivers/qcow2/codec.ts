@@ -1,6 +1,6 @@
 /** A cluster's compression, from native memory to native memory: zlib's raw deflate, or zstd. */
 import type { Codec, CodecKind, Sys } from "../../../sys/mod.ts";
-import { openCodec } from "../../../sys/mod.ts";
+import { Libdeflate, openCodec } from "../../../sys/mod.ts";
 import { takeZstdFrame } from "./zstd_frame.ts";
 
 /** Header field compression_type, by name. */
@@ -18,6 +18,8 @@ const ENCODERS: Readonly<Record<CompressionType, CodecKind>> = {
 /** Encodes and decodes clusters of one image, one at a time, on the calling thread. */
 export class ClusterCoder {
   #decoder: Codec | undefined;
+  /** Null where the system has none. */
+  #libdeflate: Libdeflate | null | undefined;
   #encoder: Codec | undefined;
 
   constructor(
@@ -32,6 +34,7 @@ export class ClusterCoder {
    * when all went well, else what is wrong with it.
    */
   decode(input: number, length: number, output: number): string | undefined {
+    if (this.type === "zlib" && this.#inflateWhole(input, length, output)) return undefined;
     const source = this.sys.viewAt(input, length);
     const target = this.sys.viewAt(output, this.clusterSize);
     this.#decoder ??= openCodec(DECODERS[this.type]);
@@ -41,6 +44,12 @@ export class ClusterCoder {
     if (done === this.clusterSize) return undefined;
     if (done < 0) return `is not a valid ${this.type} stream`;
     return `ends after ${done} of ${this.clusterSize} bytes`;
+  }
+
+  /** The fast way, for streams that make exactly a cluster. */
+  #inflateWhole(input: number, length: number, output: number): boolean {
+    if (this.#libdeflate === undefined) this.#libdeflate = Libdeflate.open() ?? null;
+    return this.#libdeflate?.inflate(input, length, output, this.clusterSize) ?? false;
   }
 
   /** Encodes the cluster at `input` to `output`, which has room for a cluster; 0 when it does not become smaller. */
@@ -55,6 +64,8 @@ export class ClusterCoder {
 
   /** Gives back the memory of the coders. */
   close(): void {
+    this.#libdeflate?.close();
+    this.#libdeflate = undefined;
     this.#decoder?.close();
     this.#encoder?.close();
     this.#decoder = undefined;

@@ -164,9 +164,9 @@ export class CompressedClusters implements ClusterCodec {
     if (this.type === "zlib") {
       const result = this.context.inflaters?.run(stream, length, target, this.clusterSize);
       if (result !== undefined) {
-        return result.then((done) => {
+        return result.then((filled) => {
           // Whatever is wrong is found, and named, by decoding it here.
-          if (done !== this.clusterSize) this.#decodeHere(stream, host, length, target);
+          if (!filled) this.#decodeHere(stream, host, length, target);
         });
       }
     }
