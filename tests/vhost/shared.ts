@@ -177,7 +177,11 @@ async function move(daemon: Daemon, over: () => boolean): Promise<void> {
 }
 
 /** One run: how many sectors were read while somebody wrote them, and while nobody did. */
-export async function runShared(layout: Layout, seed: number, rounds: number) {
+export async function runShared(
+  layout: Layout,
+  seed: number,
+  rounds: number,
+): Promise<History["seen"]> {
   await using dir = TestDir.make();
   await using daemon = await start(layout, dir);
   const dice = new Dice(seed);
