@@ -1,41 +1,14 @@
-/** IOThreads that are idle, and that end under load. */
+/** IOThreads that end under load. */
 import assert from "node:assert/strict";
 import { TestDir } from "../harness/dir.ts";
 import { assertSameBytes, noise, noisy } from "../harness/images.ts";
-import { daemonWithThreads, statusOf } from "../harness/iothreads.ts";
+import { daemonWithThreads } from "../harness/iothreads.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { lacks, ok, run } from "../harness/tools.ts";
 import { until } from "../harness/wait.ts";
 
 const ignore = lacks("interop/iothread_end", "qemu-img");
 const MIB = 1024 * 1024;
-
-Deno.test({
-  name: "idle IOThreads use no processor time",
-  ignore,
-  fn: async () => {
-    await using dir = TestDir.make();
-    noisy(dir.file("disk.raw"), MIB, 9);
-    await using daemon = await daemonWithThreads(dir, [
-      "--export",
-      "nbd,id=e,node-name=n,iothread=t0,writable=on",
-    ]);
-    const peer = await NbdPeer.attach(daemon.file("nbd"), "n");
-    try {
-      await peer.read(0, 4096);
-      // Quiet: over half a second no loop of the daemon has turned more than the question about it needs.
-      const turns = async () => (await statusOf(daemon)).iothreads.map((one) => one.turns);
-      await until(async () => {
-        const before = daemon.processorTicks();
-        await new Promise((go) => setTimeout(go, 500));
-        return daemon.processorTicks() === before;
-      }, "half a second without processor time");
-      assert.equal((await turns()).length, 2);
-    } finally {
-      peer.close();
-    }
-  },
-});
 
 Deno.test({
   name:
