@@ -72,6 +72,28 @@ export class Ledger {
     });
   }
 
+  /** The disk is to become what `then` says: until that is certain it holds the one or the other. */
+  goesBack(then: Ledger): void {
+    const sectors = new Set([...this.#sectors.keys(), ...then.#sectors.keys()]);
+    for (const sector of sectors) {
+      this.#each(sector * SECTOR, SECTOR, (history) => {
+        const others = then.#sectors.get(sector)?.contents ?? [ORIGINAL];
+        history.contents.push(...others);
+        history.discarded = history.contents.length;
+      });
+    }
+  }
+  /** It has. */
+  wentBack(then: Ledger): void {
+    this.#loose.clear();
+    for (const sector of this.#sectors.keys()) {
+      const { contents, discarded } = then.#sectors.get(sector) ??
+        { contents: [ORIGINAL], discarded: 0 };
+      this.#sectors.set(sector, { contents: [...contents], discarded });
+      if (contents.length > 1) this.#loose.add(sector);
+    }
+  }
+
   /** As `discarded`, for everything that is known from `offset` on. */
   cutOff(offset: number): void {
     for (const sector of this.#sectors.keys()) {

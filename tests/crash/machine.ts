@@ -114,6 +114,13 @@ export class Machine {
     }
   }
 
+  /** The disk becomes what it was when the snapshot of that name was taken. */
+  async applySnapshot(name: string): Promise<void> {
+    const snapshots = this.graph.find(NODE)!.instance.snapshots!;
+    const found = (await snapshots.list())!.find((one) => one.name === name)!;
+    await snapshots.apply(found.id);
+  }
+
   /** Writes bytes. */
   write(offset: number, bytes: Uint8Array, flags = 0): Promise<void> {
     return this.#with(bytes.length, (memory) => {

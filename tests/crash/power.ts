@@ -94,6 +94,13 @@ export class Guest {
     await deleteInternalSnapshot(this.machine.graph, { device: NODE, name });
   }
 
+  /** The disk becomes what it was; a snapshot that is deleted afterwards leaves it so. */
+  async applySnapshot(name: string): Promise<void> {
+    this.journal.note(() => this.ledger.goesBack(this.snapshots.get(name)!));
+    await this.machine.applySnapshot(name);
+    this.journal.note(() => this.ledger.wentBack(this.snapshots.get(name)!));
+  }
+
   /** Requests at the same time, on ranges that do not overlap. */
   async together(
     count: number,

@@ -121,6 +121,7 @@ export class Allocator {
   #note(cluster: number, count: number): void {
     this.fresh = cluster >= this.#untouched;
     if (cluster + count > this.#untouched) this.#untouched = cluster + count;
+    this.#image.transition?.took(cluster, count);
   }
 
   #checkEnd(clusters: number): void {
@@ -207,7 +208,11 @@ export class Allocator {
     const { refcounts, overlap } = this.#image;
     const index = Math.floor(cluster / this.#entries);
     if (refcounts.target(index) !== 0) return;
-    if (index >= refcounts.table.length) return await this.#growTable(index + 1);
+    if (index >= refcounts.table.length) {
+      const { transition } = this.#image;
+      if (transition === undefined) return await this.#growTable(index + 1);
+      transition.widen(index + 1);
+    }
     this.#checkEnd(cluster + 1);
     overlap.checkAllocation(cluster, 1);
     const host = cluster * this.#clusterSize;

@@ -191,6 +191,15 @@ export class TableCache {
     }
   }
 
+  /** Forgets everything, dirty or not. */
+  reset(): void {
+    this.#dirty.clear();
+    for (const slot of this.#slots) {
+      slot.dirtyFrom = slot.dirtyTo = 0;
+      if (slot.key >= 0) this.#forget(slot);
+    }
+  }
+
   /** Forgets what was not used since the last call, and gives its memory back. */
   clean(): void {
     const { sys } = this.#parts.context;

@@ -56,9 +56,17 @@ export class Commits {
     });
   }
 
+  /** Commits until nothing is left to be written, clusters given back included. No request is in flight. */
+  async all(): Promise<void> {
+    while (this.needed || this.running) {
+      await this.commit(true);
+      await this.image.releases.idle();
+    }
+  }
+
   /** Begins a commit unless one is under way: too much is dirty. What fails is dirty again and seen by a flush. */
   background(): void {
-    if (!this.running) this.#start().catch(() => {});
+    if (!this.running && this.image.transition === undefined) this.#start().catch(() => {});
   }
 
   #start(): Promise<void> {
@@ -71,14 +79,15 @@ export class Commits {
   #stage(): Staged {
     const { map, refcounts, l1, releases, lazy } = this.image;
     const withCounts = !lazy || this.#countsWanted;
+    const held = this.image.transition !== undefined;
     this.#countsWanted = false;
     const staged = {
       slices: map.cache.stage(),
       blocks: withCounts ? refcounts.cache.stage() : undefined,
       // New blocks are counted in others and lead nowhere before they are written.
-      table: withCounts ? refcounts.stageTable() : { writes: [], back: () => {} },
-      l1: l1.stage(),
-      releases: releases.take(),
+      table: withCounts && !held ? refcounts.stageTable() : { writes: [], back: () => {} },
+      l1: held ? { offset: 0, entries: [], back: () => {} } : l1.stage(),
+      releases: held ? [] : releases.take(),
     };
     staged.slices?.copy();
     staged.blocks?.copy();

@@ -38,12 +38,12 @@ import { L1Table } from "./l1.ts";
 import { ClusterMap } from "./map.ts";
 import { readBytes, WordTable, writeBytes } from "./metadata.ts";
 import { OverlapMap } from "./overlap.ts";
-import { addReference, changeReferences } from "./references.ts";
 import { Refcounts } from "./refcounts.ts";
 import { DataPlanner } from "./reserve.ts";
 import { resize } from "./resize.ts";
 import { Snapshots } from "./snapshots.ts";
 import { L2Tables } from "./tables.ts";
+import { transit, type Transition } from "./transition.ts";
 import type {
   ClusterCipher,
   ClusterCodec,
@@ -52,6 +52,7 @@ import type {
   ImageParts,
   MetadataKind,
   OpenedImage,
+  StateChange,
 } from "./types.ts";
 import { ZeroPlanner } from "./zero.ts";
 import { mustWait } from "./waiting.ts";
@@ -95,6 +96,8 @@ export class Image implements OpenedImage {
   compressedSpace!: CompressedSpace;
   /** Closed while an exclusive task runs: writers wait before they begin. */
   gate: Promise<void> | undefined;
+  /** Commits write neither the L1 nor the refcount table meanwhile. */
+  transition: Transition | undefined;
   #dataPlanner!: DataPlanner;
   #zeroPlanner!: ZeroPlanner;
   readonly #header: HeaderState;
@@ -384,9 +387,6 @@ export class Image implements OpenedImage {
     if (dirty !== undefined) await dirty;
     return await this.allocator.allocate(length);
   }
-  reference(offset: number, length: number): Promise<void> {
-    return addReference(this, offset, length);
-  }
   release(offset: number, length: number, discard: DiscardReason): void {
     this.releases.add(offset, length, discard);
   }
@@ -397,14 +397,8 @@ export class Image implements OpenedImage {
   l1Entry(index: number): bigint {
     return this.l1.table.entry(index);
   }
-  async replaceL1(entries: BigUint64Array): Promise<void> {
-    const table = WordTable.empty(entries.length);
-    entries.forEach((entry, index) => table.setEntry(index, entry));
-    await this.switchL1(table);
-    this.map.cache.drop();
-  }
-  changeReferences(l1: BigUint64Array, delta: 1 | 0 | -1, active: boolean): Promise<void> {
-    return changeReferences(this, l1, delta, active);
+  transit(task: (change: StateChange) => Promise<Partial<Header>>): Promise<void> {
+    return transit(this, task);
   }
 
   /** The active L1 table moves to a new place with these entries: from one moment to the next, by the header. */
@@ -562,10 +556,7 @@ export class Image implements OpenedImage {
     // Giving clusters back changes counts, and a commit gives clusters back.
     await this.#still();
     if (this.#readOnly || this.#header.corrupt) return;
-    while (this.commits.needed || this.commits.running) {
-      await this.commits.commit(true);
-      await this.releases.idle();
-    }
+    await this.commits.all();
     const { end, grown } = this.allocator;
     // The last cluster may have been written in part only; others expect all of it.
     if (grown && end > this.file.size && this.header.l1Size > 0) await this.#fillUp(end);

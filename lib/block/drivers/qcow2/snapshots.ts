@@ -1,16 +1,6 @@
 /**
- * Internal snapshots: a second L1 table that shares all L2 tables and clusters with the active one. What the header
- * leads to is always complete on disk:
- *
- * - create: counts of everything shared go up and are stable, then the new table of snapshots is, then the header
- *   leads to it;
- * - delete: the header leads to a table without the snapshot, then counts go down;
- * - apply: counts go up, the header leads to a copy of the snapshot's L1 table, then those of the old one go down.
- *
- * A cut in between leaks clusters, and leaves copied flags that do not fit their counts; therefore the image is
- * marked dirty meanwhile, so that whoever opens it next repairs it. Version 2 has no such mark: there a cut may leave
- * flags for a check to complain of, which do no harm (the count is the higher one, or a copy is made). Source: the QCOW2 specification,
- * "Snapshots".
+ * Internal snapshots: a second L1 table that shares all L2 tables and clusters with the active one. Each change shows
+ * on disk all at once (transition.ts). Source: the QCOW2 specification, "Snapshots".
  */
 import { BlockError, CommandError, MAX_OFFSET } from "../../../base/mod.ts";
 import type {
@@ -29,7 +19,7 @@ import {
   type Snapshot,
   snapshotText,
 } from "./snapshots_table.ts";
-import type { OpenedImage, Qcow2Image } from "./types.ts";
+import type { OpenedImage, Qcow2Image, StateChange } from "./types.ts";
 
 /** Bytes of a name that are kept, as the original does. */
 const MAX_NAME = 255;
@@ -124,18 +114,16 @@ export class Snapshots implements InternalSnapshots {
       if (this.#snapshots.length >= Bounds.maxSnapshots) {
         throw new BlockError("EFBIG", "File too large", { node: image.nodeName });
       }
-      await image.commit();
-      const l1 = this.#activeL1();
-      const length = l1.length * 8;
-      const l1Offset = length === 0 ? 0 : await image.allocate(length);
-      try {
-        if (length > 0) await image.writeMetadata(l1Offset, l1Bytes(l1), "inactive L1 table");
-        await this.#whileDirty(() => this.#share(l1, this.#new(what, l1Offset, l1.length)));
-      } catch (error) {
-        if (length > 0) image.release(l1Offset, length, "other");
-        throw error;
-      }
-      image.protect(l1Offset, length, "inactive L1 table");
+      await this.#replace(async (change) => {
+        await change.ownTables();
+        const l1 = this.#activeL1();
+        const l1Offset = l1.length === 0 ? 0 : await image.allocate(l1.length * 8);
+        await image.writeMetadata(l1Offset, l1Bytes(l1), "inactive L1 table");
+        await change.add(l1);
+        await change.mark();
+        image.protect(l1Offset, l1.length * 8, "inactive L1 table");
+        return [...this.#snapshots, this.#new(what, l1Offset, l1.length)];
+      });
     });
   }
 
@@ -154,19 +142,6 @@ export class Snapshots implements InternalSnapshots {
     };
   }
 
-  /** What the active L1 table leads to is the snapshot's, too; then the table has the snapshot. */
-  async #share(l1: BigUint64Array, snapshot: Snapshot): Promise<void> {
-    const { image } = this;
-    await image.changeReferences(l1, 1, true);
-    try {
-      await this.#replace([...this.#snapshots, snapshot]);
-    } catch (error) {
-      await image.changeReferences(l1, -1, false);
-      await image.changeReferences(l1, 0, true);
-      throw error;
-    }
-  }
-
   delete(id: string): Promise<void> {
     const { image } = this;
     return image.exclusive(async () => {
@@ -175,12 +150,11 @@ export class Snapshots implements InternalSnapshots {
         throw new BlockError("EBUSY", "Device or resource busy", { node: image.nodeName });
       }
       const l1 = await this.readL1(snapshot);
-      await image.commit();
-      await this.#whileDirty(async () => {
-        await this.#replace(this.#snapshots.filter((one) => one !== snapshot));
-        await image.changeReferences(l1, -1, false);
-        if (l1.length > 0) image.release(Number(snapshot.l1Offset), l1.length * 8, "snapshot");
-        await image.changeReferences(this.#activeL1(), 0, true);
+      await this.#replace(async (change) => {
+        await change.drop(l1);
+        await change.dropRange(Number(snapshot.l1Offset), l1.length * 8);
+        await change.mark();
+        return this.#snapshots.filter((one) => one !== snapshot);
       });
     });
   }
@@ -211,15 +185,15 @@ export class Snapshots implements InternalSnapshots {
         });
       }
       const shared = await this.readL1(snapshot);
-      await image.commit();
       const old = this.#activeL1();
       const l1 = new BigUint64Array(Math.max(shared.length, old.length));
       l1.set(shared);
-      await this.#whileDirty(async () => {
-        await image.changeReferences(shared, 1, false);
-        await image.replaceL1(l1);
-        await image.changeReferences(old, -1, false);
-        await image.changeReferences(l1, 0, true);
+      await image.transit(async (change) => {
+        await change.add(shared);
+        await change.drop(old);
+        change.setL1(l1);
+        await change.mark();
+        return {};
       });
     });
   }
@@ -269,41 +243,24 @@ export class Snapshots implements InternalSnapshots {
     );
   }
 
-  /** The image is marked dirty while `task` runs, until everything that it changed is stable. */
-  async #whileDirty(task: () => Promise<void>): Promise<void> {
-    const { image } = this;
-    const { version, incompatibleFeatures: features } = image.header;
-    const mark = version >= 3 && (features & Incompatible.dirty) === 0n;
-    if (mark) await image.updateHeader({ incompatibleFeatures: features | Incompatible.dirty });
-    try {
-      await task();
-    } finally {
-      await image.commit();
-      if (mark) {
-        const { incompatibleFeatures: now } = image.header;
-        await image.updateHeader({ incompatibleFeatures: now & ~Incompatible.dirty });
-      }
-    }
-  }
-
-  /** The table holds `snapshots` from now on. */
-  async #replace(snapshots: readonly Snapshot[]): Promise<void> {
+  /** Carries `task` out; the table holds from then on what it returns. */
+  async #replace(task: (change: StateChange) => Promise<readonly Snapshot[]>): Promise<void> {
     const { image } = this;
     const old = image.header.snapshotsOffset;
-    const bytes = serialiseSnapshotTable(snapshots, image.size);
-    const offset = bytes.length === 0 ? 0 : await image.allocate(bytes.length);
-    try {
-      if (bytes.length > 0) await image.writeMetadata(offset, bytes, "snapshot table");
-      await image.commit();
-      await image.updateHeader({ snapshotsOffset: offset, snapshotCount: snapshots.length });
-    } catch (error) {
-      if (bytes.length > 0) image.release(offset, bytes.length, "other");
-      throw error;
-    }
+    let snapshots: readonly Snapshot[] = [];
+    let length = 0;
+    await image.transit(async (change) => {
+      snapshots = await task(change);
+      const bytes = serialiseSnapshotTable(snapshots, image.size);
+      length = bytes.length;
+      const offset = length === 0 ? 0 : await image.allocate(length);
+      await image.writeMetadata(offset, bytes, "snapshot table");
+      return { snapshotsOffset: offset, snapshotCount: snapshots.length };
+    });
     if (this.#length > 0) image.release(old, this.#length, "other");
     this.#snapshots = snapshots;
-    this.#length = bytes.length;
-    if (bytes.length > 0) image.protect(offset, bytes.length, "snapshot table");
+    this.#length = length;
+    if (length > 0) image.protect(image.header.snapshotsOffset, length, "snapshot table");
   }
 }
 

@@ -186,6 +186,21 @@ export interface OpenedImage extends FormatInstance, Qcow2Image {
   writeCompressed(offset: number, iov: IoVec): MaybePromise<void>;
 }
 
+/** What snapshots change of an image, on its way from one state to another: see transition.ts. */
+export interface StateChange {
+  /** The active table's own L2 tables get new places: their flags can change then. */
+  ownTables(): Promise<void>;
+  /** One reference more, or less, to everything that the table leads to, compressed clusters and L2 tables included. */
+  add(l1: BigUint64Array): Promise<void>;
+  drop(l1: BigUint64Array): Promise<void>;
+  /** One less to the clusters of a range. */
+  dropRange(offset: number, length: number): MaybePromise<void>;
+  /** The active L1 table has these entries from now on. */
+  setL1(entries: BigUint64Array): void;
+  /** The copied flags of the active tables become what the counts say. */
+  mark(): Promise<void>;
+}
+
 /** An opened image, as its parts see it. */
 export interface Qcow2Image {
   readonly context: Context;
@@ -224,8 +239,6 @@ export interface Qcow2Image {
   refcount(offset: number): MaybePromise<number>;
   /** Allocates contiguous clusters for `length` bytes; count 1. Contents are undefined. ENOSPC, EFBIG... */
   allocate(length: number): Promise<number>;
-  /** One more reference for every cluster of [offset, offset + length). */
-  reference(offset: number, length: number): Promise<void>;
   /** One less, after the next commit (order of writes, 5). `discard`: pass on to the file what became free. */
   release(
     offset: number,
@@ -237,13 +250,11 @@ export interface Qcow2Image {
   /** Entries of the active L1 table, as on disk (bit 63: copied). Index below `l1Length`. */
   readonly l1Length: number;
   l1Entry(index: number): bigint;
-  /** Replaces the active L1 table (in memory and, at the next commit, on disk): resize, snapshot apply. */
-  replaceL1(entries: BigUint64Array): Promise<void>;
   /**
-   * Walks an L1 table's L2 tables and adds `delta` (1, -1, 0) to everything that they lead to, compressed
-   * clusters included, and sets the copied bits of a table that is active from the counts afterwards.
+   * Runs `task`, in `exclusive`: what it changes shows on disk all at once, with what it returns for the header. When
+   * something fails, nothing has changed.
    */
-  changeReferences(l1: BigUint64Array, delta: 1 | 0 | -1, active: boolean): Promise<void>;
+  transit(task: (change: StateChange) => Promise<Partial<Header>>): Promise<void>;
 
   /** The image as `header` describes it, beside this one and only to be read (a snapshot). Close it first. */
   openView(header: Header): Promise<OpenedImage>;
