@@ -160,9 +160,11 @@ export class NbdControl implements ExportType {
     };
     const target = new NbdExport(backend, described, bitmaps);
     const { sys } = this.#context;
-    // Bitmaps live in the main context: there all of its clients are served then.
-    if (bitmaps.length === 0) {
-      target.remote = new RemoteExport(around, backend.node.name, described, (fd) => sys.close(fd));
+    // Bitmaps of other nodes may get other memory when these are resized, which the main context alone is told of.
+    const node = this.#graph.find(options["node-name"]);
+    if (bitmaps.every((bitmap) => node?.bitmaps?.find(bitmap.name) === bitmap)) {
+      const parts = { node: backend.node.name, export: described, bitmaps };
+      target.remote = new RemoteExport(around, parts, (fd) => sys.close(fd));
     }
     for (const bitmap of bitmaps) bitmap.users++;
     server.addExport(target);

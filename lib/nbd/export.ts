@@ -1,6 +1,6 @@
 /** An NBD export: a node under a name, with what clients are told of it and what they did with it. */
 import { alignDown, SECTOR } from "../base/mod.ts";
-import type { Bits, DirtyBitmap } from "../block/bitmaps/mod.ts";
+import type { Bits } from "../block/bitmaps/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
 import type { RemoteExport } from "./remote.ts";
 import {
@@ -17,6 +17,12 @@ export type MetaContext = {
   readonly id: number;
   readonly name: string;
 } & ({ readonly kind: "allocation" | "depth" } | { readonly kind: "bitmap"; readonly bits: Bits });
+
+/** A dirty bitmap as an export needs it. */
+export interface ExportedBitmap {
+  readonly name: string;
+  readonly bits: Bits;
+}
 
 /** What an export is made of. */
 export interface NbdExportOptions {
@@ -76,7 +82,7 @@ export class NbdExport {
   constructor(
     readonly backend: BlockBackend,
     options: NbdExportOptions,
-    bitmaps: readonly DirtyBitmap[] = [],
+    bitmaps: readonly ExportedBitmap[] = [],
   ) {
     this.name = options.name;
     this.description = options.description;

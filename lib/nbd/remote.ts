@@ -1,7 +1,7 @@
 /** NBD clients that are served in an IOThread, as the server in the main context sees them. */
 import type { ExportSurroundings } from "../export/mod.ts";
 import type { IoThread, RemotePart } from "../thread/mod.ts";
-import { Counters, type NbdExport, type NbdExportOptions } from "./export.ts";
+import { Counters, type ExportedBitmap, type NbdExport, type NbdExportOptions } from "./export.ts";
 import type {
   ClientCounters,
   ClientHandOver,
@@ -49,6 +49,14 @@ interface Place {
   readonly clients: Map<number, RemoteClient>;
 }
 
+/** What an export is made of in a thread. */
+export interface RemoteOptions {
+  readonly node: string;
+  readonly export: NbdExportOptions;
+  /** Their memory stays the same as long as they are exported. */
+  readonly bitmaps: readonly ExportedBitmap[];
+}
+
 /** What tells of clients that are gone. */
 export interface RemoteHost {
   closed(client: RemoteClient): void;
@@ -57,8 +65,7 @@ export interface RemoteHost {
 /** The parts of one export in threads. */
 export class RemoteExport {
   readonly #around: ExportSurroundings;
-  readonly #node: string;
-  readonly #options: NbdExportOptions;
+  readonly #options: RemoteOptions;
   readonly #close: (fd: number) => void;
   readonly #places = new Map<IoThread, Place>();
   #clients = 0;
@@ -66,12 +73,10 @@ export class RemoteExport {
   /** `close`: of a client that cannot be served any more. */
   constructor(
     around: ExportSurroundings,
-    node: string,
-    options: NbdExportOptions,
+    options: RemoteOptions,
     close: (fd: number) => void,
   ) {
     this.#around = around;
-    this.#node = node;
     this.#options = options;
     this.#close = close;
   }
@@ -116,7 +121,10 @@ export class RemoteExport {
       client.update(counters);
       host.closed(client);
     };
-    const options: NbdPartOptions = { node: this.#node, export: this.#options };
+    const options: NbdPartOptions = {
+      ...this.#options,
+      bitmaps: this.#options.bitmaps.map(({ name, bits }) => ({ name, bits: bits.state })),
+    };
     const start = async () => {
       const use = await this.#around.use(thread);
       let part: RemotePart;

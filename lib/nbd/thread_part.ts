@@ -2,6 +2,7 @@
  * An NBD export in an IOThread: clients that have finished their handshake in the main context go on here, each with
  * its descriptor and what it had sent already.
  */
+import { Bits, type BitsState } from "../block/bitmaps/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
 import { Perm } from "../block/mod.ts";
 import type { PartHost, ThreadPart, ThreadPartKind } from "../thread/mod.ts";
@@ -15,6 +16,8 @@ import type { Framing } from "./wire.ts";
 export interface NbdPartOptions {
   readonly node: string;
   readonly export: NbdExportOptions;
+  /** Bitmaps that it offers, in their order. */
+  readonly bitmaps: readonly { readonly name: string; readonly bits: BitsState }[];
 }
 
 /** A client that moves here. */
@@ -71,7 +74,8 @@ class NbdThreadPart implements ThreadPart, ConnectionHost {
       needed: Perm.consistentRead | (options.export.writable ? Perm.write : 0),
       shared: Perm.all & ~Perm.resize,
     });
-    this.#target = new NbdExport(this.#backend, options.export);
+    const bitmaps = options.bitmaps.map(({ name, bits }) => ({ name, bits: Bits.of(bits) }));
+    this.#target = new NbdExport(this.#backend, options.export, bitmaps);
   }
 
   call(method: string, args: unknown): unknown {

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Daemon } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
+import { statusOf } from "../harness/iothreads.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CHUNK, CMD, view } from "../harness/nbd_wire.ts";
 import { lacks, ok, qemuIo } from "../harness/tools.ts";
@@ -155,5 +156,46 @@ Deno.test({
     const ended = await daemon.stop();
     assert.deepEqual([ended.status, ended.stderr], [0, ""]);
     await ok("qemu-img", ["check", dir.file("d.qcow2")]);
+  },
+});
+
+Deno.test({
+  name: "clients of an export with bitmaps are served in its IOThread, and see what others write",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    await using daemon = await start(dir);
+    const { qmp } = daemon;
+    await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
+    await qmp.execute("block-export-add", {
+      type: "nbd",
+      id: "look",
+      name: "look",
+      "node-name": "q",
+      iothread: "t1",
+      writable: true,
+      bitmaps: ["b"],
+    });
+    const turns = async () => {
+      const { iothreads } = await statusOf(daemon);
+      return iothreads.find(({ id }) => id === "t1")!.turns;
+    };
+    const peer = await NbdPeer.attach(daemon.file("nbd"), "look", { contexts: [CONTEXT] });
+    try {
+      const before = await turns();
+      const isDirty = async () => {
+        const { chunks } = await peer.call({ type: CMD.BLOCK_STATUS, offset: 0, length: 65536 });
+        return view(chunks[0]!.data).getUint32(8) === 1;
+      };
+      // The context of a bitmap asks nothing of the node: only the client's own thread has work.
+      for (let i = 0; i < 300; i++) assert.equal(await isDirty(), false);
+      assert.ok(await turns() - before >= 300, `${await turns() - before} turns of the thread`);
+      await qemuIo(daemon.uri("q"), ["write 0 4k"]);
+      assert.equal(await isDirty(), true);
+    } finally {
+      peer.close();
+    }
+    assert.equal((await daemon.stop()).status, 0);
   },
 });
