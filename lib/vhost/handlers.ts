@@ -6,7 +6,7 @@ import type { BlkDevice } from "./device.ts";
 import { DirtyLog } from "./dirty.ts";
 import { InflightArea } from "./inflight_area.ts";
 import { type GuestMemory, mapRegion, MAX_SLOTS, type Region } from "./memory.ts";
-import type { Queue } from "./queue.ts";
+import type { SessionQueue } from "./queue.ts";
 import { MAX_QUEUE_SIZE } from "./ring.ts";
 import type { Message } from "./socket.ts";
 import {
@@ -36,7 +36,7 @@ import {
 export interface SessionState {
   readonly context: Context;
   readonly device: BlkDevice;
-  readonly queues: readonly Queue[];
+  readonly queues: readonly SessionQueue[];
   readonly memory: GuestMemory;
   features: bigint;
   protocolFeatures: bigint;
@@ -44,9 +44,11 @@ export interface SessionState {
   status: number;
   log: DirtyLog | undefined;
   inflight: InflightArea | undefined;
-  queue(index: number): Queue;
-  quiesced<T>(queues: readonly Queue[], change: () => T): Promise<T>;
-  refresh(queue: Queue): void;
+  queue(index: number): SessionQueue;
+  quiesced<T>(queues: readonly SessionQueue[], change: () => T): Promise<T>;
+  refresh(queue: SessionQueue): MaybePromise<void>;
+  /** The device's state changed: queues that run elsewhere are to know before the front-end is answered. */
+  deviceChanged(): MaybePromise<void>;
   setChannel(fd: number): void;
   sendWith(reply: Uint8Array, fd: number): void;
 }
@@ -149,14 +151,15 @@ function addMemReg(session: SessionState, message: Message): MaybePromise<undefi
   } finally {
     session.context.sys.close(fd);
   }
-  try {
-    session.memory.add(region);
-  } catch (error) {
-    region.unmap();
-    throw error;
-  }
-  for (const queue of session.queues) queue.refresh();
-  return undefined;
+  const add = () => {
+    try {
+      session.memory.add(region);
+    } catch (error) {
+      region.unmap();
+      throw error;
+    }
+  };
+  return changing(session, session.queues, add);
 }
 
 function remMemReg(session: SessionState, message: Message): MaybePromise<undefined> {
@@ -201,7 +204,7 @@ function setVringNum(session: SessionState, message: Message): MaybePromise<unde
 /** Changes what a ring is made of, with the ring out of the way. */
 function changed(
   session: SessionState,
-  queue: Queue,
+  queue: SessionQueue,
   change: () => void,
 ): MaybePromise<undefined> {
   if (queue.running) {
@@ -211,8 +214,33 @@ function changed(
     });
   }
   change();
-  session.refresh(queue);
-  return undefined;
+  return refreshed(session, [queue]);
+}
+
+/** Changes what rings bear while they run; but those of queues that run elsewhere are out of the way. */
+function changing(
+  session: SessionState,
+  queues: readonly SessionQueue[],
+  change: () => void,
+): MaybePromise<undefined> {
+  if (queues.some((queue) => queue.running && !queue.live)) {
+    return session.quiesced(queues, () => {
+      change();
+      return undefined;
+    });
+  }
+  change();
+  return refreshed(session, queues);
+}
+
+/** Queues may have become ready. Throws, or rejects, with what is wrong with the first ring that does not start. */
+function refreshed(
+  session: SessionState,
+  queues: readonly SessionQueue[],
+): MaybePromise<undefined> {
+  const starting = queues.map((queue) => session.refresh(queue)).filter((one) => one !== undefined);
+  if (starting.length === 0) return undefined;
+  return Promise.all(starting).then(() => undefined);
 }
 
 function setVringAddr(session: SessionState, message: Message): MaybePromise<undefined> {
@@ -242,7 +270,7 @@ function getVringBase(session: SessionState, message: Message): Promise<Uint8Arr
 }
 
 /** The queue and descriptor of SET_VRING_KICK, _CALL and _ERR; -1 for none. */
-function vringFd(session: SessionState, message: Message): { queue: Queue; fd: number } {
+function vringFd(session: SessionState, message: Message): { queue: SessionQueue; fd: number } {
   const { index, none } = parseVringFd(message.payload);
   const queue = session.queue(index);
   if (none) return { queue, fd: -1 };
@@ -255,19 +283,42 @@ function vringFd(session: SessionState, message: Message): { queue: Queue; fd: n
   return { queue, fd: takeFd(message) };
 }
 
-function setVringKick(session: SessionState, message: Message): undefined {
+function setVringKick(session: SessionState, message: Message): MaybePromise<undefined> {
   const { queue, fd } = vringFd(session, message);
-  queue.setKick(fd);
-  session.refresh(queue);
+  return changing(session, [queue], () => queue.setKick(fd));
 }
 
-function setVringEnable(session: SessionState, message: Message): undefined {
+function setVringCall(session: SessionState, message: Message): MaybePromise<undefined> {
+  const { queue, fd } = vringFd(session, message);
+  if (!queue.live) return changing(session, [queue], () => queue.setCall(fd));
+  queue.setCall(fd);
+  return undefined;
+}
+
+function setVringErr(session: SessionState, message: Message): MaybePromise<undefined> {
+  const { queue, fd } = vringFd(session, message);
+  if (!queue.live) return changing(session, [queue], () => queue.setErr(fd));
+  queue.setErr(fd);
+  return undefined;
+}
+
+function setVringEnable(session: SessionState, message: Message): MaybePromise<undefined> {
   const { index, num } = parseState(message.payload);
   const queue = session.queue(index);
   if (num > 1) throw new ProtocolError(`SET_VRING_ENABLE with ${num}`);
-  queue.enabled = num === 1;
-  session.refresh(queue);
-  queue.run();
+  const waiting = enable(session, [queue], num === 1);
+  if (waiting === undefined) queue.run();
+  return waiting;
+}
+
+function enable(
+  session: SessionState,
+  queues: readonly SessionQueue[],
+  enabled: boolean,
+): MaybePromise<undefined> {
+  return changing(session, queues, () => {
+    for (const queue of queues) queue.enabled = enabled;
+  });
 }
 
 function getConfig(session: SessionState, message: Message): Uint8Array {
@@ -280,7 +331,7 @@ function getConfig(session: SessionState, message: Message): Uint8Array {
   return configReply(access, space.slice(offset, offset + size));
 }
 
-function setConfig(session: SessionState, message: Message): undefined {
+function setConfig(session: SessionState, message: Message): MaybePromise<undefined> {
   const { offset, size, flags, bytes } = parseConfig(message.payload);
   if (flags > 1) throw new ProtocolError(`SET_CONFIG with flags ${flags}`);
   // After a migration the whole space is written; only this one field is state.
@@ -289,6 +340,7 @@ function setConfig(session: SessionState, message: Message): undefined {
     throw new ProtocolError(`SET_CONFIG of ${size} bytes at ${offset}, which cannot be written`);
   }
   session.device.setWriteCache(bytes[whole ? WCE_AT : 0] !== 0);
+  return session.deviceChanged()?.then(() => undefined);
 }
 
 function getInflightFd(session: SessionState, message: Message): undefined {
@@ -355,10 +407,7 @@ export const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [Request.getFeatures, ({ device }) => u64Reply(Request.getFeatures, device.features)],
   [Request.setFeatures, setFeatures],
   [Request.setOwner, () => undefined],
-  [Request.resetOwner, (session) => {
-    for (const queue of session.queues) queue.enabled = false;
-    return undefined;
-  }],
+  [Request.resetOwner, (session) => enable(session, session.queues, false)],
   [Request.setMemTable, setMemTable],
   [Request.setLogBase, setLogBase],
   [Request.setLogFd, () => undefined],
@@ -367,16 +416,8 @@ export const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [Request.setVringBase, setVringBase],
   [Request.getVringBase, getVringBase],
   [Request.setVringKick, setVringKick],
-  [Request.setVringCall, (session, message) => {
-    const { queue, fd } = vringFd(session, message);
-    queue.setCall(fd);
-    return undefined;
-  }],
-  [Request.setVringErr, (session, message) => {
-    const { queue, fd } = vringFd(session, message);
-    queue.setErr(fd);
-    return undefined;
-  }],
+  [Request.setVringCall, setVringCall],
+  [Request.setVringErr, setVringErr],
   [Request.getProtocolFeatures, () => u64Reply(Request.getProtocolFeatures, offered)],
   [Request.setProtocolFeatures, (session, message) => {
     const features = parseU64(message.payload);

@@ -8,6 +8,7 @@
  * the queue is enabled. It is *held* while the session changes something under it, and *broken* for good once the
  * driver broke the rules of its ring: until it is set up anew.
  */
+import type { MaybePromise } from "../base/mod.ts";
 import { type Context, EPOLL, F, O, type Watch } from "../sys/mod.ts";
 import type { BlkDevice } from "./device.ts";
 import type { DirtyLog } from "./dirty.ts";
@@ -34,9 +35,43 @@ export interface QueueHost {
   /** Whether the driver wants to be notified when the ring runs empty. */
   readonly notifyOnEmpty: boolean;
   /** Makes the queue's ring. Throws RingError or ProtocolError when something is wrong with it. */
-  makeRing(queue: Queue): Ring;
+  makeRing(queue: QueueSettings): Ring;
   /** The driver broke the rules. */
-  broken(queue: Queue, reason: string): void;
+  broken(queue: QueueSettings, reason: string): void;
+}
+
+/** What a front-end says of a queue. */
+export interface QueueSettings {
+  readonly index: number;
+  size: number;
+  addresses: QueueAddresses | undefined;
+  /** Where the ring begins, or where it ended. */
+  base: number;
+  enabled: boolean;
+}
+
+/** A queue as its session uses it; it runs in the session's context, or in a thread (remote_queue.ts). */
+export interface SessionQueue extends QueueSettings {
+  /** Requests in flight that the session's context knows of. */
+  readonly inFlight: number;
+  readonly running: boolean;
+  /** Whether descriptors, memory and `enabled` can change while it runs; else it has to be detached. */
+  readonly live: boolean;
+  /** What it had in flight cannot be waited for: its thread has failed. */
+  readonly lost: boolean;
+  setKick(fd: number): void;
+  setCall(fd: number): void;
+  setErr(fd: number): void;
+  refresh(): MaybePromise<void>;
+  run(): boolean;
+  sleeping(): boolean;
+  hold(): void;
+  unhold(): void;
+  idle(): Promise<void>;
+  detach(): void;
+  stop(): void;
+  close(): void;
+  abandon(): void;
 }
 
 /** Where the parts of a ring are, in the front-end's addresses. */
@@ -49,7 +84,9 @@ export interface QueueAddresses {
 }
 
 /** A queue. */
-export class Queue implements RequestOwner {
+export class Queue implements RequestOwner, SessionQueue {
+  readonly live = true;
+  readonly lost = false;
   size = 0;
   addresses: QueueAddresses | undefined;
   /** Where the ring begins, or where it ended. */

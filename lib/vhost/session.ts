@@ -13,20 +13,11 @@ import type { DirtyLog } from "./dirty.ts";
 import { type Handler, handlers, ownReply, type SessionState } from "./handlers.ts";
 import type { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
-import { PackedRing, packedSizes } from "./packed.ts";
-import { Queue, type QueueHost } from "./queue.ts";
-import { type Ring, RingError, type RingParts } from "./ring.ts";
+import { Queue, type QueueHost, type QueueSettings, type SessionQueue } from "./queue.ts";
+import { type Ring, RingError } from "./ring.ts";
+import { makeRing } from "./ring_setup.ts";
 import { FrontendSocket, type Message } from "./socket.ts";
-import { SplitRing, splitSizes } from "./split.ts";
-import {
-  configChange,
-  Feature,
-  has,
-  ProtocolError,
-  ProtocolFeature,
-  u64Reply,
-  VRING_F_LOG,
-} from "./wire.ts";
+import { configChange, Feature, has, ProtocolError, ProtocolFeature, u64Reply } from "./wire.ts";
 
 /** Messages handled in one turn. */
 const TURN_MESSAGES = 32;
@@ -37,13 +28,17 @@ export interface SessionOwner {
   complain(text: string): void;
   /** The session is over, nothing of it is left. */
   closed(): void;
+  /** Makes a queue that runs elsewhere; without it queues run where the session does. */
+  queue?(session: Session, index: number): SessionQueue;
+  /** The driver changed the device's state: resolves when queues elsewhere know. */
+  deviceChanged?(): Promise<void>;
 }
 
 /** A session. */
 export class Session implements QueueHost, SessionState {
   readonly context: Context;
   readonly device: BlkDevice;
-  readonly queues: readonly Queue[];
+  readonly queues: readonly SessionQueue[];
   readonly memory: GuestMemory = new GuestMemory();
   readonly one: number;
   features = 0n;
@@ -71,7 +66,10 @@ export class Session implements QueueHost, SessionState {
     this.#oneMemory = context.buffers.acquire(8);
     this.#oneMemory.view.setBigUint64(0, 1n, true);
     this.one = this.#oneMemory.address;
-    this.queues = Array.from({ length: device.options.queues }, (_, i) => new Queue(this, i));
+    this.queues = Array.from(
+      { length: device.options.queues },
+      (_, i) => owner.queue?.(this, i) ?? new Queue(this, i),
+    );
     device.negotiated(0n);
     this.#watch = context.loop.watch(fd, EPOLL.IN, (events) => this.#ready(events));
     this.#poller = context.loop.addPoller(() => this.#poll(), () => this.#sleeping());
@@ -250,14 +248,14 @@ export class Session implements QueueHost, SessionState {
   // --- what handlers do ---
 
   /** The queue, or ProtocolError. */
-  queue(index: number): Queue {
+  queue(index: number): SessionQueue {
     const queue = this.queues[index];
     if (queue === undefined) throw new ProtocolError(`there is no queue ${index}`);
     return queue;
   }
 
   /** Runs `change` while no queue has a ring and nothing is in flight; then the queues go on. */
-  async quiesced<T>(queues: readonly Queue[], change: () => T): Promise<T> {
+  async quiesced<T>(queues: readonly SessionQueue[], change: () => T): Promise<T> {
     for (const queue of queues) queue.hold();
     try {
       await Promise.all(queues.map((queue) => queue.idle()));
@@ -265,23 +263,30 @@ export class Session implements QueueHost, SessionState {
       return change();
     } finally {
       for (const queue of queues) queue.unhold();
-      if (this.#ending === undefined) { for (const queue of queues) this.#refresh(queue); }
+      if (this.#ending === undefined) {
+        await Promise.all(queues.map((queue) => this.#refreshed(queue)));
+      }
     }
   }
 
   /** A queue may have become ready. What is wrong with its ring only stops this queue. */
-  #refresh(queue: Queue): void {
+  async #refreshed(queue: SessionQueue): Promise<void> {
     try {
-      queue.refresh();
+      const started = queue.refresh();
+      if (started !== undefined) await started;
     } catch (error) {
       if (!(error instanceof ProtocolError || error instanceof RingError)) throw error;
       this.#owner.complain(`queue ${queue.index} does not start: ${error.message}`);
     }
   }
 
-  /** As #refresh, for a message that can be refused. */
-  refresh(queue: Queue): void {
-    queue.refresh();
+  /** As #refreshed, for a message that can be refused. */
+  refresh(queue: SessionQueue): MaybePromise<void> {
+    return queue.refresh();
+  }
+
+  deviceChanged(): MaybePromise<void> {
+    return this.#owner.deviceChanged?.();
   }
 
   /** SET_BACKEND_REQ_FD; -1: none. */
@@ -290,38 +295,14 @@ export class Session implements QueueHost, SessionState {
     this.#channel = fd < 0 ? undefined : new FrontendSocket(this.context, fd);
   }
 
-  makeRing(queue: Queue): Ring {
-    const { size, addresses } = queue;
-    if (addresses === undefined) throw new ProtocolError("a ring without addresses");
+  makeRing(queue: QueueSettings): Ring {
     const packed = has(this.features, Feature.ringPacked);
-    const lengths = packed ? packedSizes(size) : splitSizes(size);
-    const map = (user: number, length: number, align: number, what: string) => {
-      const at = this.memory.userAddress(user, length);
-      if (at < 0) throw new ProtocolError(`the ${what} of queue ${queue.index} is not mapped`);
-      if (at % align !== 0) {
-        throw new ProtocolError(`the ${what} of queue ${queue.index} is not aligned`);
-      }
-      return at;
-    };
-    const logged = this.log !== undefined && has(this.features, Feature.logAll) &&
-      (addresses.flags & VRING_F_LOG) !== 0;
-    const parts: RingParts = {
-      sys: this.context.sys,
-      memory: this.memory,
-      size,
-      descriptor: map(addresses.descriptor, lengths.descriptor, 16, "descriptor table"),
-      available: map(addresses.available, lengths.available, packed ? 4 : 2, "available ring"),
-      used: map(addresses.used, lengths.used, 4, "used ring"),
-      eventIdx: has(this.features, Feature.eventIdx),
-      indirect: has(this.features, Feature.indirectDesc),
-      inflight: this.inflight?.region(queue.index, size, packed),
-      log: logged ? this.log : undefined,
-      logGuest: packed ? this.memory.guestAddress(addresses.descriptor) : addresses.log,
-    };
-    return packed ? new PackedRing(parts, queue.base) : new SplitRing(parts, queue.base);
+    const inflight = this.inflight?.region(queue.index, queue.size, packed);
+    const { memory, features, log } = this;
+    return makeRing({ sys: this.context.sys, memory, features, inflight, log }, queue);
   }
 
-  broken(queue: Queue, reason: string): void {
+  broken(queue: QueueSettings, reason: string): void {
     this.status |= 0x40; // DEVICE_NEEDS_RESET
     this.#owner.complain(`queue ${queue.index} is stopped: ${reason}`);
   }
@@ -344,9 +325,12 @@ export class Session implements QueueHost, SessionState {
     for (const queue of this.queues) queue.close();
     this.setChannel(-1);
     this.#socket.close();
-    this.memory.clear();
-    this.inflight?.close();
-    this.log?.unmap();
+    // A thread that failed may have left calls in the kernel: their memory must stay what it is.
+    if (!this.queues.some((queue) => queue.lost)) {
+      this.memory.clear();
+      this.inflight?.close();
+      this.log?.unmap();
+    }
     this.context.buffers.release(this.#oneMemory);
     this.#owner.closed();
   }
