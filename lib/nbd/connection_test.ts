@@ -69,3 +69,78 @@ for (const period of [1, 2, 3, 4]) {
     });
   }
 }
+
+/** A client that asks in batches: each is received at once, whenever the one before has been received. */
+class BatchTransport implements Transport {
+  ready: Transport["ready"] = () => {};
+  /** What happened: "receive BYTES", "empty", "send BYTES". */
+  readonly log: string[] = [];
+  constructor(
+    readonly write: (address: number, bytes: Uint8Array) => void,
+    readonly batches: Uint8Array[],
+  ) {}
+  receive(address: number): number {
+    const batch = this.batches.shift();
+    this.log.push(batch === undefined ? "empty" : `receive ${batch.length}`);
+    if (batch === undefined) return AGAIN;
+    this.write(address, batch);
+    return batch.length;
+  }
+  send(_address: number, length: number): number {
+    this.log.push(`send ${length}`);
+    return length;
+  }
+  sendv(iov: IoVec): number {
+    return this.send(0, iov.total);
+  }
+  interest(): void {}
+  close(): void {}
+}
+
+/** Reads of 512 bytes. */
+function batchOf(count: number): Uint8Array {
+  return concat(Array.from({ length: count }, (_, i) => request(Cmd.read, i * 512, 512)));
+}
+
+/** What a connection does in one turn in which it is told that these batches can be received. */
+async function logOfTurn(batches: Uint8Array[]): Promise<string[]> {
+  const server = new TestServer(1024 * 1024);
+  server.backend.touch(0, 1024 * 1024);
+  const { sys } = server.context;
+  const transport = new BatchTransport(
+    (address, bytes) => sys.viewAt(address, bytes.length).set(bytes),
+    [handshake("disk", { framing: "simple" })],
+  );
+  const connection = new Connection(server.context, transport, server, "batches");
+  server.connections.add(connection);
+  transport.ready(true, false, false);
+  transport.log.length = 0;
+  transport.batches.push(...batches);
+  transport.ready(true, false, false);
+  const log = [...transport.log];
+  await server.close();
+  return log;
+}
+
+const REPLY = 16 + 512;
+
+Deno.test("half of a batch is answered while the client waits, and what it asks then is served in the same turn", async () => {
+  assert.deepEqual(await logOfTurn([batchOf(32), batchOf(16)]), [
+    `receive ${32 * 28}`,
+    `send ${16 * REPLY}`,
+    `send ${16 * REPLY}`,
+    `receive ${16 * 28}`,
+    `send ${8 * REPLY}`,
+    `send ${8 * REPLY}`,
+    "empty",
+  ]);
+});
+
+Deno.test("a few requests are answered with one send, and the stream that was emptied is not asked again", async () => {
+  for (const count of [1, 4]) {
+    assert.deepEqual(await logOfTurn([batchOf(count), batchOf(1)]), [
+      `receive ${count * 28}`,
+      `send ${count * REPLY}`,
+    ]);
+  }
+});
