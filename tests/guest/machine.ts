@@ -6,7 +6,6 @@ import type { GuestSystem } from "./kernel.ts";
 /** Milliseconds that a boot may take: without KVM, on a machine that is busy with other tests. */
 const BOOT_LIMIT = 240_000;
 const COMMAND_LIMIT = 120_000;
-const MEMORY = "256M";
 
 /** A running machine. Use with `await using`. */
 export class Machine {
@@ -18,9 +17,9 @@ export class Machine {
   #wake: () => void = () => {};
   #ended = false;
 
-  /** Starts QEMU with `devices` and waits for the guest's shell. */
-  static async boot(system: GuestSystem, devices: readonly string[]): Promise<Machine> {
-    const machine = new Machine(system, devices);
+  /** Starts QEMU with `options` (processors, memory, disks) and waits for the guest's shell. */
+  static async boot(system: GuestSystem, options: readonly string[]): Promise<Machine> {
+    const machine = new Machine(system, options);
     try {
       await within(machine.#until("@@ready"), BOOT_LIMIT, "the guest to boot");
       return machine;
@@ -30,28 +29,14 @@ export class Machine {
     }
   }
 
-  private constructor(system: GuestSystem, devices: readonly string[]) {
+  private constructor(system: GuestSystem, options: readonly string[]) {
     this.#child = new Deno.Command("qemu-system-x86_64", {
       args: [
-        ...[
-          "-machine",
-          "q35",
-          "-accel",
-          "tcg",
-          "-cpu",
-          "max",
-          "-smp",
-          "2",
-          "-m",
-          MEMORY,
-        ],
-        ...["-object", `memory-backend-memfd,id=mem,size=${MEMORY},share=on`],
-        ...["-numa", "node,memdev=mem"],
-        ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+        ...options,
+        ...["-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
         ...["-chardev", "stdio,id=console,signal=off", "-device", "virtio-serial-pci"],
         ...["-device", "virtconsole,chardev=console"],
         ...["-kernel", system.kernel, "-initrd", system.initramfs, "-append", "quiet panic=-1"],
-        ...devices,
       ],
       stdin: "piped",
       stdout: "piped",

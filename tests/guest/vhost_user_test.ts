@@ -1,9 +1,10 @@
 /**
- * A real Linux guest on vhost-user-blk exports, with the QEMU options of docs/vhost-user.md: the driver, the ring
- * and the front-end are other people's. One boot, since it takes most of the time.
+ * A real Linux guest on vhost-user-blk exports: the driver, the ring and the front-end are other people's. qsd and
+ * QEMU are started by the very commands of docs/vhost-user.md, with more disks. One boot, since it takes most of the
+ * time.
  */
 import assert from "node:assert/strict";
-import { Daemon } from "../harness/daemon.ts";
+import { Daemon, ROOT } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { skip } from "../harness/skips.ts";
 import { run } from "../harness/tools.ts";
@@ -14,31 +15,43 @@ const MIB = 1048576;
 const system = await guestSystem();
 const ignore = typeof system === "string" && skip("a Linux guest", system);
 
-/** By disk, options of the export and of QEMU's device: vdb is read-only, vdc has 4096-byte blocks and a packed ring. */
+/**
+ * Beside the disk of the page, which is vda with two queues: options of the export and of QEMU's device. vdb is
+ * read-only, vdc has 4096-byte blocks and a packed ring.
+ */
 const disks = {
-  a: ["writable=on,num-queues=2", "num-queues=2"],
   b: ["num-queues=1", "num-queues=1"],
   c: ["writable=on,logical-block-size=4096", "num-queues=1,packed=on"],
 } as const;
 /** VIRTIO_F_RING_PACKED. */
 const RING_PACKED = 34;
 
-function daemonArguments(): string[] {
+/** The words of the page's command that begins with `program`, for files in `dir` and a machine without KVM. */
+function pasted(program: string, dir: TestDir): string[] {
+  const page = Deno.readTextFileSync(`${ROOT}/docs/vhost-user.md`);
+  const block = new RegExp("^```sh\\n" + program + "\\s(.*?)^```", "ms").exec(page)?.[1];
+  assert.ok(block !== undefined, `the page has a command ${program}`);
+  const replaced = block.replaceAll("\\\n", " ").replaceAll("/run/", `${dir.path}/`);
+  return replaced.replace("-accel kvm", "-accel tcg").trim().split(/\s+/);
+}
+
+function daemonArguments(dir: TestDir): string[] {
   return Object.entries(disks).flatMap(([name, [options]]) => [
     "--blockdev",
     `driver=file,node-name=${name},filename=${name}.raw,discard=unmap`,
     "--export",
     `type=vhost-user-blk,id=${name},node-name=${name},addr.type=unix,addr.path=${name}.sock,${options}`,
-  ]);
+  ]).concat(pasted("qsd", dir));
 }
 
 function machineArguments(dir: TestDir): string[] {
-  return Object.entries(disks).flatMap(([name, [, options]]) => [
+  const more = Object.entries(disks).flatMap(([name, [, options]]) => [
     "-chardev",
     `socket,id=${name},path=${dir.file(`${name}.sock`)},reconnect=1`,
     "-device",
     `vhost-user-blk-pci,chardev=${name},${options}`,
   ]);
+  return [...pasted("qemu-system-x86_64", dir), ...more];
 }
 
 async function md5(path: string): Promise<string> {
@@ -50,13 +63,13 @@ Deno.test({
   ignore,
 }, async (t) => {
   await using dir = TestDir.make();
-  for (const name of Object.keys(disks)) {
+  for (const name of ["disk", "b", "c"]) {
     using file = Deno.openSync(dir.file(`${name}.raw`), { write: true, create: true });
     file.truncateSync(64 * MIB);
     if (name !== "b") continue;
     for (let i = 0; i < 64; i++) file.writeSync(crypto.getRandomValues(new Uint8Array(65536)));
   }
-  let daemon = await Daemon.start({ args: daemonArguments(), dir });
+  let daemon = await Daemon.start({ args: daemonArguments(dir), dir });
   try {
     if (typeof system === "string") return;
     await using guest = await Machine.boot(system, machineArguments(dir));
@@ -108,7 +121,7 @@ Deno.test({
     });
 
     await t.step("a resize shows in the running guest", async () => {
-      await daemon.qmp.execute("block_resize", { "node-name": "a", size: 96 * MIB });
+      await daemon.qmp.execute("block_resize", { "node-name": "disk0", size: 96 * MIB });
       const want = 96 * MIB / 512;
       await guest.sh(`until [ $(cat /sys/block/vda/size) = ${want} ]; do sleep 0.1; done`);
       await guest.sh("mount -t ext4 /dev/vda /mnt && resize2fs /dev/vda && umount /mnt");
@@ -126,14 +139,14 @@ Deno.test({
       guest.begin(`( ${work} )`);
       const written = (name: string) => Deno.statSync(dir.file(`${name}.raw`)).blocks!;
       for (let round = 0; round < 3; round++) {
-        const [a, c] = [written("a"), written("c")];
-        for (let i = 0; i < 200 && (written("a") < a + 1024 || written("c") < c + 512); i++) {
+        const [a, c] = [written("disk"), written("c")];
+        for (let i = 0; i < 200 && (written("disk") < a + 1024 || written("c") < c + 512); i++) {
           await new Promise((resolve) => setTimeout(resolve, 5));
         }
         daemon.kill("SIGKILL");
         await daemon.end();
         Deno.removeSync(dir.file("pid")); // so that the next one's is waited for
-        daemon = await Daemon.start({ args: daemonArguments(), dir });
+        daemon = await Daemon.start({ args: daemonArguments(dir), dir });
       }
       await guest.finish(work, 0, 240_000);
       await guest.sh("umount /mnt/a /mnt/c && e2fsck -fn /dev/vda && e2fsck -fn /dev/vdc");
