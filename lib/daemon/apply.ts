@@ -1,11 +1,10 @@
 /** What each option of pass 2 does. */
 import { CommandError } from "../base/mod.ts";
 import { chardevHelp } from "../chardev/mod.ts";
-import { type Option, parseKeyval, parseQemuOpts, parseValue } from "../cli/mod.ts";
+import { type Option, parseObject, parseQemuOpts, parseValue } from "../cli/mod.ts";
 import { BlockdevOptions, type BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { BlockExportOptions, NbdServerOptions } from "../qmp/schema/export.ts";
 import { MonitorOptions, type MonitorOptionsValue } from "../qmp/schema/monitor.ts";
-import { ObjectOptions } from "../qmp/schema/qom.ts";
 import { writeStdout } from "../sys/mod.ts";
 import type { Configuration, Makers } from "./config_reload.ts";
 import type { LocatedLog } from "./located_log.ts";
@@ -52,9 +51,9 @@ export async function applyOption(
       makeMonitor(parseValue(argument, "chardev", MonitorOptions), services);
       return undefined;
     case "object": {
-      const help = objectHelp(argument, services);
-      if (help !== undefined) return help;
-      services.objects.add(parseValue(argument, "qom-type", ObjectOptions));
+      const parsed = parseObject(argument);
+      if ("help" in parsed) return services.objects.classes.help(parsed.wanted);
+      services.objects.add(parsed.options);
       return undefined;
     }
     case "trace":
@@ -64,14 +63,6 @@ export async function applyOption(
     default:
       throw new CommandError(`--${name} is not supported yet`);
   }
-}
-
-/** What `--object` prints when its argument asks for help; undefined when it does not. */
-function objectHelp(argument: string, { objects }: Services): string | undefined {
-  if (argument.startsWith("{")) return undefined;
-  const { value, help } = parseKeyval(argument, "qom-type");
-  const type = value["qom-type"];
-  return help ? objects.classes.help(typeof type === "string" ? type : undefined) : undefined;
 }
 
 /** How --config makes what needs more than the services. */

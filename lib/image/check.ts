@@ -4,9 +4,11 @@ import type { BlockBackend } from "../block/mod.ts";
 import { type CheckableImage, checkers, type CheckResult, drivers } from "../block/drivers/mod.ts";
 import { writeJson } from "../qmp/json/mod.ts";
 import type { Context } from "../sys/mod.ts";
-import { imageGraph, openFile, type Output, probe, unopened } from "./open.ts";
+import { imageGraph, openFile, probe, unopened, type Use, useOfOptions } from "./open.ts";
+import { makeObjects } from "./objects.ts";
 import { type CheckArguments, parseCheckArguments } from "./options.ts";
 import { checkJson, checkStatus, checkText, repairText } from "./report.ts";
+import type { Output } from "./words.ts";
 
 /** Images of the format cannot be checked. */
 const NO_CHECKS = 63;
@@ -19,21 +21,36 @@ export async function checkCommand(
   args: readonly string[],
 ): Promise<number> {
   const given = parseCheckArguments(args);
+  if (makeObjects(context, words, given.objects)) return 0;
   const graph = imageGraph(context);
   try {
-    const file = await openFile(context, graph, {
-      describe: "the check",
-      image: given.image,
-      writes: given.fix !== "none",
-      forceShare: given.forceShare,
-    });
+    const { image, forceShare } = given;
+    const plain: Use = { describe: "the check", image, writes: given.fix !== "none", forceShare };
+    const use = given.imageOpts ? useOfOptions(context, plain) : plain;
+    const file = await openFile(context, graph, use);
     try {
-      return await new Checking(context, program, words, given, file).run();
+      // What the format is told must make sense, though a check has no use for it.
+      const format = given.format ?? use.opts?.driver ?? await probe(context, file, image);
+      useFormat(use, format);
+      return await new Checking(context, program, words, {
+        ...given,
+        format,
+        named: given.format !== undefined,
+      }, file).run();
     } finally {
       await file.detach();
     }
   } finally {
     await graph.closeAll();
+  }
+}
+
+function useFormat({ image, opts }: Use, format: string): void {
+  try {
+    opts?.typed(format);
+  } catch (error) {
+    if (error instanceof CommandError) throw unopened(image, error);
+    throw error;
   }
 }
 
@@ -43,16 +60,15 @@ class Checking {
     private readonly context: Context,
     private readonly program: string,
     private readonly words: Output,
-    private readonly given: CheckArguments,
+    private readonly given: CheckArguments & { readonly format: string; readonly named: boolean },
     private readonly file: BlockBackend,
   ) {}
 
   async run(): Promise<number> {
-    const { context, given, file } = this;
-    const format = given.format ?? await probe(context, file, given.image);
+    const { context, given, given: { format }, file } = this;
     const checker = checkers.get(format);
     if (checker === undefined) {
-      if (!drivers.some(({ name }) => name === format) && given.format !== undefined) {
+      if (!drivers.some(({ name }) => name === format) && given.named) {
         throw new CommandError(`Could not open '${given.image}': Unknown driver '${format}'`);
       }
       this.#complain("This image format does not support checks");

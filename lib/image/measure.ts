@@ -6,8 +6,9 @@ import { jsonObject, writeJson } from "../qmp/json/mod.ts";
 import { parseSize } from "../qmp/schema/visit_keyval.ts";
 import type { ImageInfoSpecificQCow2Value } from "../qmp/schema/qcow2.ts";
 import type { Context } from "../sys/mod.ts";
-import { imageGraph, openImage, type Output } from "./open.ts";
-import { outputIsJson, parseWords } from "./words.ts";
+import { makeObjects } from "./objects.ts";
+import { imageGraph, openImage, type Use, useOfOptions } from "./open.ts";
+import { checkImageOpts, type Output, outputIsJson, parseWords } from "./words.ts";
 
 /** How it is used. */
 export const measureUsage = `Usage: PROGRAM measure [OPTION]... [--size SIZE|IMAGE]
@@ -20,6 +21,8 @@ IMAGE is converted to.
   -f FORMAT         the image's format; by default it is found out by its first bytes
   -l SNAPSHOT       measures an internal snapshot: an ID, a name, snapshot.id=ID or
                     snapshot.name=NAME
+  --image-opts      IMAGE is options, as driver=qcow2,file.filename=NAME
+  --object OBJECT   makes an object, as the daemon's option does
   -U                does not lock the image, nor cares for others' locks
   --output=human|json
 
@@ -27,8 +30,8 @@ Exit status: 0 when it was done, else 1.
 `;
 
 const names = {
-  names: ["-O", "-o", "-f", "-l", "-U", "--size", "--output"],
-  withValue: ["-O", "-o", "-f", "-l", "--size", "--output"],
+  names: ["-O", "-o", "-f", "-l", "-U", "--size", "--output", "--image-opts", "--object"],
+  withValue: ["-O", "-o", "-f", "-l", "--size", "--output", "--object"],
   long: { "--force-share": "-U" },
 };
 
@@ -42,6 +45,8 @@ interface MeasureArguments {
   readonly snapshot: string | undefined;
   readonly forceShare: boolean;
   readonly json: boolean;
+  readonly imageOpts: boolean;
+  readonly objects: readonly string[];
 }
 
 function parse(args: readonly string[]): MeasureArguments {
@@ -51,7 +56,11 @@ function parse(args: readonly string[]): MeasureArguments {
   const size = last("--size");
   const json = outputIsJson(words);
   const [image] = operands;
+  const imageOpts = checkImageOpts(words);
   if (operands.length > 1) throw new CommandError("At most one filename argument is allowed.");
+  if (image === undefined && (imageOpts || given.has("-f") || given.has("-l"))) {
+    throw new CommandError("--image-opts, -f, and -l require a filename argument.");
+  }
   const bytes = size === undefined ? undefined : sizeOf(size);
   if (size === undefined && image === undefined) {
     throw new CommandError("Either --size N or one filename must be specified.");
@@ -68,6 +77,8 @@ function parse(args: readonly string[]): MeasureArguments {
     snapshot: last("-l")?.replace(/^snapshot\.(id|name)=/, ""),
     forceShare: given.has("-U"),
     json,
+    imageOpts,
+    objects: given.get("--object") ?? [],
   };
 }
 
@@ -111,6 +122,7 @@ export async function measureCommand(
   args: readonly string[],
 ): Promise<number> {
   const given = parse(args);
+  if (makeObjects(context, words, given.objects)) return 0;
   const measurer = measurers.get(given.to);
   if (measurer === undefined) {
     throw new CommandError(
@@ -143,7 +155,8 @@ async function ofImage(
 ): Promise<Measurement> {
   const { image, snapshot, from, forceShare } = given;
   const graph = imageGraph(context);
-  const use = { describe: "the measurement", image, writes: false, forceShare, format: from };
+  const plain: Use = { describe: "the measurement", image, writes: false, forceShare };
+  const use = given.imageOpts ? useOfOptions(context, plain) : { ...plain, format: from };
   const options = snapshot === undefined ? {} : { "x-qsd-snapshot": snapshot };
   try {
     const { backend } = await openImage(context, graph, use, options);

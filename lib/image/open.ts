@@ -12,6 +12,7 @@ import {
 import { drivers } from "../block/drivers/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
+import { type ImageOpts, parseImageOpts } from "./image_opts.ts";
 
 /** How a command uses an image. */
 export interface Use {
@@ -21,13 +22,20 @@ export interface Use {
   readonly writes: boolean;
   /** Others' locks do not matter. */
   readonly forceShare: boolean;
+  /** `image`, where it is options. */
+  readonly opts?: ImageOpts | undefined;
 }
 
-/** Where words go. */
-export interface Output {
-  out(text: string): void;
-  /** A line on standard error. */
-  err(line: string): void;
+/** `use` of an image that is given as options. Throws CommandError. */
+export function useOfOptions(context: Context, use: Use): Use {
+  try {
+    const opts = parseImageOpts(context, use.image);
+    if (use.writes && opts.readOnly) throw new CommandError("Block node is read-only");
+    return { ...use, opts, forceShare: use.forceShare || opts.forceShare };
+  } catch (error) {
+    if (error instanceof CommandError) throw unopened(use.image, error);
+    throw error;
+  }
 }
 
 /** A command's own block graph. */
@@ -69,19 +77,25 @@ function backendOf(graph: BlockGraph, node: string, use: Use): Promise<BlockBack
 
 /** The image's file, locked as somebody who reads it, or who writes to it, wants it; node `file`. */
 export function openFile(context: Context, graph: BlockGraph, use: Use): Promise<BlockBackend> {
-  const stat = context.sys.stat(use.image);
-  const isBlockDevice = typeof stat === "object" && stat.kind === "block";
-  const options: BlockdevOptionsValue = {
-    driver: isBlockDevice ? "host_device" : "file",
+  const options = {
     "node-name": "file",
-    filename: use.image.replace(/^file:/, ""),
     "read-only": !use.writes,
     "force-share": use.forceShare,
-  };
+    ...(use.opts?.file ?? fileOptions(context, use.image)),
+  } as BlockdevOptionsValue;
   return opening(use.image, async () => {
     await graph.add(options, { monitorOwned: true });
-    return await backendOf(graph, "file", use);
+    return await backendOf(graph, options["node-name"]!, use);
   });
+}
+
+function fileOptions(context: Context, image: string): BlockdevOptionsValue {
+  const stat = context.sys.stat(image);
+  const isBlockDevice = typeof stat === "object" && stat.kind === "block";
+  return {
+    driver: isBlockDevice ? "host_device" : "file",
+    filename: image.replace(/^file:/, ""),
+  };
 }
 
 /** The format that the first bytes of `file` tell. */
@@ -114,25 +128,30 @@ export async function openImage(
   options: Readonly<Record<string, unknown>> = {},
 ): Promise<OpenImage> {
   const file = await openFile(context, graph, use);
+  const { opts } = use;
+  if (opts?.isProtocol) return { format: opts.driver!, backend: file, snapshots: undefined };
   try {
-    const format = use.format ?? await opening(use.image, () => probe(context, file, use.image));
+    const format = use.format ?? opts?.driver ??
+      await opening(use.image, () => probe(context, file, use.image));
     if (!drivers.some(({ name, kind }) => name === format && kind === "format")) {
       throw unopened(use.image, new CommandError(`Unknown driver '${format}'`));
     }
     const all = {
-      ...options,
-      driver: format,
       "node-name": "image",
-      file: "file",
       "read-only": !use.writes,
       "force-share": use.forceShare,
       discard: "unmap",
+      ...await opening(use.image, () => Promise.resolve(opts?.typed(format))),
+      ...options,
+      driver: format,
+      file: file.node.name,
     } as BlockdevOptionsValue;
     // From now on the format says what is needed of its file.
     await file.setPermissions(Perm.none, Perm.all);
     await opening(use.image, () => graph.add(all, { monitorOwned: true }));
-    const backend = await opening(use.image, () => backendOf(graph, "image", use));
-    return { format, backend, snapshots: graph.find("image")?.instance.snapshots };
+    const name = all["node-name"]!;
+    const backend = await opening(use.image, () => backendOf(graph, name, use));
+    return { format, backend, snapshots: graph.find(name)?.instance.snapshots };
   } finally {
     await file.detach();
   }

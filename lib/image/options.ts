@@ -1,6 +1,6 @@
 /** The command line of `qsd check`. */
 import type { CheckFix } from "../block/drivers/mod.ts";
-import { onlyImage, outputIsJson, parseWords, usageError } from "./words.ts";
+import { checkImageOpts, onlyImage, outputIsJson, parseWords, usageError } from "./words.ts";
 
 /** How it is used. */
 export const checkUsage = `Usage: PROGRAM check [OPTION]... IMAGE
@@ -8,6 +8,8 @@ Checks an image that nobody writes to for errors, as qemu-img check does.
 
   -f FORMAT         the image's format; by default it is found out by its first bytes
   -r leaks|all      repairs: clusters that are lost only, or everything that can be
+  --image-opts      IMAGE is options, as driver=qcow2,file.filename=NAME
+  --object OBJECT   makes an object, as the daemon's option does
   -U                does not lock the image, nor cares for others' locks
   -q                says nothing on standard output
   --output=human|json
@@ -24,11 +26,13 @@ export interface CheckArguments {
   readonly json: boolean;
   readonly quiet: boolean;
   readonly forceShare: boolean;
+  readonly imageOpts: boolean;
+  readonly objects: readonly string[];
 }
 
 const names = {
-  names: ["-f", "-r", "-U", "-q", "--output"],
-  withValue: ["-f", "-r", "--output"],
+  names: ["-f", "-r", "-U", "-q", "--output", "--image-opts", "--object"],
+  withValue: ["-f", "-r", "--output", "--object"],
   long: { "--format": "-f", "--repair": "-r", "--force-share": "-U", "--quiet": "-q" },
 };
 
@@ -41,8 +45,11 @@ export function parseCheckArguments(args: readonly string[]): CheckArguments {
     throw usageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${fix}`);
   }
   const json = outputIsJson(words);
+  const image = onlyImage(words);
   return {
-    image: onlyImage(words),
+    imageOpts: checkImageOpts(words),
+    objects: given.get("--object") ?? [],
+    image,
     format: given.get("-f")?.at(-1),
     fix: fix as CheckFix,
     json,

@@ -11,7 +11,7 @@ import {
 } from "../sys/mod.ts";
 import { checkCommand } from "./check.ts";
 import { measureCommand, measureUsage } from "./measure.ts";
-import type { Output } from "./open.ts";
+import type { Output } from "./words.ts";
 import { checkUsage } from "./options.ts";
 import { snapshotCommand, snapshotUsage } from "./snapshot.ts";
 

@@ -2,9 +2,10 @@
 import { BlockError, CommandError } from "../base/mod.ts";
 import type { InternalSnapshot, InternalSnapshots } from "../block/mod.ts";
 import { type Context, errnoNumber } from "../sys/mod.ts";
-import { imageGraph, openImage, type Output } from "./open.ts";
+import { makeObjects } from "./objects.ts";
+import { imageGraph, openImage, type Use, useOfOptions } from "./open.ts";
 import { snapshotList } from "./snapshot_list.ts";
-import { onlyImage, parseWords, usageError } from "./words.ts";
+import { onlyImage, type Output, parseWords, usageError } from "./words.ts";
 
 /** How it is used. */
 export const snapshotUsage = `Usage: PROGRAM snapshot [OPTION]... IMAGE
@@ -15,6 +16,8 @@ does.
   -c NAME           takes one
   -a NAME           makes the disk what it was; NAME is an ID or a name
   -d NAME           removes the one with that name
+  --image-opts      IMAGE is options, as driver=qcow2,file.filename=NAME
+  --object OBJECT   makes an object, as the daemon's option does
   -U                does not lock the image, nor cares for others' locks (with -l only)
   -q                taken, as nothing is said but the list
 
@@ -23,8 +26,8 @@ Exit status: 0 when it was done, else 1.
 
 const ACTIONS = ["-l", "-c", "-a", "-d"];
 const names = {
-  names: [...ACTIONS, "-U", "-q"],
-  withValue: ["-c", "-a", "-d"],
+  names: [...ACTIONS, "-U", "-q", "--image-opts", "--object"],
+  withValue: ["-c", "-a", "-d", "--object"],
   long: { "--force-share": "-U", "--quiet": "-q" },
 };
 
@@ -34,6 +37,8 @@ interface SnapshotArguments {
   readonly action: string | undefined;
   readonly name: string;
   readonly forceShare: boolean;
+  readonly imageOpts: boolean;
+  readonly objects: readonly string[];
 }
 
 function parse(args: readonly string[]): SnapshotArguments {
@@ -48,6 +53,8 @@ function parse(args: readonly string[]): SnapshotArguments {
     action: actions[0]?.action,
     name: actions[0]?.name ?? "",
     forceShare: given.has("-U"),
+    imageOpts: given.has("--image-opts"),
+    objects: given.get("--object") ?? [],
   };
 }
 
@@ -60,15 +67,13 @@ export async function snapshotCommand(
 ): Promise<number> {
   const given = parse(args);
   const { image, action, forceShare } = given;
+  if (makeObjects(context, words, given.objects)) return 0;
   const graph = imageGraph(context);
   try {
     const writes = action !== undefined && action !== "-l";
-    const opened = await openImage(context, graph, {
-      describe: "the snapshot command",
-      image,
-      writes,
-      forceShare,
-    });
+    const plain: Use = { describe: "the snapshot command", image, writes, forceShare };
+    const use = given.imageOpts ? useOfOptions(context, plain) : plain;
+    const opened = await openImage(context, graph, use);
     try {
       await act(context, opened.snapshots, given, words);
     } finally {

@@ -1,6 +1,13 @@
 /** Command lines of commands on images: options in any order among the operands, as getopt takes them. */
 import { CommandError } from "../base/mod.ts";
 
+/** Where words go. */
+export interface Output {
+  out(text: string): void;
+  /** A line on standard error. */
+  err(line: string): void;
+}
+
 /** Which options a command has. */
 export interface OptionNames {
   /** Short names, as `-f`, and long ones that have no short one. */
@@ -79,6 +86,15 @@ export function outputIsJson({ given }: Words): boolean {
     throw new CommandError("--output must be used with human or json as argument.");
   }
   return output === "json";
+}
+
+/** An image's description cannot be in both ways. Throws CommandError. */
+export function checkImageOpts({ given }: Words): boolean {
+  const opts = given.has("--image-opts");
+  if (opts && given.has("-f")) {
+    throw new CommandError("--image-opts and --format are mutually exclusive");
+  }
+  return opts;
 }
 
 /** The only operand. Throws CommandError. */

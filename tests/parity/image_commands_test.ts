@@ -90,6 +90,18 @@ const steps: readonly (readonly string[])[] = [
   ["-c", "x", "data.qcow2"],
   ["-c", "x", "old.qcow2"],
   ["-l", "old.qcow2"],
+  ["--image-opts", "-l", "driver=qcow2,file.filename=a.qcow2"],
+  ["--image-opts", "-c", "by options", "driver=qcow2,file.filename=a.qcow2,lazy-refcounts=on"],
+  ["-l", "--image-opts", "file.filename=a.qcow2"],
+  ["--image-opts", "-a", "7", "file.filename=a.qcow2"],
+  ["--image-opts", "-d", "by options", "file.filename=a.qcow2"],
+  ["--image-opts", "-c", "x", "file.filename=a.qcow2,read-only=on"],
+  ["--image-opts", "-l", "a.qcow2"],
+  ["--image-opts", "-l", "driver=raw,file.filename=r.raw"],
+  ["--image-opts", "-l", "driver=file,filename=r.raw"],
+  ["--image-opts", "-l", "driver=qcow2,file.filename=none"],
+  ["--object", "secret,id=s,data=abc", "-l", "a.qcow2"],
+  ["--object", "bogus,id=s", "-l", "a.qcow2"],
 ];
 
 Deno.test({
@@ -155,6 +167,18 @@ const measured: readonly (readonly string[])[] = [
   ["-O", "qcow2", "-l", "snapshot.name=7", "a.qcow2"],
   ["-O", "qcow2", "-l", "nobody", "a.qcow2"],
   ["--output=xml", "--size", "1"],
+  ["--image-opts", "driver=qcow2,file.filename=a.qcow2"],
+  ["--image-opts", "driver=qcow2,file.filename=a.qcow2", "-O", "qcow2"],
+  ["--image-opts", "file.filename=a.qcow2", "-O", "qcow2", "-l", "7"],
+  ["--image-opts", "driver=file,filename=r.raw", "-O", "qcow2"],
+  ["--image-opts", "driver=raw,size=512,file.filename=r.raw", "-O", "qcow2"],
+  ["--image-opts", "r.raw"],
+  ["-f", "raw", "--image-opts", "driver=raw,file.filename=r.raw"],
+  ["--image-opts", "--size", "1M"],
+  ["-f", "raw", "--size", "1M"],
+  ["-l", "7", "--size", "1M"],
+  ["--object", "secret,id=s,data=abc", "r.raw"],
+  ["--object", "iothread,id=s", "r.raw"],
 ];
 
 Deno.test({

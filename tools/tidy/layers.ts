@@ -28,7 +28,17 @@ export const layers: Readonly<Record<string, readonly string[]>> = {
     "chardev",
   ],
   cli: ["base", "sys", "qmp/json", "qmp/schema", "observe", "qom", "chardev", "qmp"],
-  image: ["base", "sys", "qmp/json", "qmp/schema", "observe", "block", "block/drivers"],
+  image: [
+    "base",
+    "sys",
+    "qmp/json",
+    "qmp/schema",
+    "observe",
+    "block",
+    "block/drivers",
+    "qom",
+    "cli",
+  ],
   client: ["base", "sys", "qmp/json", "qmp/schema"],
   daemon: [
     "base",
