@@ -178,6 +178,10 @@ export class Qcow2Bitmaps implements BitmapStore {
     const { clusterSize } = image.geometry;
     const { bits, name, granularity } = bitmap;
     const tableSize = tableEntries(bits.size, granularity, clusterSize);
+    // A table has at least one entry: readers refuse others.
+    if (tableSize === 0) {
+      throw new CommandError(`bitmap '${name}' is of an image that is empty now`);
+    }
     const table = WordTable.empty(tableSize);
     const { bytes } = bits;
     const allocated: [number, number][] = [];
