@@ -3,6 +3,7 @@ import { alignDown, SECTOR } from "../base/mod.ts";
 import type { Bits } from "../block/bitmaps/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
 import type { RemoteExport } from "./remote.ts";
+import type { Traffic } from "./trial.ts";
 import {
   BASE_ALLOCATION,
   Framing,
@@ -77,6 +78,8 @@ export class NbdExport {
    */
   dataStart = 0;
   dataEnd = 0;
+  /** See trial.ts. */
+  readonly traffic: Traffic = { large: 0 };
 
   /** `bitmaps` are offered as contexts, in that order. */
   constructor(

@@ -91,7 +91,7 @@ export class Reader implements DataSource {
     this.#backend = target.backend;
     const { output } = host.replies;
     output.source = this;
-    this.#trial = new Trial(host.clock);
+    this.#trial = new Trial(host.clock, target.traffic);
     this.#sends = output.sendsFiles && this.#backend.locateFile !== undefined;
   }
 

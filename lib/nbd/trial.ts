@@ -1,72 +1,117 @@
 /**
  * How large reads are answered fastest for one client: sent from the page cache, or copied first. Sending costs this
- * side a quarter of the CPU time and is two to three times as fast, as a rule. But where data lies in its pages is
- * given then, and a processor may copy from there to where the client wants it at a fraction of its speed: an AMD EPYC
- * at a fifth, if the client's address lies 4 to 28 bytes further in its page, as with every large malloc of glibc.
- * Nobody but the client knows its addresses, so both ways are tried.
+ * side a third of the CPU time and is twice as fast, as a rule. But where data lies in its pages is given then, and a
+ * processor may copy from there to where the client wants it at a fraction of its speed: an AMD EPYC at a fifth, if the
+ * client's address lies 4 to 28 bytes further in its page, as with every large malloc of glibc. Nobody but the client
+ * knows its addresses, so both ways are tried.
+ *
+ * That is for one client at a time. When several read from an export at once they share this thread, so what costs it
+ * least is fastest for all of them: data is sent, and nothing is tried.
  */
 
-/** Bytes answered in one way before its time is taken; more than a socket's buffer holds. */
-const PHASE = 8 * 1024 * 1024;
-/** Phases of a trial: every other one is sent. */
-const PHASES = 4;
+/** Bytes after a change of the way that are not measured: a socket's buffer still holds what went the other way. */
+const SETTLE = 3 * 1024 * 1024;
+/** Bytes that are measured then. */
+const MEASURE = 5 * 1024 * 1024;
+/** Measurements of a trial: every other one is of sending. */
+const MEASUREMENTS = 4;
 /** What copying must gain to be chosen: its cost in CPU time is ours alone. */
 const GAIN = 1.25;
-/** Bytes until the next trial; four times as many after each. */
+/** Bytes until the next trial; four times as many after each that confirms the one before. */
 const HOLD = 256 * 1024 * 1024;
 const HOLD_MAX = 64 * 1024 * 1024 * 1024;
+/** How often a client looks, in bytes, whether it is alone: others have had less than a part of what it has had. */
+const LOOK = 8 * 1024 * 1024;
+const PART = 1 / 8;
 
 /** CLOCK_MONOTONIC, as Sys has it. */
 export interface Clock {
   monotonicNs(): number;
 }
 
+/** What the large reads of all clients of an export have asked for, in bytes. */
+export interface Traffic {
+  large: number;
+}
+
 /** The choice of one connection. */
 export class Trial {
   /** To be sent from the page cache. */
   sends = true;
-  /** Bytes left of this phase, or until the next trial. */
-  #left = PHASE;
-  /** Phases of this trial that are over; the choice is made when all are. */
-  #phase = 0;
+  /** Bytes counted since the last step, and when the next one is. */
+  #bytes = 0;
+  #until = SETTLE;
+  /** All traffic at the last step. */
+  #before: number;
+  /** Bytes that the choice still holds for; none: a trial is under way. */
+  #left = 0;
+  #hold = HOLD;
+  /** What the last trial said. */
+  #chosen: boolean | undefined;
+  /** Measurements of this trial that are over; when the one under way began, or -1. */
+  #measured = 0;
   #began = -1;
-  /** Nanoseconds of the fastest phase sent, and copied. */
+  /** Nanoseconds a byte, in the fastest measurement of each way. */
   #sent = Infinity;
   #copied = Infinity;
-  #hold = HOLD;
 
-  constructor(readonly clock: Clock) {}
+  constructor(readonly clock: Clock, readonly traffic: Traffic) {
+    this.#before = traffic.large;
+  }
 
   /** A large read of `length` bytes is about to be answered, as `sends` says. */
   count(length: number): void {
-    this.#left -= length;
-    if (this.#left > 0) return;
-    const now = this.clock.monotonicNs();
-    // What is counted first only fills the socket, and what follows a choice is not measured.
-    if (this.#began < 0) {
-      this.#began = now;
-      this.#left = PHASE;
-      this.sends = true;
-      return;
-    }
-    const took = now - this.#began;
-    if (this.sends) this.#sent = Math.min(this.#sent, took);
-    else this.#copied = Math.min(this.#copied, took);
-    if (++this.#phase < PHASES) {
-      this.#began = now;
-      this.#left = PHASE;
-      this.sends = !this.sends;
+    this.traffic.large += length;
+    this.#bytes += length;
+    if (this.#bytes >= this.#until) this.#step();
+  }
+
+  #step(): void {
+    const bytes = this.#bytes;
+    const others = this.traffic.large - this.#before - bytes;
+    this.#before = this.traffic.large;
+    this.#bytes = 0;
+    if (others > bytes * PART) {
+      this.#left = 0;
+      this.#chosen = undefined;
+      this.#begin();
+    } else if (this.#left > 0) {
+      this.#left -= bytes;
+      if (this.#left <= 0) this.#begin();
+    } else if (this.#began < 0) {
+      this.#began = this.clock.monotonicNs();
+      this.#until = MEASURE;
     } else {
-      this.#choose();
+      this.#learn((this.clock.monotonicNs() - this.#began) / bytes);
     }
   }
 
-  #choose(): void {
-    this.sends = this.#sent <= this.#copied * GAIN;
-    this.#left = this.#hold;
-    this.#hold = Math.min(this.#hold * 4, HOLD_MAX);
-    this.#phase = 0;
-    this.#began = -1;
+  /** A trial begins. */
+  #begin(): void {
     this.#sent = this.#copied = Infinity;
+    this.#measured = 0;
+    this.#settle(true);
+  }
+
+  #settle(sends: boolean): void {
+    this.sends = sends;
+    this.#began = -1;
+    this.#until = SETTLE;
+  }
+
+  #learn(ns: number): void {
+    if (this.sends) this.#sent = Math.min(this.#sent, ns);
+    else this.#copied = Math.min(this.#copied, ns);
+    if (++this.#measured < MEASUREMENTS) this.#settle(!this.sends);
+    else this.#choose();
+  }
+
+  #choose(): void {
+    const choice = this.#sent <= this.#copied * GAIN;
+    this.#hold = choice === this.#chosen ? Math.min(this.#hold * 4, HOLD_MAX) : HOLD;
+    this.#chosen = choice;
+    this.#settle(choice);
+    this.#until = LOOK;
+    this.#left = this.#hold;
   }
 }

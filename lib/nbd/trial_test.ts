@@ -17,13 +17,14 @@ function run(trial: Trial, clock: { now: number }, bytes: number, sent: number, 
 
 function begin() {
   const clock = { now: 0, monotonicNs: () => clock.now };
-  return { clock, trial: new Trial(clock) };
+  const traffic = { large: 0 };
+  return { clock, traffic, trial: new Trial(clock, traffic) };
 }
 
 Deno.test("a client that takes data faster when it is sent gets it sent, but for a few trials", () => {
   const { clock, trial } = begin();
   const went = run(trial, clock, 8192 * MiB, 30_000, 90_000);
-  assert.ok(went.copied > 0 && went.copied <= 64 * MiB, `${went.copied / MiB} MiB were copied`);
+  assert.ok(went.copied > 0 && went.copied <= 80 * MiB, `${went.copied / MiB} MiB were copied`);
 });
 
 Deno.test("a client that takes data faster when it was copied gets copies, but for a few trials", () => {
@@ -54,4 +55,38 @@ Deno.test("a client that becomes different is judged anew", () => {
   assert.equal(trial.sends, false);
   run(trial, clock, 512 * MiB, 30_000, 90_000);
   assert.equal(trial.sends, true);
+});
+
+Deno.test("a trial that says otherwise than the one before is soon repeated", () => {
+  const { clock, trial } = begin();
+  run(trial, clock, 2048 * MiB, 30_000, 90_000);
+  for (let i = 0; i < 64 && trial.sends; i++) run(trial, clock, 128 * MiB, 200_000, 100_000);
+  assert.equal(trial.sends, false, "the wrong choice, as noise may make it");
+  run(trial, clock, 384 * MiB, 30_000, 90_000);
+  assert.equal(trial.sends, true);
+});
+
+Deno.test("clients that read at the same time get data sent, and nothing is tried", () => {
+  const { clock, traffic, trial } = begin();
+  const others = [new Trial(clock, traffic), new Trial(clock, traffic)];
+  for (let i = 0; i < 4096; i++) {
+    for (const each of [trial, ...others]) {
+      run(each, clock, READ, 200_000, 100_000);
+      assert.equal(each.sends, true);
+    }
+  }
+});
+
+Deno.test("a client that was alone and is no longer has its choice taken back, and tries again when it is", () => {
+  const { clock, traffic, trial } = begin();
+  run(trial, clock, 64 * MiB, 200_000, 100_000);
+  assert.equal(trial.sends, false);
+  const other = new Trial(clock, traffic);
+  for (let i = 0; i < 64; i++) {
+    run(trial, clock, READ, 200_000, 100_000);
+    run(other, clock, READ, 200_000, 100_000);
+  }
+  assert.equal(trial.sends, true);
+  run(trial, clock, 64 * MiB, 200_000, 100_000);
+  assert.equal(trial.sends, false);
 });
