@@ -1,8 +1,9 @@
 /** Random operations on an image and on a plain array of bytes, which must agree at any time. */
 import assert from "node:assert/strict";
 import { RequestFlag } from "../../lib/block/mod.ts";
+import { createInternalSnapshot, deleteInternalSnapshot } from "../../lib/block/snapshots.ts";
 import { Journal, type RecordingDisk } from "../crash/journal.ts";
-import { Machine } from "../crash/machine.ts";
+import { Machine, NODE } from "../crash/machine.ts";
 import { Dice } from "../harness/dice.ts";
 import type { TestDir } from "../harness/dir.ts";
 import { assertSameBytes, noise } from "../harness/images.ts";
@@ -20,6 +21,8 @@ export class ModelRun {
   /** What was done, newest last: shown when something is wrong. */
   readonly #log: string[] = [];
   #operations = 0;
+  /** What the disk was when each of them was taken. */
+  readonly snapshots = new Map<string, Uint8Array>();
 
   private constructor(
     private readonly image: ImageCase,
@@ -87,7 +90,8 @@ export class ModelRun {
   async #step(): Promise<void> {
     const { dice } = this;
     const kind = dice.below(100);
-    if (kind < 35) return await this.#write();
+    if (kind < 29) return await this.#write();
+    if (kind < 35) return await this.#snapshot();
     if (kind < 45) return await this.#together();
     if (kind < 65) return await this.#read();
     if (kind < 73) return await this.#zero();
@@ -166,8 +170,44 @@ export class ModelRun {
     this.#judge(false);
   }
 
+  /** Takes an internal snapshot, goes back to one, or deletes one; what a kept one holds is asked for at the end. */
+  async #snapshot(): Promise<void> {
+    const { dice, machine, image, snapshots } = this;
+    if (image.noSnapshots) return await this.#write();
+    const names = [...snapshots.keys()];
+    const kind = names.length === 0 ? 0 : dice.below(names.length < 3 ? 4 : 3);
+    if (kind === 0 || kind === 3) {
+      const name = `s${this.#operations}`;
+      this.#note(`snapshot ${name}`);
+      try {
+        await createInternalSnapshot(machine.graph, { device: NODE, name });
+      } catch (error) {
+        // Counts of few bits are full soon.
+        assert.match(image.create, /refcount_bits=[24],/, String(error));
+        assert.match(String(error), /Invalid argument/);
+        return;
+      }
+      snapshots.set(name, this.model.slice());
+      return;
+    }
+    const name = dice.pick(names);
+    if (kind === 1) {
+      this.#note(`delete ${name}`);
+      await deleteInternalSnapshot(machine.graph, { device: NODE, name });
+      snapshots.delete(name);
+    } else {
+      this.#note(`back to ${name}`);
+      await machine.applySnapshot(name);
+      this.model = snapshots.get(name)!.slice();
+    }
+  }
+
   async #resize(): Promise<void> {
     const { model, dice } = this;
+    if (this.image.create.includes("compat=0.10") && this.snapshots.size > 0) {
+      const why = { message: "Can't resize a v2 image which has snapshots" };
+      return await assert.rejects(this.machine.resize(model.length + 512), why);
+    }
     const most = this.image.size * 1.5;
     const size = (1 + dice.below(Math.floor(most / 512))) * 512;
     this.#note(`resize ${model.length} to ${size}`);
@@ -234,6 +274,14 @@ export class ModelRun {
     assert.equal(image.size, this.model.length);
     if (!closed) return;
     assertSameBytes(image.read(0, image.size), this.model, "the image as bytes");
+    if (this.image.noSnapshots) return;
+    const { entries } = image.snapshots();
+    assert.deepEqual(entries.map(({ name }) => name), [...this.snapshots.keys()]);
+    for (const { name, size, l1Offset: offset, l1Length: length } of entries) {
+      const then = this.snapshots.get(name)!;
+      assert.equal(size, then.length);
+      assertSameBytes(image.read(0, size, { offset, length }), then, `snapshot ${name}`);
+    }
   }
 
   /** The original's view of the closed image. */

@@ -307,7 +307,10 @@ export class Image implements OpenedImage {
     if (size % SECTOR !== 0) throw new CommandError("The new size must be a multiple of 512");
     this.#checkWritable();
     return this.exclusive(async () => {
-      await this.#parts.hooks.beforeResize?.(this, size);
+      // Its snapshots do not say how long their disks were.
+      if (this.geometry.version < 3 && this.header.snapshotCount > 0) {
+        throw new CommandError("Can't resize a v2 image which has snapshots");
+      }
       await resize(this, size, options);
     });
   }

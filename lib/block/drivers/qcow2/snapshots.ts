@@ -189,8 +189,9 @@ export class Snapshots implements InternalSnapshots {
       const l1 = new BigUint64Array(Math.max(shared.length, old.length));
       l1.set(shared);
       await image.transit(async (change) => {
-        await change.add(shared);
+        // First less, then more: what both have needs no larger count in between.
         await change.drop(old);
+        await change.add(shared);
         change.setL1(l1);
         await change.mark();
         return {};

@@ -152,8 +152,6 @@ export interface ImageHooks {
    * shown instead. Absent: it stays.
    */
   arrived?(image: OpenedImage, header: Header): Promise<Header>;
-  /** Before a change of the length: throws where bitmaps or snapshots forbid it. */
-  beforeResize?(image: Qcow2Image, size: number): MaybePromise<void>;
 }
 
 /** What `openImage(parts: ImageParts): Promise<OpenedImage>` (image.ts) is given. */
