@@ -3,10 +3,11 @@ import assert from "node:assert/strict";
 import { Daemon, ON_ORIGINAL } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { assertSameBytes, noise, noisy } from "../harness/images.ts";
-import { lacks } from "../harness/tools.ts";
+import { NbdPeer } from "../harness/nbd.ts";
+import { lacks, ok } from "../harness/tools.ts";
 import { VhostPeer } from "../harness/vhost.ts";
 
-const ignore = ON_ORIGINAL || lacks("interop/vhost", "python3");
+const ignore = ON_ORIGINAL || lacks("interop/vhost", "python3", "qemu-img");
 const [IN, OUT] = [0, 1];
 const asService = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"];
 
@@ -74,5 +75,63 @@ Deno.test({
     for (const socket of ["first", "second", "third"]) await serves(dir, socket, model);
     const { stderr, status } = await daemon.stop();
     assert.deepEqual([status, stderr], [0, ""]);
+  },
+});
+
+Deno.test({
+  name: "a front-end that takes its memory away in the middle of requests harms nobody else",
+  ignore,
+  fn: async () => {
+    for (const format of ["raw", "qcow2"]) {
+      for (const thread of ["", ",iothread=t"]) {
+        await using dir = TestDir.make();
+        await ok("qemu-img", ["create", "-q", "-f", format, dir.file("disk"), "16M"]);
+        await using daemon = await Daemon.start({
+          dir,
+          args: [
+            ...["--object", "iothread,id=t", "--nbd-server", "addr.type=unix,addr.path=nbd"],
+            ...["--blockdev", `${format},node-name=n,file.driver=file,file.filename=disk`],
+            ...["--export", VhostPeer.exported("bad", "n", "bad", thread)],
+            ...["--export", VhostPeer.exported("good", "n", "good", thread)],
+            ...["--export", `nbd,id=e,node-name=n,name=e${thread}`],
+          ],
+        });
+        await using good = await VhostPeer.attach(dir.file("good"));
+        using nbd = await NbdPeer.attach(dir.file("nbd"), "e");
+        const write = noise(65536, 9);
+        assert.equal((await good.disk.call({ type: OUT, sector: 0, write })).status, 0);
+        for (let round = 0; round < 4; round++) {
+          await using bad = await VhostPeer.attach(dir.file("bad"));
+          const { frontend, disk, context } = bad;
+          for (let i = 0; i < 20; i++) {
+            const more = i % 2 === 0 ? { write: noise(256 << 10, i) } : { read: 256 << 10 };
+            disk.submit({
+              type: i % 2 === 0 ? OUT : IN,
+              sector: 2048 + 512 * i,
+              piece: 4096,
+              ...more,
+            })
+              .catch(() => {});
+          }
+          frontend.kick(0, true);
+          // All of it, or all but the rings, whose requests then fail.
+          const left = round % 2 === 0 ? 0 : 65536;
+          assert.equal(context.sys.ftruncate(frontend.memoryFd, left), 0);
+          if (left === 0) {
+            frontend.kick(0, true);
+            assert.equal(await frontend.reply(), "end");
+          }
+          for (let i = 0; i < 5; i++) {
+            const { status, data } = await good.disk.call({ type: IN, sector: 0, read: 65536 });
+            assert.equal(status, 0);
+            assertSameBytes(data, write, "the other front-end");
+            assertSameBytes(await nbd.read(0, 65536), write, "an NBD client");
+          }
+        }
+        const { status, stderr } = await daemon.stop();
+        assert.equal(status, 0);
+        assert.match(stderr, /'bad': the connection is closed: .* took away memory/);
+      }
+    }
   },
 });
