@@ -178,6 +178,7 @@ Deno.test("a vhost-user-blk export in a thread serves its front-end, and dies al
   await until(() => events.length > 0);
   assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"v"}']);
   await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
+  assert.equal(await frontend.reply(), "end", "its front-end is dropped");
   assert.equal(services.graph.find("t0")!.place, undefined, "the last user has gone");
   frontend.disconnect();
   frontend.close();

@@ -172,6 +172,7 @@ Deno.test("requests that cannot be granted are refused, and no descriptor is lef
       ["nine regions", Request.setMemTable, nineRegions(), [fd, fd, fd, fd, fd, fd, fd, fd, fd]],
       ["fewer descriptors than regions", Request.setMemTable, table(2), [fd]],
       ["more descriptors than regions", Request.setMemTable, table(1), [fd, fd, fd]],
+      ["more descriptors than any message has", Request.setMemTable, table(1), forty(fd)],
       ["overlapping regions", Request.setMemTable, table(2, 4096), [fd, fd]],
       ["a region beyond its file", Request.addMemReg, region(0, 1 << 30, 0, 0), [fd]],
       ["a region that wraps", Request.addMemReg, wrapping(), [fd]],
@@ -215,6 +216,7 @@ function table(count: number, distance = 65536): Uint8Array {
   );
   return payload.join(payload.words(count, 0), ...regions);
 }
+const forty = (fd: number) => Array.from({ length: 40 }, () => fd);
 const nineRegions = () => table(9);
 const wrapping = () =>
   payload.join(payload.longs(0), new Uint8Array(8).fill(0xff), payload.longs(8192, 0, 0));
