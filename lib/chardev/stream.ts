@@ -94,7 +94,7 @@ export class FdStream {
 
   private tryWatch(fd: number, handler: (events: number) => void): Watch | undefined {
     try {
-      return this.context.loop.watch(fd, 0, handler);
+      return this.context.loop.watch(fd, 0, handler, true);
     } catch {
       return undefined;
     }

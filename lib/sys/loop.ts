@@ -6,6 +6,10 @@
  * it arms its epoll set, one-shot, in the poller's, and sleeps in Atomics.waitAsync until the poller wakes it:
  * that costs two threads' wake-ups, but lets everything in this thread go on.
  *
+ * A turn handles events, asks pollers, and runs timers and deferred tasks, each within a budget. Watches of the
+ * control plane are urgent: they have a set of their own, within the main one, which is looked at first when events
+ * were left over. So a monitor waits for two turns at most, however many clients are ready.
+ *
  * Invariants: at most one turn is scheduled; `#state` is "parked" only while a waitAsync is outstanding and
  * the set is armed; a handler is never called after its watch was closed.
  */
@@ -14,13 +18,21 @@ import { assert } from "../base/mod.ts";
 import { AdaptivePolling } from "./adaptive.ts";
 import { EPOLL } from "./constants.ts";
 import { check } from "./errno.ts";
+import { ReadySet } from "./ready.ts";
 import { TimerHeap } from "./timers.ts";
-import type { EpollEvents, Loop, Sys, Timer, Watch } from "./types.ts";
+import type { Loop, Sys, Timer, Watch } from "./types.ts";
 import { pollerFailed, type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
 
 /** Events taken from the kernel at once. */
 const BATCH = 64;
-/** A turn hands on to the rest of the thread after this long, with events left for the next one. */
+/** As BATCH, of urgent watches: there are a few monitors. */
+const URGENT_BATCH = 16;
+/** What the main set gives for the set of urgent watches. */
+const URGENT_KEY = 0xffff_ffff;
+/**
+ * Events are handled for this long in a turn, and then deferred tasks for this long: what is left waits for the next
+ * turn, behind urgent watches and the rest of the thread.
+ */
 const BUDGET_NS = 500_000;
 /** Without work, rings are looked at for this long before the rest of the thread gets its turn. */
 const SPIN_NS = 6_000;
@@ -55,6 +67,7 @@ class LoopWatch implements Watch {
 
   constructor(
     readonly loop: EpollLoop,
+    readonly ready: ReadySet,
     readonly fd: number,
     /** Slot and generation: what the kernel gives back with an event. */
     readonly key: number,
@@ -80,8 +93,9 @@ export class EpollLoop implements Loop {
   readonly #options: LoopOptions;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #slot: number;
-  readonly #epfd: number;
-  readonly #ready: EpollEvents;
+  readonly #main: ReadySet;
+  /** Made with the first urgent watch. */
+  #urgent: ReadySet | undefined;
   readonly #polling = new AdaptivePolling();
   readonly #timers = new TimerHeap();
   readonly #pollers: (() => boolean)[] = [];
@@ -91,8 +105,13 @@ export class EpollLoop implements Loop {
   #freeSlots: number[] = [];
   #open = 0;
   #generation = 0;
+  /** Events were left by the last turn. */
+  #overdue = false;
+  /** To be run in the next turn. */
   #deferred: (() => void)[] = [];
-  #spare: (() => void)[] = [];
+  /** Being run: those from #nextDue on are left. */
+  #due: (() => void)[] = [];
+  #nextDue = 0;
 
   #state: "new" | "running" | "parked" | "stopped" = "new";
   #immediate: ReturnType<typeof setImmediate> | undefined;
@@ -100,9 +119,6 @@ export class EpollLoop implements Loop {
   #timeoutAt = Infinity;
   /** The outstanding waitAsync, if any; it may outlive a park that ended otherwise. */
   #waiting: Promise<unknown> | undefined;
-  /** Events [#cursor, #count) of the last batch have not been handled. */
-  #cursor = 0;
-  #count = 0;
   /** Whether the last turn found nothing to do, and when that began. */
   #idle = false;
   #idleSince = 0;
@@ -112,12 +128,11 @@ export class EpollLoop implements Loop {
     this.#sys = options.sys;
     this.#words = options.poller.words;
     this.#slot = takeSlot(options.poller);
-    this.#epfd = check(this.#sys.epollCreate(), "epoll_create1");
-    this.#ready = this.#sys.epollEvents(BATCH);
+    this.#main = new ReadySet(options.sys, BATCH);
     const { master } = options.poller;
     // Disarmed until the first park.
     check(
-      this.#sys.epollCtl(master, EPOLL.CTL_ADD, this.#epfd, EPOLL.ONESHOT, this.#slot),
+      this.#sys.epollCtl(master, EPOLL.CTL_ADD, this.#main.fd, EPOLL.ONESHOT, this.#slot),
       "epoll_ctl",
     );
   }
@@ -127,15 +142,16 @@ export class EpollLoop implements Loop {
     return this.#open;
   }
 
-  watch(fd: number, events: number, handler: (events: number) => void): Watch {
+  watch(fd: number, events: number, handler: (events: number) => void, urgent = false): Watch {
     assert(this.#state !== "stopped", "watch on a stopped loop");
     const slot = this.#freeSlots.at(-1) ?? this.#watches.length;
-    assert(slot < 1 << SLOT_BITS);
+    assert(slot < (1 << SLOT_BITS) - 1); // the last one is in URGENT_KEY
     // The generation tells late events of an earlier owner of the slot from ours.
     this.#generation = (this.#generation + 1) & 0xfff;
     const key = (slot | (this.#generation << SLOT_BITS)) >>> 0;
-    const watch = new LoopWatch(this, fd, key, events, handler);
-    check(this.#sys.epollCtl(this.#epfd, EPOLL.CTL_ADD, fd, events, key), "epoll_ctl");
+    const set = urgent ? this.#urgentSet() : this.#main;
+    const watch = new LoopWatch(this, set, fd, key, events, handler);
+    set.add(fd, events, key);
     this.#freeSlots.pop(); // the slot is taken only now: a plain file is refused above
     this.#watches[slot] = watch;
     this.#open++;
@@ -143,12 +159,20 @@ export class EpollLoop implements Loop {
     return watch;
   }
 
+  #urgentSet(): ReadySet {
+    if (this.#urgent === undefined) {
+      this.#urgent = new ReadySet(this.#sys, URGENT_BATCH);
+      this.#main.add(this.#urgent.fd, EPOLL.IN, URGENT_KEY);
+    }
+    return this.#urgent;
+  }
+
   /** Watch.set. */
   changeWatch(watch: LoopWatch, events: number): void {
     assert(!watch.closed, "watch used after close");
     if (watch.interest === events) return;
     watch.interest = events;
-    check(this.#sys.epollCtl(this.#epfd, EPOLL.CTL_MOD, watch.fd, events, watch.key), "epoll_ctl");
+    watch.ready.change(watch.fd, events, watch.key);
   }
 
   /** Watch.close. */
@@ -160,8 +184,7 @@ export class EpollLoop implements Loop {
     this.#watches[slot] = undefined;
     this.#freeSlots.push(slot);
     this.#open--;
-    // The owner may have closed the descriptor already: it has left the set then.
-    this.#sys.epollCtl(this.#epfd, EPOLL.CTL_DEL, watch.fd, 0, 0);
+    watch.ready.remove(watch.fd);
   }
 
   defer(task: () => void): void {
@@ -205,8 +228,9 @@ export class EpollLoop implements Loop {
     this.#timers.clear();
     const leaked = this.#watches.filter((watch) => watch !== undefined);
     for (const watch of leaked) watch.close();
-    this.#sys.epollCtl(this.#options.poller.master, EPOLL.CTL_DEL, this.#epfd, 0, 0);
-    this.#sys.close(this.#epfd);
+    this.#sys.epollCtl(this.#options.poller.master, EPOLL.CTL_DEL, this.#main.fd, 0, 0);
+    this.#urgent?.close();
+    this.#main.close();
     await this.#drainWait();
     releaseSlot(this.#options.poller, this.#slot);
     const fds = leaked.map((watch) => watch.fd).join(", ");
@@ -308,10 +332,7 @@ export class EpollLoop implements Loop {
 
   /** Blocks until a descriptor is ready, for NAP_MS at most, and goes on with a turn. */
   #nap(): void {
-    const count = this.#sys.epollWait(this.#epfd, this.#ready, NAP_MS);
-    this.#cursor = 0;
-    this.#count = Math.max(0, count); // EINTR
-    if (count > 0) this.#turn();
+    if (this.#main.wait(NAP_MS)) this.#turn();
     else this.#immediate = setImmediate(this.#turn);
   }
 
@@ -322,29 +343,43 @@ export class EpollLoop implements Loop {
 
   /** Hands events to their watches until the budget is spent. Whether there were any. */
   #dispatch(began: number): boolean {
-    if (this.#cursor === this.#count) {
-      const count = this.#sys.epollWait(this.#epfd, this.#ready, 0);
-      this.#cursor = 0;
-      this.#count = count < 0 ? 0 : count; // EINTR
-    }
-    const any = this.#count > this.#cursor;
-    while (this.#cursor < this.#count) {
-      const i = this.#cursor++;
-      const key = this.#ready.data(i);
-      const watch = this.#watches[key & ((1 << SLOT_BITS) - 1)];
-      if (watch === undefined || watch.key !== key) continue;
-      // Interest may have changed since the kernel answered; errors are always of interest.
-      const events = this.#ready.events(i) & (watch.interest | EPOLL.ERR | EPOLL.HUP);
-      if (events === 0 || watch.interest === 0) continue;
-      try {
-        watch.handler(events);
-      } catch (error) {
-        this.#options.onError(error);
+    const main = this.#main;
+    if (this.#overdue) this.#dispatchUrgent();
+    else if (!main.left && !main.wait(0)) return false; // a nap has brought some, perhaps
+    this.#overdue = false;
+    while (main.left && this.#state !== "stopped") {
+      const key = main.take();
+      if (key === URGENT_KEY) this.#dispatchUrgent();
+      else this.#handle(key, main.events);
+      if (main.left && now() - began > BUDGET_NS) {
+        this.#overdue = true;
+        break;
       }
-      if (this.#cursor < this.#count && now() - began > BUDGET_NS) break;
-      if (this.#state === "stopped") break;
     }
-    return any;
+    return true;
+  }
+
+  /** Each urgent watch that is ready gets its turn. */
+  #dispatchUrgent(): void {
+    const urgent = this.#urgent;
+    if (urgent === undefined || !urgent.wait(0)) return;
+    while (urgent.left && this.#state !== "stopped") {
+      const key = urgent.take();
+      this.#handle(key, urgent.events);
+    }
+  }
+
+  #handle(key: number, ready: number): void {
+    const watch = this.#watches[key & ((1 << SLOT_BITS) - 1)];
+    if (watch === undefined || watch.key !== key) return;
+    // Interest may have changed since the kernel answered; errors are always of interest.
+    const events = ready & (watch.interest | EPOLL.ERR | EPOLL.HUP);
+    if (events === 0 || watch.interest === 0) return;
+    try {
+      watch.handler(events);
+    } catch (error) {
+      this.#options.onError(error);
+    }
   }
 
   #poll(): boolean {
@@ -369,14 +404,23 @@ export class EpollLoop implements Loop {
     }
   }
 
-  /** Runs what was deferred before; what these tasks defer comes in the next turn. */
+  /** Runs what was deferred before, until the budget is spent; what these tasks defer comes in a later turn. */
   #runDeferred(): boolean {
-    const tasks = this.#deferred;
-    if (tasks.length === 0) return false;
-    this.#deferred = this.#spare;
-    for (let i = 0; i < tasks.length; i++) this.#run(tasks[i]!);
-    tasks.length = 0;
-    this.#spare = tasks;
+    let due = this.#due;
+    if (due.length === 0) {
+      if (this.#deferred.length === 0) return false;
+      this.#due = this.#deferred;
+      this.#deferred = due;
+      due = this.#due;
+    }
+    const began = due.length > 1 ? now() : 0;
+    do {
+      this.#run(due[this.#nextDue++]!);
+    } while (this.#nextDue < due.length && now() - began <= BUDGET_NS);
+    if (this.#nextDue === due.length) {
+      due.length = 0;
+      this.#nextDue = 0;
+    }
     return true;
   }
 
@@ -398,7 +442,7 @@ export class EpollLoop implements Loop {
     const { master } = this.#options.poller;
     const events = EPOLL.IN | EPOLL.ONESHOT;
     check(
-      this.#sys.epollCtl(master, EPOLL.CTL_MOD, this.#epfd, events, this.#slot),
+      this.#sys.epollCtl(master, EPOLL.CTL_MOD, this.#main.fd, events, this.#slot),
       "epoll_ctl",
     );
     if (this.#waiting !== undefined) return; // from an earlier park that a task ended

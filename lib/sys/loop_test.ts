@@ -184,6 +184,111 @@ Deno.test("deferred tasks run once, and those that they defer in the next turn",
   });
 });
 
+/** Keeps the thread busy for longer than a turn's budget. */
+function overstay(): void {
+  const until = performance.now() + 0.6;
+  while (performance.now() < until);
+}
+
+Deno.test("deferred tasks that take too long make room for events and promises, and keep their order", async () => {
+  await withContext(async (context) => {
+    const { sys, loop, buffers } = context;
+    const [a, b] = pair(context);
+    const memory = buffers.acquire(8);
+    const seen: string[] = [];
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const watch = loop.watch(b, EPOLL.IN, () => {
+      seen.push("event");
+      sys.recv(b, memory.address, 8, 0);
+    });
+    const task = (name: string) => {
+      seen.push(name);
+      overstay();
+    };
+    loop.defer(() => {
+      task("one");
+      sys.send(a, memory.address, 1, 0);
+      Promise.resolve().then(() => seen.push("promise"));
+      loop.defer(() => {
+        task("four");
+        resolve();
+      });
+    });
+    loop.defer(() => task("two"));
+    loop.defer(() => task("three"));
+    await promise;
+    assert.deepEqual(seen, ["one", "promise", "event", "two", "three", "four"]);
+    watch.close();
+    buffers.release(memory);
+    sys.close(a);
+    sys.close(b);
+  });
+});
+
+Deno.test("an urgent watch waits for two turns at most, however many others are ready and slow", async () => {
+  await withContext(async (context) => {
+    const { sys, loop, buffers } = context;
+    const memory = buffers.acquire(8);
+    const others = 100;
+    const pairs = Array.from({ length: others }, () => pair(context));
+    const [a, b] = pair(context);
+    const waited: number[] = [];
+    let asked = -1;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const ask = () => {
+      asked = loop.counters.turns;
+      sys.send(a, memory.address, 1, 0);
+    };
+    const served = new Set<number>();
+    const watches = pairs.map(([, end], i) =>
+      loop.watch(end, EPOLL.IN, () => {
+        overstay();
+        served.add(i);
+        if (asked < 0) ask();
+        if (served.size === others && waited.length >= 20) resolve();
+      })
+    );
+    const urgent = loop.watch(b, EPOLL.IN, () => {
+      sys.recv(b, memory.address, 8, 0);
+      waited.push(loop.counters.turns - asked);
+      asked = -1;
+    }, true);
+    for (const [end] of pairs) sys.send(end, memory.address, 1, 0);
+    await promise;
+    assert.ok(Math.max(...waited) <= 2, `waited for ${waited} turns`);
+    for (const watch of [...watches, urgent]) watch.close();
+    buffers.release(memory);
+    for (const fd of [...pairs.flat(), a, b]) sys.close(fd);
+  });
+});
+
+Deno.test("an urgent watch wakes a parked loop, and can be paused", async () => {
+  await withContext(async (context) => {
+    const { sys, loop, buffers } = context;
+    const [a, b] = pair(context);
+    const memory = buffers.acquire(8);
+    let calls = 0;
+    const watch = loop.watch(b, 0, () => {
+      calls++;
+      sys.recv(b, memory.address, 8, 0);
+    }, true);
+    await until(() => loop.counters.parks > 0);
+    sys.send(a, memory.address, 1, 0);
+    await loop.sleep(3e6);
+    assert.equal(calls, 0);
+    const { parks } = loop.counters;
+    watch.set(EPOLL.IN);
+    await until(() => calls === 1);
+    await until(() => loop.counters.parks > parks);
+    sys.send(a, memory.address, 1, 0);
+    await until(() => calls === 2);
+    watch.close();
+    buffers.release(memory);
+    sys.close(a);
+    sys.close(b);
+  });
+});
+
 Deno.test("a handler that throws is reported and the loop goes on", async () => {
   const errors: unknown[] = [];
   await withContext(async ({ loop }) => {

@@ -203,9 +203,12 @@ export interface Timer {
 
 /** The data-plane loop of one context (docs/architecture.md, "The loop"). */
 export interface Loop {
-  /** Watches `fd`, level-triggered: `handler` is called in a turn while any bit of `events` is ready. */
-  watch(fd: number, events: number, handler: (events: number) => void): Watch;
-  /** Runs `task` once at the end of this turn (or in the next one): to coalesce sends and submissions. */
+  /**
+   * Watches `fd`, level-triggered: `handler` is called in a turn while any bit of `events` is ready. `urgent`: it
+   * belongs to the control plane, and does not wait until all others that are ready have had their turn.
+   */
+  watch(fd: number, events: number, handler: (events: number) => void, urgent?: boolean): Watch;
+  /** Runs `task` once at the end of this turn (or of a later one): to coalesce sends and submissions. */
   defer(task: () => void): void;
   /**
    * Calls `poll` in every turn while the loop is awake: for rings in shared memory. It returns whether it found
