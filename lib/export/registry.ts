@@ -32,6 +32,8 @@ export interface ExportSurroundings {
    * Undefined: it runs where its node runs (`placeOf`), which may change.
    */
   readonly thread: IoThread | undefined;
+  /** More than one: the IOThreads between which the export is to divide its work (`divides`). */
+  readonly threads: readonly IoThread[];
   /** The IOThread that the node runs in now; undefined: the main context. */
   placeOf(): IoThread | undefined;
   /** A user of the node in `thread`, until `release`: a part of the export can attach there then. */
@@ -50,6 +52,8 @@ export interface ExportType {
   readonly unshared: number;
   /** Does nothing but read while the node is inactive. */
   readonly allowsInactive?: boolean;
+  /** Can divide its work between several IOThreads. */
+  readonly divides?: boolean;
   /** Begins to serve. Throws CommandError; the registry then lets go of `backend`. */
   create(
     backend: BlockBackend,
@@ -128,7 +132,7 @@ export class ExportRegistry {
       throw new CommandError("No driver found for the requested export type");
     }
     const node = this.#graph.lookup(undefined, options["node-name"]);
-    this.#threadFor(options);
+    this.#threadsFor(options, type);
     if (node.readOnly && options.writable) {
       throw new CommandError("Cannot export read-only node as writable");
     }
@@ -152,7 +156,9 @@ export class ExportRegistry {
       throw new CommandError("Export type does not support inactive exports");
     }
     if (!allowInactive && !node.active) await this.#graph.setActive(node, true);
-    const asked = this.#threadFor(options);
+    const threads = this.#threadsFor(options, type);
+    await Promise.all(threads.map((one) => one.ready));
+    const [asked] = threads;
     const before = this.#placeOf(node);
     const thread = asked === undefined ? undefined : await this.#moveTo(node, asked, options);
     const writable = options.writable ?? false;
@@ -169,6 +175,7 @@ export class ExportRegistry {
       });
       instance = await type.create(backend, options, {
         thread,
+        threads,
         placeOf: () => this.#placeOf(node),
         use: (where) => this.#graph.use(node, where),
         failed: () => {
@@ -193,11 +200,24 @@ export class ExportRegistry {
     return made;
   }
 
-  #threadFor({ iothread }: BlockExportOptionsValue): IoThread | undefined {
-    if (iothread === undefined) return undefined;
-    const found = this.#threads?.find(iothread);
-    if (found === undefined) throw new CommandError(`iothread "${iothread}" not found`);
-    return found;
+  /** The IOThreads that are asked for; the node is to run in the first. */
+  #threadsFor(options: BlockExportOptionsValue, { type, divides }: ExportType): IoThread[] {
+    const { iothread } = options;
+    if (iothread === undefined) return [];
+    const names = typeof iothread === "string" ? [iothread] : [...new Set(iothread)];
+    const threads = names.map((name) => {
+      const found = this.#threads?.find(name);
+      if (found === undefined) throw new CommandError(`iothread "${name}" not found`);
+      return found;
+    });
+    if (threads.length === 0) throw new CommandError("The list of iothreads must not be empty");
+    if (typeof iothread !== "string" && options["fixed-iothread"] === true) {
+      throw new CommandError("fixed-iothread cannot be used with a list of iothreads");
+    }
+    if (threads.length > 1 && divides !== true) {
+      throw new CommandError(`Export type '${type}' does not support several iothreads`);
+    }
+    return threads;
   }
 
   #placeOf(node: NodeView): IoThread | undefined {

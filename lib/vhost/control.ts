@@ -4,8 +4,9 @@ import { type BlockBackend, Perm } from "../block/mod.ts";
 import type { ExportInstance, ExportSurroundings, ExportType } from "../export/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import { type Context, listenOn } from "../sys/mod.ts";
-import { BACKLOG, type VhostOptions, VhostUserBlkExport } from "./export.ts";
-import { RemoteVhostExport } from "./thread_part.ts";
+import type { VhostOptions, VhostUserBlkExport } from "./export.ts";
+import type { RemoteVhostExport } from "./thread_part.ts";
+import type { ThreadsVhostExport } from "./threads_export.ts";
 
 /** Bounds of logical-block-size in bytes. */
 const MIN_BLOCK = 512;
@@ -21,8 +22,9 @@ export class VhostUserBlk implements ExportType {
   readonly type = "vhost-user-blk";
   readonly needs = Perm.none;
   readonly unshared = Perm.none;
+  readonly divides = true;
   readonly #context: Context;
-  readonly #exports = new Set<VhostUserBlkExport | RemoteVhostExport>();
+  readonly #exports = new Set<VhostUserBlkExport | RemoteVhostExport | ThreadsVhostExport>();
 
   constructor(context: Context) {
     this.#context = context;
@@ -49,11 +51,25 @@ export class VhostUserBlk implements ExportType {
     given: BlockExportOptionsValue,
     around: ExportSurroundings,
   ): Promise<ExportInstance> {
+    const { BACKLOG, VhostUserBlkExport } = await import("./export.ts");
+    const { RemoteVhostExport } = await import("./thread_part.ts");
+    const { ThreadsVhostExport } = await import("./threads_export.ts");
     const asked = given as VhostOptions;
     const options: VhostOptions = { ...asked, "logical-block-size": blockSize(asked) };
     const listening = await listenOn(this.#context, options.addr, BACKLOG);
+    // Those that no queue would run in are not needed.
+    const threads = around.threads.slice(0, options["num-queues"] ?? 1);
     const thread = around.thread ?? around.placeOf();
-    const made = thread === undefined
+    const made = threads.length > 1
+      ? await ThreadsVhostExport.start({
+        context: this.#context,
+        backend,
+        around,
+        threads,
+        options,
+        listening,
+      })
+      : thread === undefined
       ? new VhostUserBlkExport(this.#context, backend, options, listening)
       : await RemoteVhostExport.start(this.#context, around, thread, {
         node: backend.node.name,

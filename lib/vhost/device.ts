@@ -7,6 +7,7 @@ import { type BlockBackend, RequestFlag } from "../block/mod.ts";
 import { type Context, type Memory, SysError } from "../sys/mod.ts";
 import { BlkFeature, configSpace, MAX_RANGE_SECTORS, MAX_RANGES } from "./config.ts";
 import type { BlkRequest } from "./request.ts";
+import type { DeviceState } from "./shared.ts";
 import { bits, Feature, has } from "./wire.ts";
 
 /** Request types. */
@@ -107,6 +108,15 @@ export class BlkDevice {
   setWriteCache(on: boolean): void {
     this.writeCache = on;
     this.#apply();
+  }
+
+  /** What the driver has set, for the same device in another thread. */
+  get state(): DeviceState {
+    return { features: this.#features, writeCache: this.writeCache };
+  }
+  set state({ features, writeCache }: DeviceState) {
+    this.writeCache = writeCache;
+    this.negotiated(features);
   }
 
   /** As after creation, but for what the session negotiates again. */

@@ -1,20 +1,33 @@
 /** The log of pages that we wrote, for live migration (vhost-user, "Migration"): one bit for each 4 KiB. */
 import { alignDown, alignUp } from "../base/mod.ts";
 import { errnoText, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
+import type { SharedMemory } from "./shared.ts";
 import { ProtocolError } from "./wire.ts";
 
 const LOG_PAGE = 4096;
 
 /** A log shared with the front-end. */
 export class DirtyLog {
-  readonly #mapping: Memory;
-  readonly #guard: MemoryGuard;
+  readonly #shared: SharedMemory;
+  readonly #mapping: Memory | undefined;
+  readonly #guard: MemoryGuard | undefined;
   readonly #bits: Uint8Array;
 
-  private constructor(sys: Sys, mapping: Memory, skip: number, size: number) {
+  private constructor(sys: Sys, shared: SharedMemory, mapping: Memory | undefined) {
+    this.#shared = shared;
     this.#mapping = mapping;
-    this.#guard = sys.guard(mapping);
-    this.#bits = mapping.bytes.subarray(skip, skip + size);
+    this.#guard = mapping === undefined ? undefined : sys.guard(mapping);
+    this.#bits = sys.viewAt(shared.address, shared.size);
+  }
+
+  /** The log of a session in another thread, which unmaps it. */
+  static borrow(sys: Sys, shared: SharedMemory): DirtyLog {
+    return new DirtyLog(sys, shared, undefined);
+  }
+
+  /** For `borrow`. */
+  share(): SharedMemory {
+    return this.#shared;
   }
 
   /** Maps `size` bytes at `offset` of `fd`, which stays the caller's. Throws ProtocolError. */
@@ -28,7 +41,7 @@ export class DirtyLog {
     if (typeof mapping === "number") {
       throw new ProtocolError(`the log cannot be mapped: ${errnoText(-mapping)}`);
     }
-    return new DirtyLog(sys, mapping, offset - start, size);
+    return new DirtyLog(sys, { address: mapping.address + (offset - start), size }, mapping);
   }
 
   /** Marks the pages of [guest, guest+length); what lies beyond the log has no place in it. */
@@ -43,11 +56,11 @@ export class DirtyLog {
 
   /** Whether the front-end took it away. */
   get lost(): boolean {
-    return this.#guard.lost;
+    return this.#guard?.lost ?? false;
   }
 
   unmap(): void {
-    this.#guard.release();
-    this.#mapping.unmap();
+    this.#guard?.release();
+    this.#mapping?.unmap();
   }
 }

@@ -16,7 +16,8 @@ import {
   type Timer,
   type Watch,
 } from "../sys/mod.ts";
-import { BlkDevice } from "./device.ts";
+import { BlkDevice, type BlkDeviceOptions } from "./device.ts";
+import type { SessionQueue } from "./queue.ts";
 import { Session } from "./session.ts";
 
 /** What block-export-add says. */
@@ -31,6 +32,23 @@ const ACCEPT_RETRY_NS = 100_000_000;
 /** Most messages about one export in one second. */
 const COMPLAINTS_PER_SECOND = 10;
 
+/** Where queues run that do not run with their session. */
+export interface QueuesElsewhere {
+  queue(session: Session, index: number): SessionQueue;
+  /** The driver changed the device's state: resolves when all queues know. */
+  deviceChanged(device: BlkDevice): Promise<void>;
+}
+
+/** What the device of an export is like. */
+export function deviceOptions(options: VhostOptions): BlkDeviceOptions {
+  return {
+    writable: options.writable ?? false,
+    writethrough: options.writethrough ?? false,
+    blockSize: options["logical-block-size"] ?? MIN_BLOCK,
+    queues: options["num-queues"] ?? 1,
+  };
+}
+
 /** An export. */
 export class VhostUserBlkExport implements ExportInstance {
   /** Called when it is gone. */
@@ -43,6 +61,7 @@ export class VhostUserBlkExport implements ExportInstance {
   readonly #device: BlkDevice;
   readonly #listening: Listening;
   readonly #watches: Watch[];
+  readonly #elsewhere: QueuesElsewhere | undefined;
   #session: Session | undefined;
   #sessions = 0;
   #retry: Timer | undefined;
@@ -66,17 +85,14 @@ export class VhostUserBlkExport implements ExportInstance {
     backend: BlockBackend,
     options: VhostOptions,
     listening: Listening,
+    elsewhere?: QueuesElsewhere,
   ) {
     this.#context = context;
+    this.#elsewhere = elsewhere;
     this.#id = options.id;
     this.#listening = listening;
     this.address = listeningAddress(context, listening);
-    this.#device = new BlkDevice(context, backend, {
-      writable: options.writable ?? false,
-      writethrough: options.writethrough ?? false,
-      blockSize: options["logical-block-size"] ?? MIN_BLOCK,
-      queues: options["num-queues"] ?? 1,
-    });
+    this.#device = new BlkDevice(context, backend, deviceOptions(options));
     this.#watches = listening.fds.map((fd) =>
       context.loop.watch(fd, EPOLL.IN, () => this.#accept(fd))
     );
@@ -132,6 +148,7 @@ export class VhostUserBlkExport implements ExportInstance {
       return;
     }
     this.#sessions++;
+    const elsewhere = this.#elsewhere;
     this.#listen(false);
     this.#session = new Session(this.#context, client, this.#device, {
       complain: (text) => this.#complain(text),
@@ -140,6 +157,10 @@ export class VhostUserBlkExport implements ExportInstance {
         this.onUse(false);
         this.#listen(true);
       },
+      ...(elsewhere === undefined ? {} : {
+        queue: (session, index) => elsewhere.queue(session, index),
+        deviceChanged: () => elsewhere.deviceChanged(this.#device),
+      }),
     });
     this.onUse(true);
   }

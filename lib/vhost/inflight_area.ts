@@ -3,22 +3,33 @@ import { alignDown, alignUp } from "../base/mod.ts";
 import { errnoText, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
 import { type InflightRegion, inflightRegion, inflightSize } from "./inflight.ts";
 import { MAX_QUEUE_SIZE } from "./ring.ts";
+import type { SharedInflight } from "./shared.ts";
 import { type InflightDescription, ProtocolError } from "./wire.ts";
 
 const PAGE = 4096;
 
 /** An area, mapped. */
 export class InflightArea {
-  readonly #mapping: Memory;
-  readonly #guard: MemoryGuard;
-  readonly #skip: number;
-  readonly #description: InflightDescription;
+  readonly #shared: SharedInflight;
+  readonly #mapping: Memory | undefined;
+  readonly #guard: MemoryGuard | undefined;
+  readonly #bytes: Uint8Array;
 
-  private constructor(sys: Sys, mapping: Memory, skip: number, description: InflightDescription) {
+  private constructor(sys: Sys, shared: SharedInflight, mapping: Memory | undefined) {
+    this.#shared = shared;
     this.#mapping = mapping;
-    this.#guard = sys.guard(mapping);
-    this.#skip = skip;
-    this.#description = description;
+    this.#guard = mapping === undefined ? undefined : sys.guard(mapping);
+    this.#bytes = sys.viewAt(shared.address, shared.size);
+  }
+
+  /** The area of a session in another thread, which unmaps it. */
+  static borrow(sys: Sys, shared: SharedInflight): InflightArea {
+    return new InflightArea(sys, shared, undefined);
+  }
+
+  /** For `borrow`. */
+  share(): SharedInflight {
+    return this.#shared;
   }
 
   /** Makes one for `queues` queues of `queueSize`; `fd` is the caller's to close. Throws ProtocolError. */
@@ -53,34 +64,35 @@ export class InflightArea {
     if (typeof mapping === "number") {
       throw new ProtocolError(`the in-flight area cannot be mapped: ${errnoText(-mapping)}`);
     }
-    return new InflightArea(sys, mapping, offset - start, description);
+    const address = mapping.address + (offset - start);
+    return new InflightArea(sys, { address, size, description }, mapping);
   }
 
   /** The region of queue `index`, which has `size` descriptors. Throws ProtocolError if it does not fit. */
   region(index: number, size: number, packed: boolean): InflightRegion {
-    const { queues, queueSize, size: total } = this.#description;
+    const { queues, queueSize, size: total } = this.#shared.description;
     const bytes = inflightSize(queueSize, packed);
     if (index >= queues || size > queueSize || (index + 1) * bytes > total) {
       throw new ProtocolError(`the in-flight area has no room for queue ${index} of ${size}`);
     }
-    const at = this.#skip + index * bytes;
-    return inflightRegion(this.#mapping.bytes.subarray(at, at + bytes), size, packed);
+    const at = index * bytes;
+    return inflightRegion(this.#bytes.subarray(at, at + bytes), size, packed);
   }
 
   /** The front-end was told the state of queue `index`: its region says nothing any more. */
   retire(index: number, size: number, packed: boolean): void {
-    const { queues, queueSize } = this.#description;
+    const { queues, queueSize } = this.#shared.description;
     if (index < queues && size > 0 && size <= queueSize) this.region(index, size, packed).retire();
   }
 
   /** Whether the front-end took it away. */
   get lost(): boolean {
-    return this.#guard.lost;
+    return this.#guard?.lost ?? false;
   }
 
   close(): void {
-    this.#guard.release();
-    this.#mapping.unmap();
+    this.#guard?.release();
+    this.#mapping?.unmap();
   }
 }
 

@@ -7,6 +7,7 @@
  */
 import { alignDown, alignUp, type IoVec } from "../base/mod.ts";
 import { errnoText, MADV, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
+import type { SharedRegion } from "./shared.ts";
 import { ProtocolError, type RegionDescription } from "./wire.ts";
 
 /** Bytes of one view. */
@@ -25,19 +26,25 @@ export class Region {
   /** Where its first byte is mapped. */
   readonly address: number;
   readonly #sys: Sys;
-  readonly #mapping: Memory;
-  readonly #guard: MemoryGuard;
+  readonly #mapping: Memory | undefined;
+  readonly #guard: MemoryGuard | undefined;
   readonly #views: DataView[] = [];
 
-  constructor(sys: Sys, mapping: Memory, skip: number, description: RegionDescription) {
+  /** `mapping`: what is unmapped with it; undefined: another thread's session sees to that. */
+  constructor(
+    sys: Sys,
+    address: number,
+    description: Omit<RegionDescription, "offset">,
+    mapping?: Memory,
+  ) {
     this.#sys = sys;
     this.#mapping = mapping;
-    this.#guard = sys.guard(mapping);
+    this.#guard = mapping === undefined ? undefined : sys.guard(mapping);
     this.guest = description.guest;
     this.size = description.size;
     this.guestEnd = description.guest + description.size;
     this.user = description.user;
-    this.address = mapping.address + skip;
+    this.address = address;
   }
 
   /** View number `index`: from `index` GiB on. */
@@ -54,13 +61,13 @@ export class Region {
 
   /** Whether the front-end took it away, having shortened its file. */
   get lost(): boolean {
-    return this.#guard.lost;
+    return this.#guard?.lost ?? false;
   }
 
   unmap(): void {
     this.#views.length = 0;
-    this.#guard.release();
-    this.#mapping.unmap();
+    this.#guard?.release();
+    this.#mapping?.unmap();
   }
 }
 
@@ -81,7 +88,7 @@ export function mapRegion(sys: Sys, fd: number, description: RegionDescription):
     throw new ProtocolError(`memory region cannot be mapped: ${errnoText(-mapping)}`);
   }
   sys.madvise(mapping.address, mapping.length, MADV.DONTDUMP);
-  return new Region(sys, mapping, offset - start, description);
+  return new Region(sys, mapping.address + (offset - start), description, mapping);
 }
 
 /** All regions of a session. */
@@ -96,6 +103,18 @@ export class GuestMemory {
   /** Regions, in the order in which they came. */
   get regions(): readonly Region[] {
     return this.#regions;
+  }
+
+  /** The memory of a session in another thread. */
+  static borrow(sys: Sys, regions: readonly SharedRegion[]): GuestMemory {
+    const memory = new GuestMemory();
+    for (const region of regions) memory.add(new Region(sys, region.address, region));
+    return memory;
+  }
+
+  /** For `borrow`. */
+  share(): SharedRegion[] {
+    return this.#regions.map(({ guest, user, size, address }) => ({ guest, user, size, address }));
   }
 
   /** Adds a region. Throws ProtocolError when it overlaps another in guest memory, or there are too many. */

@@ -16,6 +16,7 @@ import { GuestMemory } from "./memory.ts";
 import { Queue, type QueueHost, type QueueSettings, type SessionQueue } from "./queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";
+import type { SharedSession } from "./shared.ts";
 import { FrontendSocket, type Message } from "./socket.ts";
 import { configChange, Feature, has, ProtocolError, ProtocolFeature, u64Reply } from "./wire.ts";
 
@@ -283,6 +284,17 @@ export class Session implements QueueHost, SessionState {
   /** As #refreshed, for a message that can be refused. */
   refresh(queue: SessionQueue): MaybePromise<void> {
     return queue.refresh();
+  }
+
+  /** What queues elsewhere need of it. */
+  share(): SharedSession {
+    return {
+      ...this.device.state,
+      features: this.features,
+      regions: this.memory.share(),
+      inflight: this.inflight?.share(),
+      log: this.log?.share(),
+    };
   }
 
   deviceChanged(): MaybePromise<void> {

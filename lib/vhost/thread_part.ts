@@ -6,6 +6,7 @@ import { type BlockBackend, Perm } from "../block/mod.ts";
 import type { ExportInstance, ExportSurroundings } from "../export/mod.ts";
 import type { Context, Listening } from "../sys/mod.ts";
 import type { IoThread, PartHost, RemotePart, ThreadPart, ThreadPartKind } from "../thread/mod.ts";
+import { QueuePart, type QueuePartOptions } from "./queue_part.ts";
 import { listeningAddress, type VhostOptions, VhostUserBlkExport } from "./export.ts";
 
 /** What the part is started with. */
@@ -18,7 +19,10 @@ interface VhostPartOptions {
 /** Starts vhost-user-blk exports in threads. */
 export const vhostPart: ThreadPartKind = {
   kind: "vhost-user-blk",
-  start: (host, options) => new VhostThreadPart(host, options as VhostPartOptions),
+  start(host, options) {
+    const given = options as VhostPartOptions | QueuePartOptions;
+    return "queuesOnly" in given ? new QueuePart(host, given) : new VhostThreadPart(host, given);
+  },
 };
 
 class VhostThreadPart implements ThreadPart {

@@ -48,6 +48,12 @@ export const BlockExportOptionsVhostUserBlk = struct("BlockExportOptionsVhostUse
   "num-queues": opt(uint16),
 });
 
+/** An IOThread, or several between which an export divides its work (QEMU 10.1). */
+export const BlockExportIothreads: Schema<string | readonly string[]> = alternate(
+  "BlockExportIothreads",
+  { single: str, multi: array(str) },
+);
+
 /** An export of any type. */
 export const BlockExportOptions = union(
   "BlockExportOptions",
@@ -55,7 +61,7 @@ export const BlockExportOptions = union(
     type: BlockExportType,
     id: str,
     "fixed-iothread": opt(bool),
-    iothread: opt(str),
+    iothread: opt(BlockExportIothreads),
     "node-name": str,
     writable: opt(bool),
     writethrough: opt(bool),
@@ -101,6 +107,9 @@ export const exportCommandTable = {
       "`Cannot export read-only node as writable`",
       "`Export type does not support inactive exports`",
       '`iothread "I" not found`',
+      "`The list of iothreads must not be empty`",
+      "`fixed-iothread cannot be used with a list of iothreads`",
+      "`Export type 'T' does not support several iothreads`",
       "`NBD server not running`; `NBD server already has export named 'NAME'`",
       "`Property E.logical-block-size doesn't take value N (minimum: 512, maximum: 2097152)`",
       "`Property E.logical-block-size doesn't take value 'N', it's not a power of 2`",
