@@ -14,13 +14,14 @@ import type { BlockNode } from "./node.ts";
 import { Placed, PlacementRecord, PlanRecord } from "./placement.ts";
 import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
+import { mergedWrite, writeMerged } from "./merged.ts";
 import type { Seam } from "./seam.ts";
 import { type FilePlace, type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
 
 /** The engine of one context. */
 export class Engine {
   readonly #places: PlacementRecord[] = [];
-  readonly #plans: PlanRecord[] = [];
+  readonly #plans: (PlanRecord | undefined)[] = [];
   #depth = 0;
 
   constructor(private readonly seam: Seam) {}
@@ -209,7 +210,7 @@ export class Engine {
     try {
       pending = format.reserve(offset, length, plan, intent, flags);
     } catch (error) {
-      this.#plans[depth] = new PlanRecord();
+      this.#plans[depth] = undefined;
       plan.abandon?.();
       throw error;
     } finally {
@@ -218,7 +219,14 @@ export class Engine {
     if (pending === undefined && plan.simple) {
       return tracked(node, this.#writeOne(plan, length, intent, iov, flags));
     }
-    this.#plans[depth] = new PlanRecord();
+    // It is in use while it is carried out, and reads and writes of others come in between.
+    this.#plans[depth] = undefined;
+    if (pending === undefined && plan.planned === length) {
+      const result = this.#carryOut(node, plan, offset, length, intent, iov, flags);
+      if (result !== undefined) return tracked(node, result);
+      this.#plans[depth] = plan;
+      return undefined;
+    }
     const carryOut = () => this.#carryOut(node, plan, offset, length, intent, iov, flags);
     const rest = () => {
       const { planned } = plan;
@@ -268,9 +276,14 @@ export class Engine {
     const { planned } = plan;
     assert(planned > 0, "a driver must make progress");
     const part = iov === undefined || planned === length ? iov : iov.slice(0, planned);
-    return plan.simple
-      ? this.#writeOne(plan, planned, intent, part, flags)
-      : executePlan(this.seam, node, plan, offset, intent, part, flags);
+    if (plan.simple) return this.#writeOne(plan, planned, intent, part, flags);
+    if (intent === "data") {
+      const merged = mergedWrite(plan, offset);
+      if (merged !== undefined) {
+        return writeMerged(this.seam, node, plan, merged, part!, flags);
+      }
+    }
+    return executePlan(this.seam, node, plan, offset, intent, part, flags);
   }
 }
 
