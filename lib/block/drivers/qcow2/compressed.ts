@@ -93,17 +93,21 @@ export class CompressedClusters implements ClusterCodec {
     iov: IoVec,
   ): MaybePromise<void> {
     const memory = this.context.buffers.acquire(this.clusterSize);
-    const entry: Decoded = { host, length, memory, pending: undefined, users: 0, dropped: false };
+    // In use from the beginning: others that begin meanwhile must not let it go.
+    const entry: Decoded = { host, length, memory, pending: undefined, users: 1, dropped: false };
     this.#kept.set(host, entry);
     let pending: MaybePromise<void>;
     try {
       pending = this.#load(file, host, length, memory.address);
+      if (pending === undefined) {
+        this.#copyOut(entry, start, iov);
+        return this.#leave(entry);
+      }
     } catch (error) {
       this.#drop(entry);
+      this.#leave(entry);
       throw error;
     }
-    this.#trim();
-    if (pending === undefined) return this.#copyOut(entry, start, iov);
     entry.pending = pending.then(
       () => void (entry.pending = undefined),
       (error) => {
@@ -112,24 +116,34 @@ export class CompressedClusters implements ClusterCodec {
         throw error;
       },
     );
-    return this.#whenDecoded(entry, entry.pending, start, iov);
+    return this.#whenUsed(entry, entry.pending, start, iov);
   }
 
-  async #whenDecoded(
+  #whenDecoded(entry: Decoded, pending: Promise<void>, start: number, iov: IoVec): Promise<void> {
+    entry.users++;
+    return this.#whenUsed(entry, pending, start, iov);
+  }
+
+  /** Copies from the cluster when it is there, for somebody who counts as a user already. */
+  async #whenUsed(
     entry: Decoded,
     pending: Promise<void>,
     start: number,
     iov: IoVec,
   ): Promise<void> {
-    entry.users++;
     try {
       await pending;
       this.#copyOut(entry, start, iov);
     } finally {
-      entry.users--;
-      this.#releaseUnused(entry);
-      this.#trim();
+      this.#leave(entry);
     }
+  }
+
+  /** A user less. */
+  #leave(entry: Decoded): void {
+    entry.users--;
+    this.#releaseUnused(entry);
+    this.#trim();
   }
 
   #copyOut(entry: Decoded, start: number, iov: IoVec): void {

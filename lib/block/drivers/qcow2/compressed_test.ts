@@ -309,3 +309,25 @@ Deno.test("what is kept is bounded: many clusters, and more readers than cluster
   for (const got of await Promise.all(readers)) assert.deepEqual(got, text(8).slice(7, 519));
   assert.ok(bench.buffers.inUse <= 5 * 1024 * 1024, `${bench.buffers.inUse}`);
 });
+
+Deno.test("readers of more clusters at once than are kept get each their own, in memory that is still theirs", async () => {
+  const size = 2 * 1024 * 1024; // two of them are kept
+  using bench = new Bench("zlib", size);
+  const wants = Array.from({ length: 6 }, (_, seed) => text(seed, 512));
+  const streams = wants.map((want) => {
+    const cluster = new Uint8Array(size).fill(want[7]!);
+    cluster.set(want);
+    return pack("zlib", cluster);
+  });
+  const places = streams.map((_, at) => at * size);
+  bench.file = new Uint8Array(streams.length * size);
+  streams.forEach((stream, at) => bench.file.set(stream, places[at]));
+  bench.held = [];
+  const readers = streams.map((stream, at) => bench.read(places[at]!, stream.length, 0, 512));
+  const { inUse } = bench.buffers;
+  assert.ok(inUse >= 6 * size, `${inUse} bytes for six clusters that are being read`);
+  for (const proceed of bench.held) proceed();
+  for (const [at, got] of (await Promise.all(readers)).entries()) {
+    assert.deepEqual(got, wants[at], `reader ${at}`);
+  }
+});
