@@ -321,6 +321,22 @@ function enable(
   });
 }
 
+/**
+ * The channel must be one of a pair of sockets. A connection to an export, which the front-end could send as well,
+ * would never be seen to end while we keep it.
+ */
+function setBackendReqFd(session: SessionState, message: Message): undefined {
+  wantFeature(session, ProtocolFeature.backendReq);
+  const fd = takeFd(message);
+  const { sys } = session.context;
+  const peer = sys.getpeername(fd);
+  if (typeof peer !== "number" && peer.family === "unix" && peer.path === "") {
+    return void session.setChannel(fd);
+  }
+  sys.close(fd);
+  throw new ProtocolError("a channel that is not one of a pair of sockets");
+}
+
 function getConfig(session: SessionState, message: Message): Uint8Array {
   const access = parseConfig(message.payload);
   const { offset, size } = access;
@@ -432,11 +448,7 @@ export const handlers: ReadonlyMap<number, Handler> = new Map<number, Handler>([
     ({ queues }) => u64Reply(Request.getQueueNum, BigInt(queues.length)),
   ],
   [Request.setVringEnable, setVringEnable],
-  [Request.setBackendReqFd, (session, message) => {
-    wantFeature(session, ProtocolFeature.backendReq);
-    session.setChannel(takeFd(message));
-    return undefined;
-  }],
+  [Request.setBackendReqFd, setBackendReqFd],
   [Request.getConfig, getConfig],
   [Request.setConfig, setConfig],
   [Request.getInflightFd, getInflightFd],

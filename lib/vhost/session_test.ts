@@ -193,6 +193,10 @@ Deno.test("requests that cannot be granted are refused, and no descriptor is lef
       ["an in-flight area beyond its file", Request.setInflightFd, inflight(2 ** 40, 1, 128), [fd]],
       ["an in-flight area of no queues", Request.setInflightFd, inflight(4096, 0, 128), [fd]],
       ["a channel without descriptor", Request.setBackendReqFd, new Uint8Array()],
+      ["a channel that is this connection", Request.setBackendReqFd, new Uint8Array(), [
+        frontend.fd,
+      ]],
+      ["a channel in a file", Request.setBackendReqFd, new Uint8Array(), [fd]],
       ["a configuration of more than there is", Request.setConfig, payload.words(0, 99, 0)],
       ["IOTLB", 22, new Uint8Array(32)],
       ["SET_VRING_ENDIAN", 23, payload.words(0, 1)],
@@ -285,6 +289,16 @@ Deno.test("a front-end that hangs up in the middle of anything leaves nothing be
     await frontend.until(() => !bed.exported.inUse);
     assert.equal(descriptors(), before);
     assert.deepEqual(bed.messages, []);
+  });
+});
+
+Deno.test("a front-end that leaves its own connection behind as a channel has left all the same", async () => {
+  await withExport({}, async (bed) => {
+    const { frontend } = await bed.start();
+    frontend.send(Request.setBackendReqFd, new Uint8Array(), [frontend.fd]);
+    frontend.close();
+    const { disk } = await bed.start();
+    assert.equal((await disk.call({ type: BlkType.in, read: 512 })).status, BlkStatus.ok);
   });
 });
 
