@@ -151,6 +151,10 @@ async function preallocate(
     const count = externalData ? most : allocator.granted;
     if (externalData ? guest < image.dataEnd : !allocator.fresh) {
       await image.data.writeZeroes(host, count * clusterSize, 0);
+    } else if (!externalData && mode !== "metadata") {
+      // At once: tables that are written behind it would leave it a hole.
+      const end = host + count * clusterSize;
+      if (end > file.size) await file.truncate(end, { exact: false, preallocation: mode });
     }
     await place(image, guest, host, count);
     guest += count * clusterSize;
