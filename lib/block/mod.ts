@@ -8,6 +8,7 @@ export { zeroFill } from "./memory.ts";
 export { emptyStatus } from "./status.ts";
 export { Bounded } from "./bounded.ts";
 export { BlockGraph } from "./graph.ts";
+export { type KnownDriver, laterDriver } from "./later.ts";
 export { blockCommands } from "./commands.ts";
 export { MESSAGE_SEGMENTS, type NodeChannel, NodeOp } from "./forward.ts";
 export { ReplicaGraph } from "./replica.ts";

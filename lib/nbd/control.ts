@@ -10,9 +10,8 @@ import type {
 } from "../export/mod.ts";
 import type { BlockExportOptionsValue, NbdServerOptionsValue } from "../qmp/schema/export.ts";
 import type { Context } from "../sys/mod.ts";
-import { NbdExport, type NbdExportOptions } from "./export.ts";
-import { RemoteExport } from "./remote.ts";
-import { DEFAULT_HANDSHAKE_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServer } from "./server.ts";
+import type { NbdExportOptions } from "./export.ts";
+import type { NbdServer } from "./server.ts";
 import { MAX_STRING } from "./wire.ts";
 
 type BlockNode = NonNullable<ReturnType<BlockGraph["find"]>>;
@@ -58,6 +57,8 @@ export class NbdControl implements ExportType {
       this.#context.log.warn("nbd-server: tls-authz has no effect without tls-creds");
     }
     await this.#alone(async () => {
+      const code = await import("./server.ts");
+      const { DEFAULT_HANDSHAKE_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServer } = code;
       this.#server = await NbdServer.start(this.#context, {
         address: options.addr,
         maxConnections: options["max-connections"] ?? DEFAULT_MAX_CONNECTIONS,
@@ -140,11 +141,14 @@ export class NbdControl implements ExportType {
     return bitmap;
   }
 
-  create(
+  async create(
     backend: BlockBackend,
     given: BlockExportOptionsValue,
     around: ExportSurroundings,
-  ): ExportInstance {
+  ): Promise<ExportInstance> {
+    const { NbdExport } = await import("./export.ts");
+    const { RemoteExport } = await import("./remote.ts");
+    // From here on nothing else runs: what is checked holds.
     const options = given as NbdOptions; // the registry chose us by its type
     const { server, name, bitmaps } = this.#check(options);
     if (!backend.inserted) {

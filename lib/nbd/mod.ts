@@ -1,8 +1,11 @@
-/** The NBD server: see connection.ts for how a request travels. */
-export * from "./commands.ts";
-export * from "./connection.ts";
-export * from "./control.ts";
-export * from "./export.ts";
-export * from "./server.ts";
-export { nbdPart } from "./thread_part.ts";
-export * from "./transport.ts";
+/** The NBD server: see connection.ts for how a request travels. What serves clients is loaded with the first server. */
+import { laterPart, type ThreadPartKind } from "../thread/mod.ts";
+
+export { nbdHandlers } from "./commands.ts";
+export { NbdControl } from "./control.ts";
+
+/** Starts NBD exports in threads. */
+export const nbdPart: ThreadPartKind = laterPart(
+  "nbd",
+  async () => (await import("./thread_part.ts")).nbdPart,
+);

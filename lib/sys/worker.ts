@@ -31,7 +31,7 @@ export function startWorker(url: URL, name: string, events: WorkerEvents): Worke
 /** The maker's side, as a thread sees it. */
 export interface WorkerScope {
   post(message: unknown): void;
-  /** Whoever posts before this is called is heard afterwards. */
+  /** Whoever posts before this is called is heard afterwards. Call it before the thread's module awaits anything. */
   onMessage(handler: (message: unknown) => void): void;
   /** Ends this thread once the present turn is over. */
   close(): void;

@@ -8,4 +8,5 @@ export { type HubParts, ThreadHub } from "./hub.ts";
 export { IoThread, type PartListener, type RemotePart } from "./iothread.ts";
 export type { LoopProperties, TracingState } from "./messages.ts";
 export { DEFAULT_PROPERTIES, iothreadKind, mainLoopKind, threadClasses } from "./object.ts";
-export { type PartHost, runThread, type ThreadPart, type ThreadPartKind } from "./program.ts";
+export { laterPart, type PartHost, type ThreadPart, type ThreadPartKind } from "./parts.ts";
+export { runThread } from "./program.ts";

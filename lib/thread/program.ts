@@ -5,16 +5,9 @@
  * context is told, and nothing else is done.
  */
 import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
-import {
-  type BackendOptions,
-  type BlockBackend,
-  type DriverRegistry,
-  type NodeChannel,
-  ReplicaGraph,
-} from "../block/mod.ts";
+import { type DriverRegistry, type NodeChannel, ReplicaGraph } from "../block/mod.ts";
 import { traceEvents, TraceRegistry } from "../observe/mod.ts";
 import {
-  type Context,
   createContext,
   createLog,
   LinuxSys,
@@ -35,31 +28,7 @@ import {
   type ToThread,
   type TracingState,
 } from "./messages.ts";
-
-/** Something of an export that runs in a thread. */
-export interface ThreadPart {
-  /** What the main context asks; the value is posted back. Throws CommandError. */
-  call?(method: string, args: unknown): MaybePromise<unknown>;
-  /** Ends it: resolves when nothing of it is in flight and its backends are detached. */
-  stop(): MaybePromise<void>;
-  /** The thread has failed: close what clients hold on to, and do nothing else. */
-  abandon?(): void;
-}
-
-/** What a part finds in its thread. */
-export interface PartHost {
-  readonly context: Context;
-  /** Attaches to a node; the main context has attached for it before, and holds the permissions. */
-  attach(node: string, options: BackendOptions): BlockBackend;
-  /** Tells the main context something; see ThreadUser.told. */
-  tell(method: string, args: unknown): void;
-}
-
-/** What can be started in a thread, by name. Options and answers can be posted. */
-export interface ThreadPartKind {
-  readonly kind: string;
-  start(host: PartHost, options: unknown): MaybePromise<ThreadPart>;
-}
+import type { PartHost, ThreadPart, ThreadPartKind } from "./parts.ts";
 
 /** Lines that somebody may read at the same time as others' are written in one call. */
 function traceSink(sys: LinuxSys, state: TracingState) {

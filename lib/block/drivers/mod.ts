@@ -1,13 +1,14 @@
-/** All block drivers. A new one is a line here, its own file or folder, and a branch in the schema. */
-import type { DriverDefinition } from "../mod.ts";
+/**
+ * All block drivers. A new one is a line here, its own file or folder, and a branch in the schema. What has many modules
+ * is loaded when it is first needed.
+ */
+import { BlockdevOptionsQcow2 } from "../../qmp/schema/blockdev.ts";
+import { type DriverDefinition, laterDriver } from "../mod.ts";
 import { compress } from "./compress.ts";
 import { file, hostCdrom, hostDevice } from "./file/mod.ts";
 import type { ImageChecker } from "./checks.ts";
 import { nullAio, nullCo } from "./null.ts";
-import { qcow2Checker } from "./qcow2/check/mod.ts";
 import { type ImageMeasurer, measureRaw } from "./measures.ts";
-import { measureQcow2 } from "./qcow2/measure_options.ts";
-import { qcow2 } from "./qcow2/mod.ts";
 import { raw } from "./raw.ts";
 
 export type { ImageMeasurer, MeasuredSource, Measurement } from "./measures.ts";
@@ -19,17 +20,29 @@ export const drivers: readonly DriverDefinition<unknown>[] = [
   hostDevice,
   hostCdrom,
   compress,
-  qcow2,
+  laterDriver(
+    { name: "qcow2", kind: "format", options: BlockdevOptionsQcow2, creates: true },
+    async () => (await import("./qcow2/mod.ts")).qcow2 as DriverDefinition<unknown>,
+  ),
   raw,
   nullCo,
   nullAio,
 ] as readonly DriverDefinition<unknown>[];
 
 /** Formats whose images can be checked, by QEMU's names. */
-export const checkers: ReadonlyMap<string, ImageChecker> = new Map([["qcow2", qcow2Checker]]);
+export const checkers: ReadonlyMap<string, ImageChecker> = new Map([
+  ["qcow2", {
+    open: async (context, file) =>
+      (await import("./qcow2/check/mod.ts")).qcow2Checker.open(context, file),
+  }],
+]);
 
 /** Formats whose images can be measured before they are made, by QEMU's names. */
 export const measurers: ReadonlyMap<string, ImageMeasurer> = new Map([
-  ["qcow2", measureQcow2],
+  [
+    "qcow2",
+    async (options, source) =>
+      (await import("./qcow2/measure_options.ts")).measureQcow2(options, source),
+  ],
   ["raw", measureRaw],
 ]);
