@@ -24,8 +24,8 @@ import { TransmissionInput } from "./transmission.ts";
 import { Framing, OPTION_SIZE } from "./wire.ts";
 import { greeting, parseOptionHeader } from "./wire_options.ts";
 
-/** Requests that one client may have served in one turn before others get theirs: a quarter of a millisecond, at 4k. */
-export const TURN_REQUESTS = 64;
+/** Requests that one client may have served in one turn before others get theirs: half a millisecond, at 4k. */
+export const TURN_REQUESTS = 128;
 /** As TURN_REQUESTS, in bytes. */
 export const TURN_BYTES = 1024 * 1024;
 /** Fewest requests that are answered before the rest of what was received with them has been served. */
