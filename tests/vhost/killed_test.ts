@@ -17,7 +17,7 @@ import { History, SECTOR } from "./history.ts";
 
 const ignore = ON_ORIGINAL || lacks("vhost/killed", "qemu-img");
 const SECTORS = 2048;
-const KILLS = 5;
+const KILLS = 4;
 const DEPTH = 24;
 
 interface Layout {
@@ -35,6 +35,11 @@ const layouts: Record<string, Layout> = {
     more: ",iothread=t",
   },
   "qcow2, split ring with indirect tables": { format: "qcow2", features: modern, more: "" },
+  "raw, packed ring, in two IOThreads": {
+    format: "raw",
+    features: [Feature.ringPacked, ...modern],
+    more: ",num-queues=2,iothread.0=t,iothread.1=u",
+  },
   "qcow2, packed ring with indirect tables": {
     format: "qcow2",
     features: [Feature.ringPacked, ...modern],
@@ -47,7 +52,7 @@ const start = (dir: TestDir, { format, more }: Layout) =>
     dir,
     qmp: false,
     args: [
-      ...["--object", "iothread,id=t"],
+      ...["--object", "iothread,id=t", "--object", "iothread,id=u"],
       ...["--blockdev", `${format},node-name=n,file.driver=file,file.filename=disk`],
       ...["--export", VhostPeer.exported("v", "n", "vhost", more)],
     ],

@@ -27,7 +27,7 @@ export interface Layout {
   readonly name: string;
   readonly format: "raw" | "qcow2";
   /** IOThreads of the exports; without one the NBD export follows the node. */
-  readonly vhost?: string;
+  readonly vhost?: string | readonly string[];
   readonly nbd?: string;
   /** Whether the node is moved between threads all the while. */
   readonly moving?: boolean;
@@ -39,6 +39,7 @@ export const layouts: readonly Layout[] = (["raw", "qcow2"] as const).flatMap((f
   { name: `${format}, main context`, format },
   { name: `${format}, vhost-user-blk in an IOThread`, format, vhost: "t0" },
   { name: `${format}, two IOThreads, packed ring`, format, vhost: "t0", nbd: "t1", packed: true },
+  { name: `${format}, queues in two IOThreads`, format, vhost: ["t0", "t1"], nbd: "t0" },
   { name: `${format}, while the node moves`, format, vhost: "t0", nbd: "t1", moving: true },
 ]);
 
@@ -153,7 +154,10 @@ async function one(client: Client, history: History, operation: Operation): Prom
 async function start(layout: Layout, dir: TestDir): Promise<Daemon> {
   const { format, vhost, nbd } = layout;
   await ok("qemu-img", ["create", "-q", "-f", format, dir.file("disk"), `${SIZE}`]);
-  const thread = (id: string | undefined) => id === undefined ? "" : `,iothread=${id}`;
+  const thread = (ids: Layout["vhost"]) =>
+    typeof ids === "string"
+      ? `,iothread=${ids}`
+      : (ids ?? []).map((id, i) => `,iothread.${i}=${id}`).join("");
   return await Daemon.start({
     dir,
     args: [
