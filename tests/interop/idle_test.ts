@@ -59,6 +59,7 @@ Deno.test({
     await using dir = TestDir.make();
     noisy(dir.file("a.raw"), 1 << 20, 1);
     noisy(dir.file("b.raw"), 1 << 20, 2);
+    const several = ",num-queues=2,iothread.0=t0,iothread.1=t1";
     await using daemon = await Daemon.start({
       dir,
       args: [
@@ -70,6 +71,7 @@ Deno.test({
         ...["--export", VhostPeer.exported("va", "a", "va", ",num-queues=2")],
         ...["--export", "nbd,id=nb,node-name=b,name=b,iothread=t0"],
         ...["--export", VhostPeer.exported("vb", "b", "vb", ",iothread=t0")],
+        ...["--export", VhostPeer.exported("vd", "b", "vd", several)],
         // Nobody is connected to this one.
         ...["--export", VhostPeer.exported("vc", "b", "vc", ",iothread=t0")],
       ],
@@ -78,9 +80,10 @@ Deno.test({
     for (const name of ["a", "b"]) nbd.push(await NbdPeer.attach(dir.file("nbd"), name));
     await using first = await VhostPeer.attach(dir.file("va"), { queues: 2 });
     await using second = await VhostPeer.attach(dir.file("vb"));
+    await using third = await VhostPeer.attach(dir.file("vd"), { queues: 2 });
     const use = async () => {
       for (const peer of nbd) await peer.read(0, 4096);
-      for (const disk of [...first.disks, ...second.disks]) {
+      for (const disk of [...first.disks, ...second.disks, ...third.disks]) {
         for (let i = 0; i < 200; i++) {
           assert.equal((await disk.call({ type: 0, sector: i, read: 4096 })).status, 0);
         }
