@@ -404,35 +404,6 @@ export class Image implements OpenedImage {
     return transit(this, task);
   }
 
-  /** The active L1 table moves to a new place with these entries: from one moment to the next, by the header. */
-  async switchL1(table: WordTable): Promise<void> {
-    const { l1, geometry, overlap } = this;
-    const old = { offset: l1.offset, length: l1.length };
-    const bytes = table.length * 8;
-    let offset = 0;
-    if (bytes > 0) {
-      offset = await this.allocate(bytes);
-      try {
-        await this.commit();
-        await writeBytes(this.context, this.file, offset, table.bytes());
-        await this.updateHeader({ l1Offset: offset, l1Size: table.length });
-      } catch (error) {
-        this.releases.undo(offset, bytes);
-        throw error;
-      }
-    }
-    for (let i = 0; i < old.length; i++) {
-      if (l1.target(i) !== 0) overlap.remove(l1.target(i), geometry.clusterSize);
-    }
-    overlap.remove(old.offset, old.length * 8);
-    l1.replace(table, offset);
-    overlap.add(offset, bytes, "active L1 table");
-    for (let i = 0; i < l1.length; i++) {
-      if (l1.target(i) !== 0) overlap.add(l1.target(i), geometry.clusterSize, "active L2 table");
-    }
-    if (old.length > 0) this.release(old.offset, old.length * 8, "other");
-  }
-
   /** The image as `header` describes it, beside this one and only to be read; its map may not change meanwhile. */
   openView(header: Header): Promise<OpenedImage> {
     const { codec } = this;

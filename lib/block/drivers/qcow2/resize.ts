@@ -4,6 +4,7 @@ import type { TruncateOptions } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { Bounds, EntryHigh, EntryLow, highWord, lowWord, SUBCLUSTERS } from "./format.ts";
 import type { Image } from "./image.ts";
+import { switchL1 } from "./l1_move.ts";
 import { Kind } from "./map.ts";
 import { zeroGuest } from "./self_io.ts";
 import { mustWait } from "./waiting.ts";
@@ -84,7 +85,7 @@ async function growL1(image: Image, size: number): Promise<void> {
       node: image.nodeName,
     });
   }
-  await image.switchL1(l1.table.resized(needed));
+  await switchL1(image, l1.table.resized(needed));
 }
 
 /** New bytes read as zeroes, whatever is left in the last cluster or lies in a longer backing file. */

@@ -1,0 +1,32 @@
+/** Moving the active L1 table: growing it, or putting another one in its place. */
+import type { Image } from "./image.ts";
+import { type WordTable, writeBytes } from "./metadata.ts";
+
+/** The active L1 table moves to a new place with these entries: from one moment to the next, by the header. */
+export async function switchL1(image: Image, table: WordTable): Promise<void> {
+  const { l1, geometry, overlap } = image;
+  const old = { offset: l1.offset, length: l1.length };
+  const bytes = table.length * 8;
+  let offset = 0;
+  if (bytes > 0) {
+    offset = await image.allocate(bytes);
+    try {
+      await image.commit();
+      await writeBytes(image.context, image.file, offset, table.bytes());
+      await image.updateHeader({ l1Offset: offset, l1Size: table.length });
+    } catch (error) {
+      image.releases.undo(offset, bytes);
+      throw error;
+    }
+  }
+  for (let i = 0; i < old.length; i++) {
+    if (l1.target(i) !== 0) overlap.remove(l1.target(i), geometry.clusterSize);
+  }
+  overlap.remove(old.offset, old.length * 8);
+  l1.replace(table, offset);
+  overlap.add(offset, bytes, "active L1 table");
+  for (let i = 0; i < l1.length; i++) {
+    if (l1.target(i) !== 0) overlap.add(l1.target(i), geometry.clusterSize, "active L2 table");
+  }
+  if (old.length > 0) image.release(old.offset, old.length * 8, "other");
+}
