@@ -259,7 +259,9 @@ Deno.test("a thousand silent clients hold almost no memory", async () => {
     if (i % 2 === 0) await pair.send(Uint8Array.of(0, 0, 0, 3, 0x49));
     if (i >= 500) pair.close();
   }
-  await server.context.loop.sleep(1_000_000);
-  assert.ok(server.context.buffers.inUse < 1024 * 1024, `${server.context.buffers.inUse}`);
+  // Each has its first turn, some in this turn of the loop and some in that.
+  const { loop, buffers } = server.context;
+  for (let i = 0; i < 1000 && buffers.inUse >= 1024 * 1024; i++) await loop.sleep(1_000_000);
+  assert.ok(buffers.inUse < 1024 * 1024, `${buffers.inUse}`);
   await server.close();
 });
