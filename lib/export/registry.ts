@@ -157,7 +157,7 @@ export class ExportRegistry {
     }
     if (!allowInactive && !node.active) await this.#graph.setActive(node, true);
     const threads = this.#threadsFor(options, type);
-    await Promise.all(threads.map((one) => one.ready));
+    if (threads.length > 1) await Promise.all(threads.map((one) => one.ready));
     const [asked] = threads;
     const before = this.#placeOf(node);
     const thread = asked === undefined ? undefined : await this.#moveTo(node, asked, options);
