@@ -204,6 +204,24 @@ export class Guards {
     return UNGUARDED;
   }
 
+  /** What another context knows of the mapping at `address`, which it guards and keeps: to be asked, no more. */
+  at(address: number): MemoryGuard {
+    const words = this.#words;
+    const count = Atomics.load(words, COUNT_AT / 4);
+    for (let slot = 0; slot < count; slot++) {
+      const at = ENTRIES_AT + ENTRY * slot;
+      const end = Atomics.load(this.#longs, (at + END_AT) / 8);
+      if (address < Atomics.load(this.#longs, at / 8) || address >= end) continue;
+      return {
+        get lost() {
+          return Atomics.load(words, (at + LOST_AT) / 4) !== 0;
+        },
+        release() {},
+      };
+    }
+    return UNGUARDED;
+  }
+
   #take(slot: number, memory: Memory): MemoryGuard {
     const words = this.#words;
     const longs = this.#longs;

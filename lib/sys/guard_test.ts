@@ -82,13 +82,17 @@ Deno.test("entries are used again, by all contexts of the process", async () => 
     guard.release();
     memory.unmap();
   }
-  for (const { sys } of contexts) {
+  for (const [i, { sys }] of contexts.entries()) {
     const { fd, memory } = shared(sys, 1);
     const guard = sys.guard(memory);
+    const seen = contexts[1 - i]!.sys.guardAt(memory.address + PAGES - 1);
+    assert.equal(seen.lost, false);
     check(sys.ftruncate(fd, 0), "ftruncate");
     assert.equal(memory.bytes[0], 0);
     assert.ok(guard.lost);
+    assert.ok(seen.lost, "by the other context too");
     guard.release();
+    assert.equal(sys.guardAt(memory.address).lost, false, "nobody guards it any more");
     memory.unmap();
     sys.close(fd);
   }

@@ -64,11 +64,19 @@ export class LinuxSys extends SocketSys implements Sys {
   }
 
   guard(memory: Memory): MemoryGuard {
+    return this.#openGuards()?.add(memory) ?? UNGUARDED;
+  }
+
+  guardAt(address: number): MemoryGuard {
+    return this.#openGuards()?.at(address) ?? UNGUARDED;
+  }
+
+  #openGuards(): Guards | null {
+    // The scratch is free between two calls.
     if (this.#guards === undefined) {
-      // The scratch is free between two calls.
       this.#guards = Guards.open(this.libc, this.arch, this.scratch) ?? null;
     }
-    return this.#guards?.add(memory) ?? UNGUARDED;
+    return this.#guards;
   }
 
   async resolve(host: string, port: number): Promise<SocketAddress[]> {

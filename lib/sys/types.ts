@@ -115,6 +115,8 @@ export interface Sys extends FileCalls<number> {
    * replaces the mapping by empty memory. Release it before the mapping is unmapped.
    */
   guard(memory: Memory): MemoryGuard;
+  /** The guard of a mapping that another context guards, as long as that does: releasing it does nothing. */
+  guardAt(address: number): MemoryGuard;
   memfd(name: string): number;
   madvise(address: number, length: number, advice: number): number;
   /** Native to native; the ranges may not overlap. */

@@ -27,7 +27,7 @@ export class Region {
   readonly address: number;
   readonly #sys: Sys;
   readonly #mapping: Memory | undefined;
-  readonly #guard: MemoryGuard | undefined;
+  readonly #guard: MemoryGuard;
   readonly #views: DataView[] = [];
 
   /** `mapping`: what is unmapped with it; undefined: another thread's session sees to that. */
@@ -39,7 +39,7 @@ export class Region {
   ) {
     this.#sys = sys;
     this.#mapping = mapping;
-    this.#guard = mapping === undefined ? undefined : sys.guard(mapping);
+    this.#guard = mapping === undefined ? sys.guardAt(address) : sys.guard(mapping);
     this.guest = description.guest;
     this.size = description.size;
     this.guestEnd = description.guest + description.size;
@@ -61,12 +61,12 @@ export class Region {
 
   /** Whether the front-end took it away, having shortened its file. */
   get lost(): boolean {
-    return this.#guard?.lost ?? false;
+    return this.#guard.lost;
   }
 
   unmap(): void {
     this.#views.length = 0;
-    this.#guard?.release();
+    this.#guard.release();
     this.#mapping?.unmap();
   }
 }

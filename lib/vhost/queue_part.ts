@@ -37,7 +37,9 @@ export class QueuePart implements ThreadPart {
   /** Holds the 1 that is written into eventfds. */
   readonly #one: Memory;
   readonly #queues = new Map<number, Queue>();
-  /** The same, for the loop. */
+  /** Their memory, until it was found to be lost. */
+  #memories: { readonly id: number; readonly memory: GuestMemory }[] = [];
+  /** The queues, for the loop. */
   #serving: readonly Queue[] = [];
   readonly #poller: { remove(): void };
 
@@ -56,10 +58,24 @@ export class QueuePart implements ThreadPart {
   }
 
   #poll(): boolean {
+    const memories = this.#memories;
+    for (let i = 0; i < memories.length; i++) {
+      if (memories[i]!.memory.lost) this.#lost(memories[i]!.id);
+    }
     const queues = this.#serving;
     let worked = false;
     for (let i = 0; i < queues.length; i++) if (queues[i]!.run()) worked = true;
     return worked;
+  }
+
+  /** The session, once it is told, sees it too, and ends. */
+  #lost(id: number): void {
+    this.#forget(id);
+    this.#tell("broken", { id, reason: "its memory was taken away" } satisfies QueueBroken);
+  }
+
+  #forget(id: number): void {
+    this.#memories = this.#memories.filter((one) => one.id !== id);
   }
 
   #sleeping(): boolean {
@@ -101,6 +117,7 @@ export class QueuePart implements ThreadPart {
       queue.setCall(given.call);
       queue.hold();
       queue.close();
+      this.#forget(given.id);
       const known = error instanceof ProtocolError || error instanceof RingError ||
         error instanceof SysError;
       if (!known) throw error;
@@ -118,6 +135,7 @@ export class QueuePart implements ThreadPart {
     const { sys } = this.#context;
     const { features } = session;
     const memory = GuestMemory.borrow(sys, session.regions);
+    this.#memories = [...this.#memories, { id, memory }];
     const log = session.log === undefined ? undefined : DirtyLog.borrow(sys, session.log);
     const area = session.inflight === undefined
       ? undefined
@@ -145,6 +163,7 @@ export class QueuePart implements ThreadPart {
     await queue.idle();
     queue.close();
     this.#queues.delete(id);
+    this.#forget(id);
     this.#serving = [...this.#queues.values()];
     return queue.base;
   }

@@ -101,6 +101,13 @@ Deno.test({
         using nbd = await NbdPeer.attach(dir.file("nbd"), "e");
         const write = noise(65536, 9);
         assert.equal((await good.disk.call({ type: OUT, sector: 0, write })).status, 0);
+        {
+          // A ring of nothing but zeroes is an empty one: it is told all the same.
+          await using idle = await VhostPeer.attach(dir.file("bad"));
+          assert.equal(idle.context.sys.ftruncate(idle.frontend.memoryFd, 0), 0);
+          idle.frontend.kick(0, true);
+          assert.equal(await idle.frontend.reply(), "end");
+        }
         for (let round = 0; round < 2; round++) {
           await using bad = await VhostPeer.attach(dir.file("bad"));
           const { frontend, disk, context } = bad;
