@@ -190,6 +190,76 @@ for (const [options, freed, unmapped] of discards) {
 
 for (const pass of [true, false]) {
   Deno.test({
+    name: `clusters that other ones take the place of give ${
+      pass ? "room" : "nothing"
+    } back: pass-discard-other=${pass}`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      await create(dir);
+      const raw = new Uint8Array(4 * MiB);
+      crypto.getRandomValues(raw.subarray(0, 65536));
+      for (let at = 65536; at < raw.length; at += 65536) raw.copyWithin(at, 0, 65536);
+      Deno.writeFileSync(dir.file("r.raw"), raw);
+      const convert = ["convert", "-c", "-O", "qcow2", dir.file("r.raw"), dir.file(IMAGE)];
+      await ok("qemu-img", convert);
+      await ok("qemu-img", ["snapshot", "-c", "s", dir.file(IMAGE)]);
+      await offline(dir, "write -P 2 0 4M");
+      const before = await allocated(dir);
+      await using daemon = await start(dir);
+      const options = { "pass-discard-other": pass, "pass-discard-snapshot": false };
+      await add(daemon, image(options));
+      const which = { device: "n", name: "s" };
+      await daemon.qmp.execute("blockdev-snapshot-delete-internal-sync", which);
+      // The old tables go back by this option, the snapshot's clusters by the other.
+      await daemon.stop();
+      const gone = before - await allocated(dir);
+      assert.equal(gone > 0, pass, `${gone} bytes`);
+      assert.ok(gone < MiB, `${gone} bytes`);
+      await check(dir);
+    },
+  });
+}
+
+Deno.test({
+  name:
+    "with subclusters a discard that keeps clusters leaves them their place and their neighbours",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await create(dir, "-o", "extended_l2=on");
+    await offline(dir, "write -P 1 0 4M");
+    const before = await allocated(dir);
+    await using daemon = await start(dir);
+    await add(daemon, image({ discard: "unmap", "discard-no-unref": true }));
+    await io(
+      daemon,
+      "n",
+      "discard 0 2M",
+      "write -z -u 2097152 2k",
+      "write -P 3 70k 1k",
+      "read -P 0 0 70k",
+      "read -P 3 70k 1k",
+      "read -P 0 71k 1977k",
+      "read -P 0 2M 2k",
+      "read -P 1 2050k 1M",
+      "flush",
+    );
+    await daemon.stop();
+    const gone = before - await allocated(dir);
+    assert.ok(gone >= 1.5 * MiB, `${gone} bytes`);
+    await check(dir);
+    const bytes = new Qcow2Bytes(Deno.readFileSync(dir.file(IMAGE)));
+    assert.deepEqual(bytes.check(), { errors: [], leaks: 0 });
+    await offline(dir, "read -P 0 0 70k", "read -P 3 70k 1k", "read -P 1 3M 1M");
+    // Every cluster has the place that it had: nothing was allocated.
+    const { stdout } = await run("qemu-img", ["check", "--output=json", dir.file(IMAGE)]);
+    assert.equal(JSON.parse(stdout)["allocated-clusters"], 64);
+  },
+});
+
+for (const pass of [true, false]) {
+  Deno.test({
     name: `a deleted snapshot gives ${
       pass ? "room" : "nothing"
     } back: pass-discard-snapshot=${pass}`,

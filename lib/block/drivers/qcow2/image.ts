@@ -503,6 +503,7 @@ export class Image implements OpenedImage {
     this.#options = options;
     this.#readOnly = readOnly;
     this.#assemble(table, tableOffset);
+    if (!readOnly && this.header.snapshotCount > 0) await this.snapshots.protect();
   }
 
   setBacking(backing: Child | undefined): void {

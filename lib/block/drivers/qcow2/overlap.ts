@@ -85,11 +85,14 @@ export class OverlapMap {
     return this.#many.find((many) => many.has(cluster))?.kind;
   }
 
-  /** The clusters of [offset, offset + length) hold `kind` from now on. */
+  /** The clusters of [offset, offset + length) hold `kind` from now on. An L2 table in use stays an active one. */
   add(offset: number, length: number, kind: MetadataKind): void {
     if (kind === "data") return;
     const end = Math.ceil((offset + length) / this.#clusterSize);
-    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) this.#kinds.set(at, kind);
+    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) {
+      if (kind === "inactive L2 table" && this.#kindOf(at) !== undefined) continue;
+      this.#kinds.set(at, kind);
+    }
   }
 
   /** They hold nothing, or data. */

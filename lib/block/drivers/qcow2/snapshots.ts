@@ -50,16 +50,20 @@ export class Snapshots implements InternalSnapshots {
     const table = await readSnapshotTable(read, header.snapshotsOffset, header.snapshotCount);
     this.#snapshots = table.snapshots;
     this.#length = table.length;
-    if (!image.readOnly) this.#protect();
+    if (!image.readOnly) await this.protect();
   }
 
-  /** Overlap checks learn where the table and the L1 tables are. */
-  #protect(): void {
-    const { image } = this;
+  /** Overlap checks learn where the table and the L1 tables are; and their L2 tables, if these are looked after. */
+  async protect(): Promise<void> {
+    const { image, image: { geometry: { clusterSize } } } = this;
     image.protect(image.header.snapshotsOffset, this.#length, "snapshot table");
-    for (const { l1Offset, l1Size } of this.#snapshots) {
-      if (this.#sane(l1Offset, l1Size)) {
-        image.protect(Number(l1Offset), l1Size * 8, "inactive L1 table");
+    for (const snapshot of this.#snapshots) {
+      const { l1Offset, l1Size } = snapshot;
+      if (!this.#sane(l1Offset, l1Size)) continue;
+      image.protect(Number(l1Offset), l1Size * 8, "inactive L1 table");
+      if (!image.options.overlapCheck.has("inactive L2 table")) continue;
+      for (const table of await this.readL1(snapshot)) {
+        if (table !== 0n) image.protect(Number(table), clusterSize, "inactive L2 table");
       }
     }
   }

@@ -55,6 +55,9 @@ export class L2Tables {
     for (let i = 0; i < slices; i++) cache.move(index * slices + i, host + i * cache.sliceSize);
     l1.set(index, host, true);
     overlap.add(host, clusterSize, "active L2 table");
-    if (old !== 0) image.release(old, clusterSize, "other");
+    if (old === 0) return;
+    overlap.remove(old, clusterSize);
+    overlap.add(old, clusterSize, "inactive L2 table");
+    image.release(old, clusterSize, "other");
   }
 }

@@ -194,13 +194,18 @@ export class Transition implements StateChange {
   }
 
   setL1(entries: BigUint64Array): void {
-    const { l1, map, overlap, geometry } = this.#image;
+    const { l1, map } = this.#image;
     const table = WordTable.empty(entries.length);
     entries.forEach((entry, index) => table.setEntry(index, entry));
     l1.replace(table, l1.offset);
     map.cache.drop();
+    this.#protectTables();
+  }
+
+  #protectTables(): void {
+    const { l1, overlap, geometry: { clusterSize } } = this.#image;
     for (let i = 0; i < l1.length; i++) {
-      if (l1.target(i) !== 0) overlap.add(l1.target(i), geometry.clusterSize, "active L2 table");
+      if (l1.target(i) !== 0) overlap.add(l1.target(i), clusterSize, "active L2 table");
     }
   }
 
@@ -350,6 +355,7 @@ export class Transition implements StateChange {
     map.cache.reset();
     refcounts.cache.reset();
     l1.replace(this.#l1, l1.offset);
+    this.#protectTables();
     refcounts.replaceTable(this.#counts, refcounts.tableOffset);
     releases.take();
     releases.back(this.#due);
