@@ -220,7 +220,8 @@ class Bench {
       kinds.includes(server.name) || server.name === QSD_COMPILED.name || server.name === OTHER
     );
     const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
-    for (let slice = 0; slice < this.options.slices; slice++) {
+    // The first slice only warms the servers up: it is not counted.
+    for (let slice = 0; slice <= this.options.slices; slice++) {
       const tools: Tools = {
         generator,
         seconds: this.options.seconds,
@@ -232,7 +233,8 @@ class Bench {
       for (const server of running) {
         if (!samples.has(server.name)) continue; // it has failed before
         try {
-          samples.get(server.name)!.push(await row.slice(server, tools));
+          const sample = await row.slice(server, tools);
+          if (slice > 0) samples.get(server.name)!.push(sample);
         } catch (error) {
           samples.delete(server.name);
           this.failed(`${row.id}: ${server.name}: ${message(error)}`);
