@@ -16,6 +16,11 @@ export const namedEvents: readonly string[] = [
   "job_apply_verb",
   "job_completed",
   "job_state_transition",
+  "luring_cleanup_state",
+  "luring_co_submit",
+  "luring_do_submit_done",
+  "luring_init_state",
+  "luring_process_completion",
   "monitor_protocol_event_emit",
   "monitor_qmp_cmd_in_band",
   "monitor_qmp_cmd_out_of_band",
@@ -32,6 +37,15 @@ export const namedEvents: readonly string[] = [
   "nbd_negotiate_send_rep_err",
   "nbd_negotiate_success",
   "nbd_receive_request",
+  "qcow2_cache_flush",
+  "qcow2_cache_get_read",
+  "qcow2_do_alloc_clusters_offset",
+  "thread_pool_complete",
+  "thread_pool_submit",
+  "vhost_user_read",
+  "vhost_user_write",
+  "virtio_blk_handle_read",
+  "virtio_blk_handle_write",
 ];
 
 /** The events before and after a QMP command's handler. */

@@ -5,6 +5,7 @@ import { OwnedInflateThreads } from "./inflate_threads.ts";
 import { LinuxSys } from "./linux.ts";
 import { createLog, writeStderr } from "./log.ts";
 import { EpollLoop } from "./loop.ts";
+import { poolTraces, silentPoints } from "./traces.ts";
 import type { Context, Log, TracePoint } from "./types.ts";
 import { Poller, type PollerHandle } from "./wakeup.ts";
 
@@ -77,6 +78,7 @@ export function createContext(options: ContextOptions): OwnedContext {
   });
 
   const trace = options.trace ?? silentPoints();
+  sys.pool.traces = poolTraces(trace);
 
   const inflaters = new OwnedInflateThreads(sys, loop, complain);
   const tuning = { aioMaxBatch: 0 };
@@ -129,16 +131,6 @@ function trimming(buffers: SizeClassPool, loopOf: () => EpollLoop): () => void {
       // Still the same quiet (a few turns for the timer itself)? Else the next park asks again.
       if (loop.counters.turns - turns < 16) buffers.trim();
     });
-  };
-}
-
-/** Points that are off. */
-function silentPoints(): (name: string) => TracePoint {
-  const points = new Map<string, TracePoint>();
-  return (name) => {
-    let found = points.get(name);
-    if (found === undefined) points.set(name, found = { name, enabled: false, emit() {} });
-    return found;
   };
 }
 

@@ -7,7 +7,7 @@ import { assert, IoVec } from "../base/mod.ts";
 import { EPOLL } from "./constants.ts";
 import { check, Errno, errnoName } from "./errno.ts";
 import { IOV_MAX, IOVEC_SIZE, putIovecs } from "./layout.ts";
-import type { Loop, Memory, Sys, Watch } from "./types.ts";
+import type { Loop, Memory, Sys, TracePoint, Watch } from "./types.ts";
 
 /** Asynchronous I/O on descriptors. Results: bytes moved (0 for a flush), or -errno. */
 export interface AsyncIo {
@@ -36,6 +36,8 @@ export interface QueueContext {
   readonly sys: Sys;
   readonly loop: Loop;
   readonly tuning?: { readonly aioMaxBatch: number };
+  /** Where to find trace points [none]. */
+  readonly trace?: (name: string) => TracePoint;
 }
 
 /** How an engine submits. */

@@ -9,6 +9,7 @@ import { Errno } from "./errno.ts";
 import { type Libc, nativeBuffer } from "./ffi.ts";
 import { IOV_MAX, putIovecs } from "./layout.ts";
 import { cstring, hasNul } from "./memory.ts";
+import type { PoolTraces } from "./traces.ts";
 import type { FileCalls, Memory, Sys } from "./types.ts";
 
 const SLOT = IOV_MAX * 16;
@@ -85,6 +86,8 @@ export class ThreadPool implements FileCalls<Promise<number>> {
   #limit = Infinity;
   #active = 0;
   readonly #waiting: (() => void)[] = [];
+  /** Where calls are shown, if anywhere. */
+  traces: PoolTraces | undefined;
   /** Whether -errno of pool calls is exact; false: every failure is EIO. */
   readonly exactErrno: boolean;
 
@@ -168,12 +171,16 @@ export class ThreadPool implements FileCalls<Promise<number>> {
     f = 0,
   ): Promise<number> {
     this.#inFlight++;
+    const { traces } = this;
+    if (traces?.submit.enabled) traces.submit.emit(`syscall ${number} fd ${a}`);
     if (this.#active < this.#limit) this.#active++;
     else await new Promise<void>((go) => this.#waiting.push(go));
     try {
       for (;;) {
         const rc = await this.#call(number, a, b, c, d, e, f);
-        if (rc !== -Errno.EINTR) return rc;
+        if (rc === -Errno.EINTR) continue;
+        if (traces?.complete.enabled) traces.complete.emit(`syscall ${number} fd ${a} ret ${rc}`);
+        return rc;
       }
     } finally {
       this.#inFlight--;

@@ -13,6 +13,7 @@ import {
   refused,
 } from "./kernel_queue.ts";
 import { putU64 } from "./layout.ts";
+import { silentPoints, type UringTraces, uringTraces } from "./traces.ts";
 import type { Memory, Sys } from "./types.ts";
 
 /** linux/io_uring.h */
@@ -57,6 +58,7 @@ export class UringIo extends KernelQueue {
   readonly engine = "io_uring";
   readonly #rings: Rings;
   readonly #numbers: SyscallNumbers;
+  readonly #traces: UringTraces;
   /** Our end of the submission ring. */
   #tail: number;
 
@@ -66,6 +68,9 @@ export class UringIo extends KernelQueue {
     this.#rings = rings;
     this.#numbers = syscallNumbers(context.sys.arch);
     this.#tail = rings.sq[rings.sqTail]!;
+    this.#traces = uringTraces(context.trace ?? silentPoints());
+    const { init } = this.#traces;
+    if (init.enabled) init.emit(`fd ${rings.fd}`);
     this.attach();
   }
 
@@ -87,6 +92,10 @@ export class UringIo extends KernelQueue {
     // There are as many entries as slots: entry `slot` is ours until its request has completed.
     const at = slot * SQE_SIZE;
     const { op, count } = request;
+    const trace = this.#traces.request;
+    if (trace.enabled) {
+      trace.emit(`slot ${slot} ${op} fd ${request.fd} offset ${request.offset} segments ${count}`);
+    }
     for (let word = 0; word < SQE_SIZE; word += 4) sqes.setUint32(at + word, 0, true);
     sqes.setInt32(at + 4, request.fd, true);
     putU64(sqes, at + 8, request.offset);
@@ -115,6 +124,8 @@ export class UringIo extends KernelQueue {
     // What was not taken is taken back: without SQPOLL the kernel looks at the ring only during the call.
     this.#tail = (this.#tail + Math.max(rc, 0)) >>> 0;
     if (rc !== count) Atomics.store(sq, sqTail, this.#tail);
+    const { submitted } = this.#traces;
+    if (submitted.enabled) submitted.emit(`submitted to kernel ${rc} of ${count}`);
     return rc;
   }
 
@@ -129,12 +140,16 @@ export class UringIo extends KernelQueue {
       head = (head + 1) >>> 0;
       // The entry is given back before its request goes on: that may reap again.
       Atomics.store(cq, cqHead, head);
+      const { completion } = this.#traces;
+      if (completion.enabled) completion.emit(`slot ${slot} ret ${result}`);
       this.complete(slot, result);
     } while (head !== Atomics.load(cq, cqTail));
     return true;
   }
 
   protected override dispose(): void {
+    const { cleanup } = this.#traces;
+    if (cleanup.enabled) cleanup.emit(`fd ${this.#rings.fd}`);
     for (const mapping of this.#rings.mappings) mapping.unmap();
     this.sys.close(this.#rings.fd);
   }

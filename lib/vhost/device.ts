@@ -8,6 +8,7 @@ import { type Context, type Memory, SysError } from "../sys/mod.ts";
 import { BlkFeature, configSpace, MAX_RANGE_SECTORS, MAX_RANGES } from "./config.ts";
 import type { BlkRequest } from "./request.ts";
 import type { DeviceState } from "./shared.ts";
+import { type DeviceTraces, deviceTraces } from "./traces.ts";
 import { bits, Feature, has } from "./wire.ts";
 
 /** Request types. */
@@ -58,6 +59,7 @@ export class BlkDevice {
   readonly counters: BlkCounters = new BlkCounters();
   readonly backend: BlockBackend;
   readonly #context: Context;
+  readonly #traces: DeviceTraces;
   /** Blocks begin where these bits of the sector are zero. */
   readonly #sectorMask: number;
   readonly #scratch: Memory;
@@ -69,6 +71,7 @@ export class BlkDevice {
 
   constructor(context: Context, backend: BlockBackend, options: BlkDeviceOptions) {
     this.#context = context;
+    this.#traces = deviceTraces(context);
     this.backend = backend;
     this.options = options;
     this.#sectorMask = options.blockSize / 512 - 1;
@@ -179,6 +182,8 @@ export class BlkDevice {
     request.status = BlkStatus.ok;
     if (total === 0) return true;
     this.counters.bytesRead += total;
+    const { read } = this.#traces;
+    if (read.enabled) read.emit(`offset ${offset} bytes ${total}`);
     let pending: MaybePromise<void>;
     try {
       pending = total > WHOLE
@@ -200,6 +205,8 @@ export class BlkDevice {
     request.status = BlkStatus.ok;
     if (total === 0) return true;
     this.counters.bytesWritten += total;
+    const { write } = this.#traces;
+    if (write.enabled) write.emit(`offset ${offset} bytes ${total}`);
     let pending: MaybePromise<void>;
     try {
       pending = total > WHOLE

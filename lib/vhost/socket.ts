@@ -1,6 +1,7 @@
 /** The socket of a vhost-user session: whole messages in, with their descriptors; replies out. */
 import { IoVec } from "../base/mod.ts";
 import { type Context, Errno, errnoText, type Memory, MSG } from "../sys/mod.ts";
+import { type SocketTraces, socketTraces } from "./traces.ts";
 import {
   HEADER_SIZE,
   MAX_PAYLOAD,
@@ -25,6 +26,7 @@ export class FrontendSocket {
   readonly fd: number;
   readonly #context: Context;
   readonly #buffer: Memory;
+  readonly #traces: SocketTraces;
   readonly #iov = new IoVec();
   #filled = 0;
   #header: MessageHeader | undefined;
@@ -35,6 +37,7 @@ export class FrontendSocket {
   constructor(context: Context, fd: number) {
     this.#context = context;
     this.fd = fd;
+    this.#traces = socketTraces(context);
     this.#buffer = context.buffers.acquire(2 * (HEADER_SIZE + MAX_PAYLOAD));
   }
 
@@ -62,6 +65,8 @@ export class FrontendSocket {
 
   #complete(header: MessageHeader): Message {
     const fds = this.#fds;
+    const { read } = this.#traces;
+    if (read.enabled) read.emit(`req ${header.type} size ${header.size} fds ${fds.length}`);
     this.#fds = [];
     this.#filled = 0;
     this.#header = undefined;
@@ -79,6 +84,8 @@ export class FrontendSocket {
 
   /** Sends a reply, or keeps it until the socket takes it. Throws ProtocolError when the peer does not read. */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
+    const { write } = this.#traces;
+    if (write.enabled) write.emit(`bytes ${bytes.length} fds ${fds.length}`);
     this.#pendingBytes += bytes.length;
     if (this.#pendingBytes > MAX_PENDING) throw new ProtocolError("replies are not read");
     this.#pending.push({ bytes, fds });

@@ -113,6 +113,10 @@ export class Allocator {
     if (cluster === this.#hint) this.#hint += taken;
     this.#note(cluster, taken);
     this.granted = taken;
+    const { allocate } = this.#image.traces;
+    if (allocate.enabled) {
+      allocate.emit(`host_offset ${cluster * this.#clusterSize} nb_clusters ${taken}`);
+    }
     return cluster * this.#clusterSize;
   }
 

@@ -6,9 +6,10 @@
  * nothing else is left, whoever needs room waits for a commit. Eviction gives each slice a second chance.
  */
 import { alignDown, alignUp, assert, IoVec, type MaybePromise } from "../../../base/mod.ts";
-import type { Context, Memory } from "../../../sys/mod.ts";
+import type { Context, Memory, TracePoint } from "../../../sys/mod.ts";
 import type { Child } from "../../mod.ts";
 import { StagedSlices } from "./staged.ts";
+import { cacheReadTrace } from "./traces.ts";
 
 /** Bit of `Slot.used`: read since the hand came by, and since the last cleaning. */
 const USED = 3;
@@ -58,6 +59,7 @@ export interface CacheParts {
 export class TableCache {
   readonly #parts: CacheParts;
   readonly #memory: Memory;
+  readonly #reading: TracePoint;
   readonly view: DataView;
   readonly sliceSize: number;
   readonly #slots: Slot[] = [];
@@ -74,6 +76,7 @@ export class TableCache {
     assert(parts.capacity >= 2, "a cache of two slices at least");
     this.#memory = parts.context.sys.allocate(parts.sliceSize * parts.capacity);
     this.view = this.#memory.view;
+    this.#reading = cacheReadTrace(parts.context);
   }
 
   get capacity(): number {
@@ -113,6 +116,7 @@ export class TableCache {
     const slot = this.#claim();
     if (slot === undefined) return this.#room();
     this.#enter(slot, key, host);
+    if (this.#reading.enabled) this.#reading.emit(`offset ${host} bytes ${this.sliceSize}`);
     const iov = IoVec.of(this.#memory.address + slot.base, this.sliceSize);
     let result: MaybePromise<void>;
     try {

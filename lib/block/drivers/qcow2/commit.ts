@@ -122,6 +122,8 @@ export class Commits {
   async #write({ slices, blocks, table, l1, releases }: Staged): Promise<void> {
     const { image } = this;
     const { file, context, overlap } = image;
+    const { flush } = image.traces;
+    if (flush.enabled) flush.emit(`node ${image.nodeName} l1 entries ${l1.entries.length}`);
     for (const { host, length } of slices?.ranges() ?? []) {
       overlap.check(host, length, "active L2 table");
     }

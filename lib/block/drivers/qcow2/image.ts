@@ -43,6 +43,7 @@ import { DataPlanner } from "./reserve.ts";
 import { resize } from "./resize.ts";
 import { Snapshots } from "./snapshots.ts";
 import { L2Tables } from "./tables.ts";
+import { type Qcow2Traces, qcow2Traces } from "./traces.ts";
 import { transit, type Transition } from "./transition.ts";
 import type {
   ClusterCipher,
@@ -76,6 +77,7 @@ export class Image implements OpenedImage {
   readonly #parts: ImageParts;
   readonly context: Context;
   readonly nodeName: string;
+  readonly traces: Qcow2Traces;
   readonly file: Child;
   readonly data: Child;
   backing: Child | undefined;
@@ -114,6 +116,7 @@ export class Image implements OpenedImage {
     this.#parts = parts;
     this.context = parts.context;
     this.nodeName = parts.nodeName;
+    this.traces = qcow2Traces(parts.context);
     this.#header = new HeaderState(parts, parts.header);
     this.geometry = geometryOf(parts.header);
     this.file = parts.file;
