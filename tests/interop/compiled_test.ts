@@ -7,6 +7,8 @@ import { Daemon, ROOT, runToEnd } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { skip } from "../harness/skips.ts";
 import { lacks, run, which } from "../harness/tools.ts";
+import { VhostPeer } from "../harness/vhost.ts";
+import { assertSameBytes } from "../harness/images.ts";
 
 const suite = "interop/compiled";
 
@@ -36,26 +38,48 @@ const exportOptions = [
   "addr.type=unix,addr.path=nbd",
   "--export",
   "type=nbd,id=export0,node-name=file0,name=disk,iothread=t0",
+  // What is loaded when it is first needed, in the main thread and in a Worker.
+  "--blockdev",
+  "driver=file,node-name=file1,filename=image.qcow2",
+  "--blockdev",
+  "driver=qcow2,node-name=qcow2,file=file1",
+  "--export",
+  "type=nbd,id=export1,node-name=qcow2,name=qcow2,iothread=t0",
+  "--blockdev",
+  "driver=file,node-name=file2,filename=image",
+  "--export",
+  "type=vhost-user-blk,id=export2,node-name=file2,addr.type=unix,addr.path=vhost",
 ];
+
+/** Makes the images that `exportOptions` name. */
+async function makeImages(folder: string): Promise<void> {
+  const raw = `${folder}/image`;
+  await Deno.writeFile(raw, new Uint8Array(1 << 20).fill(0x71));
+  const made = await run("qemu-img", ["convert", "-O", "qcow2", "-f", "raw", raw, `${raw}.qcow2`]);
+  assert.equal(made.status, 0, made.stderr);
+}
+
+/** Reads the image in `folder` through every export there. */
+async function readAll(folder: string): Promise<void> {
+  const image = `${folder}/image`;
+  for (const name of ["disk", "qcow2"]) {
+    const uri = `nbd+unix:///${name}?socket=${folder}/nbd`;
+    const compared = await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", uri, image]);
+    assert.equal(compared.status, 0, `${name}: ${compared.stderr}${compared.stdout}`);
+  }
+  await using peer = await VhostPeer.attach(`${folder}/vhost`);
+  const { data } = await peer.disk.call({ type: 0, sector: 8, read: 4096 });
+  assertSameBytes(data, new Uint8Array(4096).fill(0x71), "a read over vhost-user");
+}
 
 /** Starts the program with an image, reads it back over NBD, asks QMP, stops it. */
 async function serveOnce(program: string, env: Record<string, string>): Promise<void> {
   await using dir = TestDir.make();
-  await Deno.writeFile(dir.file("image"), new Uint8Array(1 << 20).fill(0x71));
+  await makeImages(dir.path);
   await using daemon = await Daemon.start({ program, dir, args: exportOptions, env });
   const version = await daemon.qmp.execute("query-version") as { qemu: { major: number } };
   assert.equal(version.qemu.major, 7);
-  const uri = daemon.uri("disk");
-  const compared = await run("qemu-img", [
-    "compare",
-    "-f",
-    "raw",
-    "-F",
-    "raw",
-    uri,
-    daemon.file("image"),
-  ]);
-  assert.equal(compared.status, 0, compared.stderr + compared.stdout);
+  await readAll(dir.path);
   const ended = await daemon.stop();
   assert.deepEqual([ended.status, ended.signal, ended.stderr], [0, null, ""]);
 }
@@ -137,13 +161,13 @@ async function serveInRoot(program: string, dir: TestDir): Promise<void> {
   } else {
     await install(root, [program]);
   }
-  await Deno.writeFile(`${root}/image`, new Uint8Array(1 << 20).fill(0x71));
+  await makeImages(root);
   const args = [
     root,
     "/bin/qsd",
     ...exportOptions.map((one) =>
       one.replace("=image", "=/image")
-        .replace("path=nbd", "path=/nbd")
+        .replace(/path=(?=nbd|vhost)/, "path=/")
     ),
   ];
   const child = new Deno.Command("unshare", {
@@ -161,20 +185,11 @@ async function serveInRoot(program: string, dir: TestDir): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   if (over !== undefined) assert.fail(`it ended with ${over.code}: ${await errors}`);
-  const uri = `nbd+unix:///disk?socket=${root}/nbd`;
-  const compared = await run("qemu-img", [
-    "compare",
-    "-f",
-    "raw",
-    "-F",
-    "raw",
-    uri,
-    `${root}/image`,
-  ]);
+  const read = await readAll(root).then(() => "read", (error) => error);
   child.kill("SIGTERM");
   const status = await child.status;
   assert.deepEqual([status.code, await errors], [0, ""]);
-  assert.equal(compared.status, 0, compared.stderr + compared.stdout);
+  assert.equal(read, "read");
 }
 
 Deno.test("a DENORT_BIN that is not there is refused by its name", async () => {
