@@ -23,7 +23,8 @@ export interface TraceState {
 /** The trace points of the process, by name. */
 export class TraceRegistry {
   readonly #known: ReadonlySet<string>;
-  readonly #points = new Map<string, TracePoint[]>();
+  /** By name, then by thread. */
+  readonly #points = new Map<string, Map<string, TracePoint>>();
   readonly #enabled = new Set<string>();
   #sink: TraceSink;
   /** Called when events were turned on or off, or their lines go elsewhere. */
@@ -51,8 +52,12 @@ export class TraceRegistry {
     return { events: [...this.#enabled], fd: this.#sink.fd ?? 2 };
   }
 
-  /** Makes the point `name` of the thread called `thread`. */
+  /** The point `name` of the thread called `thread`, made when it is first asked for. */
   point(thread: string, name: string): TracePoint {
+    let threads = this.#points.get(name);
+    if (threads === undefined) this.#points.set(name, threads = new Map());
+    const found = threads.get(thread);
+    if (found !== undefined) return found;
     const point: TracePoint = {
       name,
       enabled: this.isEnabled(name),
@@ -62,9 +67,7 @@ export class TraceRegistry {
         this.#sink.write(`${thread}@${Math.floor(us / 1e6)}.${micros}:${name} ${text}\n`);
       },
     };
-    const same = this.#points.get(name);
-    if (same === undefined) this.#points.set(name, [point]);
-    else same.push(point);
+    threads.set(thread, point);
     return point;
   }
 
@@ -96,7 +99,7 @@ export class TraceRegistry {
     for (const name of names) {
       if (enable) this.#enabled.add(name);
       else this.#enabled.delete(name);
-      for (const point of this.#points.get(name) ?? []) point.enabled = enable;
+      for (const point of this.#points.get(name)?.values() ?? []) point.enabled = enable;
     }
     this.onChange();
   }

@@ -28,6 +28,12 @@ Deno.test("points made after the pattern are on as well, in every thread", () =>
   assert.equal(registry.point("io1", "bdrv_c").enabled, false);
 });
 
+Deno.test("a point that is asked for again, by each node and client that comes, is the same", () => {
+  const { registry } = setUp();
+  assert.equal(registry.point("main", "nbd_a"), registry.point("main", "nbd_a"));
+  assert.notEqual(registry.point("main", "nbd_a"), registry.point("io1", "nbd_a"));
+});
+
 Deno.test("the last pattern that matches decides", () => {
   const { registry } = setUp();
   const point = registry.point("main", "nbd_a");
