@@ -183,7 +183,7 @@ function setLogBase(session: SessionState, message: Message): Promise<Uint8Array
     session.context.sys.close(fd);
   }
   return session.quiesced(session.queues, () => {
-    session.log?.unmap();
+    session.log?.memory.unmap();
     session.log = log;
     return u64Reply(Request.setLogBase, 0n);
   });
@@ -387,7 +387,7 @@ function setInflightFd(session: SessionState, message: Message): Promise<undefin
     session.context.sys.close(fd);
   }
   return session.quiesced(session.queues, () => {
-    session.inflight?.close();
+    session.inflight?.memory.unmap();
     session.inflight = area;
     return undefined;
   });

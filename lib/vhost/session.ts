@@ -124,7 +124,8 @@ export class Session implements QueueHost, SessionState {
   /** Whether what the front-end shared is no longer there: what was read since then is nothing of its. */
   get #lost(): boolean {
     if (this.#ending !== undefined) return false;
-    return this.memory.lost || this.inflight?.lost === true || this.log?.lost === true;
+    return this.memory.lost || this.inflight?.memory.lost === true ||
+      this.log?.memory.lost === true;
   }
 
   /** The loop is about to sleep. Whether a queue has work. */
@@ -293,7 +294,7 @@ export class Session implements QueueHost, SessionState {
       features: this.features,
       regions: this.memory.share(),
       inflight: this.inflight?.share(),
-      log: this.log?.share(),
+      log: this.log?.memory.shared,
     };
   }
 
@@ -340,8 +341,8 @@ export class Session implements QueueHost, SessionState {
     // A thread that failed may have left calls in the kernel: their memory must stay what it is.
     if (!this.queues.some((queue) => queue.lost)) {
       this.memory.clear();
-      this.inflight?.close();
-      this.log?.unmap();
+      this.inflight?.memory.unmap();
+      this.log?.memory.unmap();
     }
     this.context.buffers.release(this.#oneMemory);
     this.#owner.closed();
