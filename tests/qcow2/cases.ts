@@ -1,4 +1,5 @@
 /** The images of the matrix, made by the original's tools. */
+import { noise } from "../harness/images.ts";
 import { ok } from "../harness/tools.ts";
 
 const KIB = 1024;
@@ -13,6 +14,12 @@ export interface ImageCase {
   readonly size: number;
   /** Bytes of a backing file, full of noise. */
   readonly backing?: number;
+  /** A qcow2 image as the backing file. */
+  readonly over?: ImageCase;
+  /** The node's options name the backing image; otherwise only the header does. */
+  readonly inline?: true;
+  /** `qemu-img convert -c` makes the image, of bytes that can be compressed. */
+  readonly converted?: true;
   readonly dataFile?: boolean;
   /** Options of the qcow2 node. */
   readonly options?: Record<string, unknown>;
@@ -87,13 +94,88 @@ export const cases: readonly ImageCase[] = [
   },
 ];
 
-/** Makes the image; `data`: where its external data file is to be. */
+/** Images over images over images, whose clusters and sizes differ; the bottom one comes first. */
+function chain(
+  name: string,
+  more: Partial<ImageCase>,
+  ...layers: readonly Omit<ImageCase, "name">[]
+): ImageCase {
+  let image: ImageCase | undefined;
+  for (const layer of layers) {
+    image = { ...more, ...layer, name, ...(image === undefined ? {} : { over: image }) };
+  }
+  return image!;
+}
+
+/** qcow2 images over qcow2 images: shorter ones, longer ones, compressed ones. */
+export const chains: readonly ImageCase[] = [
+  chain(
+    "three images, each longer than the one below",
+    {},
+    { create: "cluster_size=512", size: MIB + 512 * 3 },
+    { create: "cluster_size=64k", size: 2 * MIB + 512 * 7 },
+    { create: "cluster_size=4k", size: 4 * MIB },
+  ),
+  chain(
+    "three images, each shorter than the one below",
+    { inline: true },
+    { create: "cluster_size=2M", size: 6 * MIB },
+    { create: "cluster_size=1k", size: 4 * MIB + 512 },
+    { create: "cluster_size=32k", size: 3 * MIB + 512 * 9 },
+  ),
+  chain(
+    "a short image between two longer ones hides what is below its end",
+    {},
+    { create: "cluster_size=64k", size: 5 * MIB, converted: true },
+    { create: "compat=0.10,cluster_size=2k", size: MIB + 512 * 5 },
+    { create: "extended_l2=on", size: 4 * MIB + 512 },
+  ),
+  chain(
+    "four images, zstd at the bottom, subclusters between",
+    { inline: true },
+    {
+      create: "compression_type=zstd,cluster_size=128k",
+      size: 3 * MIB + 512 * 11,
+      converted: true,
+    },
+    { create: "extended_l2=on,cluster_size=16k", size: 4 * MIB },
+    { create: "cluster_size=512", size: 2 * MIB + 512 },
+    { create: "cluster_size=1M,lazy_refcounts=on", size: 5 * MIB + 512 },
+  ),
+];
+
+/** Images of `qemu-img convert -c`. */
+export const converted: readonly ImageCase[] = ["zlib", "zstd"].flatMap((type) =>
+  ["cluster_size=4k", "cluster_size=64k", "cluster_size=2M", "extended_l2=on"].map((more) => ({
+    name: `${type}, ${more}`,
+    create: `compression_type=${type},${more}`,
+    size: more.includes("2M") ? 30 * MIB + 512 : 6 * MIB + 512,
+    converted: true as const,
+  }))
+);
+
+/** Bytes that can be compressed, more or less, different everywhere; now and then some that cannot. */
+export function texture(length: number): Uint8Array {
+  const bytes = noise(length, 11);
+  for (let at = 0; at < length; at++) if ((at >> 15) % 5 !== 4) bytes[at] = bytes[at]! & 15;
+  return bytes;
+}
+
+/** Makes the image; `data`: where its external data file is to be; `below`: its backing image. */
 export async function createImage(
-  { create, size, dataFile }: ImageCase,
+  { create, size, dataFile, converted }: ImageCase,
   path: string,
   data: string,
+  below?: string,
 ): Promise<void> {
   const options = [create, dataFile ? `data_file=${data}` : ""].filter((word) => word !== "");
   const words = options.length === 0 ? [] : ["-o", options.join(",")];
+  if (converted) {
+    Deno.writeFileSync(`${path}.raw`, texture(size));
+    const how = ["-c", "-f", "raw", "-O", "qcow2", ...words];
+    await ok("qemu-img", ["convert", ...how, `${path}.raw`, path]);
+    return await Deno.remove(`${path}.raw`);
+  }
+  if (below !== undefined) words.push("-b", below, "-F", "qcow2");
   await ok("qemu-img", ["create", "-q", "-f", "qcow2", ...words, path, String(size)]);
 }

@@ -3,22 +3,60 @@ import assert from "node:assert/strict";
 import { Daemon } from "../harness/daemon.ts";
 import { Dice } from "../harness/dice.ts";
 import { TestDir } from "../harness/dir.ts";
-import { noise } from "../harness/images.ts";
+import { assertSameBytes, noise } from "../harness/images.ts";
 import { lacks, ok, qemuIo } from "../harness/tools.ts";
-import { cases, createImage, type ImageCase } from "./cases.ts";
+import { cases, chains, converted, createImage, type ImageCase, texture } from "./cases.ts";
 
 const ignore = lacks("qcow2/interop", "qemu-img", "qemu-io");
 
 /** An image of the matrix, its model, and its files in the folder. */
 class Subject {
   readonly model: Uint8Array;
+  /** Its backing image. */
+  readonly below: Subject | undefined;
+  /** The bytes of the file once it is the backing image of another. */
+  #kept: Uint8Array | undefined;
+
   constructor(readonly image: ImageCase, readonly name: string, readonly dir: TestDir) {
-    this.model = new Uint8Array(image.size);
+    this.model = image.converted ? texture(image.size) : new Uint8Array(image.size);
+    if (image.over !== undefined) this.below = new Subject(image.over, `${name}b`, dir);
     if (image.backing !== undefined) {
       const backing = noise(image.backing, 5);
       Deno.writeFileSync(dir.file(`${name}.base`), backing);
       this.model.set(backing.subarray(0, image.size));
     }
+  }
+
+  get path(): string {
+    return this.dir.file(`${this.name}.qcow2`);
+  }
+
+  /** The original makes the image, and before that what is below, with something in each of them. */
+  async create(dice: Dice): Promise<void> {
+    const { below, model } = this;
+    if (below !== undefined) {
+      await below.create(dice);
+      await below.write(dice);
+      below.#kept = Deno.readFileSync(below.path);
+      model.set(below.model.subarray(0, model.length));
+    }
+    const name = below && `${below.name}.qcow2`;
+    await createImage(this.image, this.path, this.dir.file(`${this.name}.data`), name);
+  }
+
+  /** The original writes into the closed image. */
+  async write(dice: Dice): Promise<void> {
+    const words = this.commands(dice, 20).flatMap((command) => ["-c", command]);
+    await ok("qemu-io", [...words, `json:${JSON.stringify(this.options())}`]);
+  }
+
+  /** What the options tell of the backing file. */
+  #backing(): Record<string, unknown> {
+    const { image, below, name, dir } = this;
+    if (below !== undefined) return image.inline ? { backing: below.options() } : {};
+    if (image.backing === undefined) return { backing: null };
+    const file = { driver: "file", filename: dir.file(`${name}.base`) };
+    return { backing: { driver: "raw", file } };
   }
 
   /** The image's node, without a name. */
@@ -29,9 +67,7 @@ class Subject {
       discard: "unmap",
       file: { ...file(`${this.name}.qcow2`), discard: "unmap" },
       ...(this.image.dataFile ? { "data-file": file(`${this.name}.data`) } : {}),
-      backing: this.image.backing === undefined
-        ? null
-        : { driver: "raw", file: file(`${this.name}.base`) },
+      ...this.#backing(),
       ...this.image.options,
     };
   }
@@ -56,9 +92,11 @@ class Subject {
 
   /** The original's verdict on the closed image. */
   async judge(): Promise<void> {
-    const { dir, name } = this;
-    await ok("qemu-img", ["check", "-f", "qcow2", dir.file(`${name}.qcow2`)]);
+    await ok("qemu-img", ["check", "-f", "qcow2", this.path]);
     await this.compare(`json:${JSON.stringify(this.options())}`, []);
+    for (let lower = this.below; lower !== undefined; lower = lower.below) {
+      assertSameBytes(Deno.readFileSync(lower.path), lower.#kept!, `below ${this.image.name}`);
+    }
   }
 
   /** Whether `target` reads as the model does. */
@@ -84,34 +122,62 @@ function serveAll(dir: TestDir, subjects: readonly Subject[]): Promise<Daemon> {
   });
 }
 
+/** qsd reads what there is, writes, and reads again; then the original has its say on the closed images. */
+async function useWithQsd(dir: TestDir, subjects: readonly Subject[], dice: Dice): Promise<void> {
+  for (const left of ["pid", "nbd", "qmp"]) await Deno.remove(dir.file(left)).catch(() => {});
+  await using daemon = await serveAll(dir, subjects);
+  for (const subject of subjects) {
+    await subject.compare(daemon.uri(subject.name), ["-f", "raw"]);
+    await qemuIo(daemon.uri(subject.name), subject.commands(dice, 20));
+    await subject.compare(daemon.uri(subject.name), ["-f", "raw"]);
+  }
+  const { status, stderr } = await daemon.stop();
+  assert.deepEqual({ status, stderr }, { status: 0, stderr: "" });
+  for (const subject of subjects) await subject.judge();
+}
+
+for (
+  const [what, images] of [["images", cases], ["chains of qcow2 images", chains]] as const
+) {
+  Deno.test({
+    name: `${what} go to and fro between qsd and the original without a difference`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      const dice = new Dice(4);
+      const subjects = images.map((image, at) => new Subject(image, `i${at}`, dir));
+      for (const subject of subjects) await subject.create(dice);
+      for (let round = 0; round < 2; round++) {
+        for (const subject of subjects) await subject.write(dice);
+        await useWithQsd(dir, subjects, dice);
+      }
+    },
+  });
+}
+
+/** Compressed clusters in a closed image, as the original counts them. */
+async function compressedClusters({ path }: Subject): Promise<number> {
+  const told = JSON.parse(await ok("qemu-img", ["check", "--output=json", path]));
+  return told["compressed-clusters"] ?? 0;
+}
+
 Deno.test({
-  name: "images go to and fro between qsd and the original without a difference",
+  name: "compressed clusters of qemu-img convert are read, and written over in part",
   ignore,
   fn: async () => {
     await using dir = TestDir.make();
-    const dice = new Dice(4);
-    const subjects = cases.map((image, at) => new Subject(image, `i${at}`, dir));
-    for (const { image, name } of subjects) {
-      await createImage(image, dir.file(`${name}.qcow2`), dir.file(`${name}.data`));
+    const dice = new Dice(6);
+    const subjects = converted.map((image, at) => new Subject(image, `v${at}`, dir));
+    for (const subject of subjects) await subject.create(dice);
+    const before = await Promise.all(subjects.map(compressedClusters));
+    await useWithQsd(dir, subjects, dice);
+    for (const [at, subject] of subjects.entries()) {
+      const after = await compressedClusters(subject);
+      const told = `${subject.image.name}: ${before[at]}, then ${after}`;
+      assert.ok(after > 0 && after < before[at]!, told);
     }
-    for (let round = 0; round < 2; round++) {
-      // The original writes, qsd reads.
-      for (const subject of subjects) {
-        const words = subject.commands(dice, 20).flatMap((command) => ["-c", command]);
-        await ok("qemu-io", [...words, `json:${JSON.stringify(subject.options())}`]);
-      }
-      for (const left of ["pid", "nbd", "qmp"]) await Deno.remove(dir.file(left)).catch(() => {});
-      await using daemon = await serveAll(dir, subjects);
-      for (const subject of subjects) {
-        await subject.compare(daemon.uri(subject.name), ["-f", "raw"]);
-        // qsd writes, the original reads.
-        await qemuIo(daemon.uri(subject.name), subject.commands(dice, 20));
-        await subject.compare(daemon.uri(subject.name), ["-f", "raw"]);
-      }
-      const { status, stderr } = await daemon.stop();
-      assert.deepEqual({ status, stderr }, { status: 0, stderr: "" });
-      for (const subject of subjects) await subject.judge();
-    }
+    for (const subject of subjects) await subject.write(dice);
+    await useWithQsd(dir, subjects, dice);
   },
 });
 
@@ -133,9 +199,7 @@ Deno.test({
       "--export",
       `nbd,id=t-${name},node-name=top-${name},writable=on`,
     ]);
-    for (const { image, name } of subjects) {
-      await createImage(image, dir.file(`${name}.qcow2`), "");
-    }
+    for (const { image, path } of subjects) await createImage(image, path, "");
     const nodes = subjects.flatMap((subject) => [
       "--blockdev",
       JSON.stringify({ ...subject.options(), "node-name": subject.name }),
@@ -152,9 +216,8 @@ Deno.test({
     assert.equal((await daemon.stop()).status, 0);
     for (const subject of subjects) {
       await subject.judge();
-      const path = dir.file(`${subject.name}.qcow2`);
-      const told = JSON.parse(await ok("qemu-img", ["check", "--output=json", path]));
-      assert.ok(told["compressed-clusters"] > 5, JSON.stringify(told));
+      const compressed = await compressedClusters(subject);
+      assert.ok(compressed > 5, `${compressed} compressed clusters`);
     }
   },
 });
