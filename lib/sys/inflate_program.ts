@@ -110,8 +110,10 @@ function program(fast: typeof openLibdeflate, usual: typeof openZlib): void {
     const inflater = open(start);
     const one = new Uint8Array(BigUint64Array.of(1n).buffer);
     scope.postMessage("ready");
-    while (Atomics.load(words, STOP) === 0) {
+    for (;;) {
       const [next, posted] = [Atomics.load(words, TAKEN), Atomics.load(words, POSTED)];
+      // Afterwards: the order moves the count on, and there is no such job.
+      if (Atomics.load(words, STOP) !== 0) break;
       if (next === posted) {
         Atomics.wait(words, POSTED, posted);
       } else if (Atomics.compareExchange(words, TAKEN, next, (next + 1) | 0) === next) {
