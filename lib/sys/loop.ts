@@ -36,6 +36,8 @@ const URGENT_KEY = 0xffff_ffff;
 const BUDGET_NS = 500_000;
 /** Without work, rings are looked at for this long before the rest of the thread gets its turn. */
 const SPIN_NS = 6_000;
+/** With work that is always done at once, for this long: a turn costs more than a small request. */
+const LINGER_NS = 50_000;
 /** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
 const NEAR_NS = 100_000;
 /** How often a loop looks for work that nobody would wake it for. */
@@ -100,6 +102,7 @@ export class EpollLoop implements Loop {
   readonly #timers = new TimerHeap();
   readonly #pollers: (() => boolean)[] = [];
   readonly #sleepers: (() => boolean)[] = [];
+  readonly #settlers: (() => boolean)[] = [];
 
   #watches: (LoopWatch | undefined)[] = [];
   #freeSlots: number[] = [];
@@ -192,14 +195,20 @@ export class EpollLoop implements Loop {
     this.#kick();
   }
 
-  addPoller(poll: () => boolean, sleeping?: () => boolean): { remove(): void } {
+  addPoller(
+    poll: () => boolean,
+    sleeping?: () => boolean,
+    settled?: () => boolean,
+  ): { remove(): void } {
     this.#pollers.push(poll);
     if (sleeping !== undefined) this.#sleepers.push(sleeping);
+    if (settled !== undefined) this.#settlers.push(settled);
     this.#kick();
     return {
       remove: () => {
         takeOut(this.#pollers, poll);
         if (sleeping !== undefined) takeOut(this.#sleepers, sleeping);
+        if (settled !== undefined) takeOut(this.#settlers, settled);
       },
     };
   }
@@ -271,13 +280,15 @@ export class EpollLoop implements Loop {
     this.counters.turns++;
     const began = now();
     let worked = this.#dispatch(began);
-    worked = this.#poll() || worked;
+    const polled = this.#poll();
     worked = this.#expire(began) || worked;
     worked = this.#runDeferred() || worked;
     if (this.#isStopped()) return;
-    if (worked) {
+    if (worked || polled) {
       if (this.#idle) this.#polling.learn(began - this.#idleSince);
       this.#idle = false;
+      if (!worked) this.#linger(began);
+      if (this.#isStopped()) return;
       this.#immediate = setImmediate(this.#turn);
       return;
     }
@@ -290,6 +301,7 @@ export class EpollLoop implements Loop {
       this.#immediate = setImmediate(this.#turn);
     } else if (idleNs < this.#polling.ns) {
       if (this.#pollers.length > 0) this.#spin();
+      if (this.#isStopped()) return;
       this.#immediate = setImmediate(this.#turn);
     } else if (this.#aroused()) {
       this.#immediate = setImmediate(this.#turn);
@@ -309,6 +321,30 @@ export class EpollLoop implements Loop {
     }
     this.#polling.learn(now() - this.#idleSince);
     this.#idle = false;
+    this.#linger(began);
+  }
+
+  /**
+   * Rings alone had work, and it is done: they are looked at again at once, as long as they have more, or will have
+   * soon. Everything else of this thread waits for LINGER_NS, counted from `began`, and a pass of the pollers.
+   */
+  #linger(began: number): void {
+    const patience = Math.min(SPIN_NS, this.#polling.ns);
+    let last = now();
+    while (this.#deferred.length === 0 && this.#settled() && !this.#isStopped()) {
+      const worked = this.#poll();
+      const time = now();
+      if (worked) last = time;
+      else if (time - last >= patience) break;
+      if (time - began >= LINGER_NS) return;
+    }
+  }
+
+  /** Whether pollers wait for nothing that only another turn brings. */
+  #settled(): boolean {
+    if (this.#settlers.length < this.#pollers.length) return false;
+    for (let i = 0; i < this.#settlers.length; i++) if (!this.#settlers[i]!()) return false;
+    return true;
   }
 
   /** Tells pollers that the loop is about to sleep. Whether one of them has found work. */

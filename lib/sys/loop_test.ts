@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { setImmediate } from "node:timers";
 import { EPOLL } from "./constants.ts";
 import { createContext, type OwnedContext } from "./context.ts";
 import { check } from "./errno.ts";
@@ -315,6 +316,66 @@ Deno.test("pollers are asked once in every turn", async () => {
     });
     await promise;
     assert.equal(loop.counters.turns - turns, asked);
+    poller.remove();
+  });
+});
+
+Deno.test("a poller that always has more to do, and is done with it, leaves everybody else their turns", async () => {
+  await withContext(async ({ loop }) => {
+    const until = performance.now() + 2000; // without a bound the test fails then
+    let asked = 0;
+    let others = 0;
+    const settled = () => true;
+    const greedy = loop.addPoller(
+      () => ++asked > 0 && performance.now() < until,
+      undefined,
+      settled,
+    );
+    const other = loop.addPoller(() => ++others < 0, undefined, settled);
+    const { turns } = loop.counters;
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+    await loop.sleep(1e6);
+    assert.ok(performance.now() < until, "a turn has to end");
+    const took = loop.counters.turns - turns;
+    assert.ok(took >= 20, `${took} turns`);
+    assert.ok(
+      asked > 2 * took,
+      `${asked} looks in ${took} turns: rings are looked at again at once`,
+    );
+    assert.ok(Math.abs(asked - others) <= 1, `${asked} looks at one, ${others} at the other`);
+    greedy.remove();
+    other.remove();
+  });
+});
+
+Deno.test("pollers are asked again in a turn only while all of them are settled and nothing is deferred", async () => {
+  await withContext(async ({ loop }) => {
+    let asked = 0;
+    let settled = true;
+    let defer = false;
+    const poll = () => {
+      asked++;
+      if (defer) loop.defer(() => {});
+      return true;
+    };
+    const perTurn = async () => {
+      await new Promise((resolve) => setImmediate(resolve));
+      const before = { asked, turns: loop.counters.turns };
+      for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve));
+      return (asked - before.asked) / (loop.counters.turns - before.turns);
+    };
+    const poller = loop.addPoller(poll, undefined, () => settled);
+    assert.ok(await perTurn() > 2);
+    settled = false;
+    assert.equal(await perTurn(), 1);
+    settled = true;
+    defer = true;
+    assert.equal(await perTurn(), 1);
+    defer = false;
+    const unaware = loop.addPoller(() => false);
+    assert.equal(await perTurn(), 1);
+    unaware.remove();
+    assert.ok(await perTurn() > 2);
     poller.remove();
   });
 });

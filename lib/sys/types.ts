@@ -215,9 +215,15 @@ export interface Loop {
   /**
    * Calls `poll` in every turn while the loop is awake: for rings in shared memory. It returns whether it found
    * work. The ring's eventfd, if any, is watched as well. `sleeping` is called when the loop is about to sleep: it
-   * asks for that event, and returns whether there was work before it asked, which keeps the loop awake.
+   * asks for that event, and returns whether there was work before it asked, which keeps the loop awake. `settled`
+   * tells whether all that was found is done: if all pollers say so, `poll` is called again and again in a turn, for
+   * a bounded time.
    */
-  addPoller(poll: () => boolean, sleeping?: () => boolean): { remove(): void };
+  addPoller(
+    poll: () => boolean,
+    sleeping?: () => boolean,
+    settled?: () => boolean,
+  ): { remove(): void };
   /** Runs `task` after `ns` nanoseconds (not before; the resolution is about a millisecond when idle). */
   timer(ns: number, task: () => void): Timer;
   /** Resolves after `ns` nanoseconds. */

@@ -54,7 +54,11 @@ export class QueuePart implements ThreadPart {
     this.#device = new BlkDevice(context, this.#backend, deviceOptions(options));
     this.#one = context.buffers.acquire(8);
     this.#one.view.setBigUint64(0, 1n, true);
-    this.#poller = context.loop.addPoller(() => this.#poll(), () => this.#sleeping());
+    this.#poller = context.loop.addPoller(
+      () => this.#poll(),
+      () => this.#sleeping(),
+      () => this.#settled(),
+    );
   }
 
   #poll(): boolean {
@@ -83,6 +87,13 @@ export class QueuePart implements ThreadPart {
     let work = false;
     for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
     return work;
+  }
+
+  /** Whether nothing is in flight. */
+  #settled(): boolean {
+    const queues = this.#serving;
+    for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return false;
+    return true;
   }
 
   call(method: string, args: unknown): MaybePromise<unknown> {

@@ -1,5 +1,6 @@
 /** virtio-blk requests over all kinds of rings, and what bad ones are answered. */
 import assert from "node:assert/strict";
+import { setImmediate } from "node:timers";
 import { BlkStatus, BlkType } from "./device.ts";
 import { type BlkCall, BlkDriver } from "./testing_blk.ts";
 import { ExportBed, withExport } from "./testing_export.ts";
@@ -51,6 +52,28 @@ for (const [name, features] of Object.entries(rings)) {
       for (let i = 0; i < 16; i++) {
         assert.deepEqual(bed.disk.bytes.slice(i * 512, i * 512 + 512), pattern(512, i));
       }
+    });
+  });
+
+  Deno.test(`${name} ring: a guest that always has a next request leaves others their turns`, async () => {
+    await withExport({}, async (bed) => {
+      const { frontend, disk } = await bed.start({ features, queueSize: 32 });
+      const limit = performance.now() + 2000; // without a bound the test fails then
+      let greedy = true;
+      const next = () => {
+        disk.collect();
+        if (!greedy || performance.now() > limit) return;
+        disk.submit({ type: BlkType.in, sector: 0, read: 512 });
+      };
+      bed.disk.later = () => void next();
+      next();
+      frontend.kick();
+      for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+      await bed.context.loop.sleep(1e6);
+      assert.ok(performance.now() < limit, "a turn has to end");
+      assert.ok(bed.disk.calls.length > 20, `${bed.disk.calls.length} requests`);
+      greedy = false;
+      await frontend.until(() => disk.collect() === 0 && disk.inFlight === 0);
     });
   });
 

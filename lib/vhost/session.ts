@@ -73,7 +73,11 @@ export class Session implements QueueHost, SessionState {
     );
     device.negotiated(0n);
     this.#watch = context.loop.watch(fd, EPOLL.IN, (events) => this.#ready(events));
-    this.#poller = context.loop.addPoller(() => this.#poll(), () => this.#sleeping());
+    this.#poller = context.loop.addPoller(
+      () => this.#poll(),
+      () => this.#sleeping(),
+      () => this.#settled(),
+    );
   }
 
   get notifyOnEmpty(): boolean {
@@ -134,6 +138,13 @@ export class Session implements QueueHost, SessionState {
     let work = false;
     for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
     return work;
+  }
+
+  /** Whether nothing is in flight. */
+  #settled(): boolean {
+    const { queues } = this;
+    for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return false;
+    return !this.#busy && this.#ending === undefined;
   }
 
   // --- messages ---
