@@ -1,7 +1,7 @@
 /** Takes out of a transcript what may rightly differ between two runs of the same program. */
 
 /** Members whose values are clocks. */
-const CLOCKS = /^(timestamp|idle_time_ns|.*_time_ns|interval_length)$/;
+const CLOCKS = /^(timestamp|idle_time_ns|.*_time_ns|interval_length|date-n?sec)$/;
 
 /** Replaces clocks, versions, generated node names and the test's folder in a JSON value. */
 export function normalise(value: unknown, folder: string): unknown {

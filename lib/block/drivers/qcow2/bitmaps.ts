@@ -37,6 +37,20 @@ export async function readDirectory(image: Qcow2Image): Promise<DirectoryEntry[]
   return parseDirectory(bytes, bitmaps.count, image.size, image.geometry.clusterSize);
 }
 
+/** As in QEMU bitmaps keep their places in the directory; new ones follow, the newest first. */
+function* inOrder(
+  directory: readonly DirectoryEntry[],
+  bitmaps: readonly DirtyBitmap[],
+): Iterable<[DirtyBitmap, DirectoryEntry | undefined]> {
+  const left = new Map(bitmaps.map((bitmap) => [bitmap.name, bitmap]));
+  for (const entry of directory) {
+    const bitmap = left.get(entry.name);
+    if (bitmap !== undefined) yield [bitmap, entry];
+    left.delete(entry.name);
+  }
+  for (const bitmap of [...left.values()].reverse()) yield [bitmap, undefined];
+}
+
 /** The bitmaps of one image. */
 export class Qcow2Bitmaps implements BitmapStore {
   readonly #image: Qcow2Image;
@@ -128,9 +142,7 @@ export class Qcow2Bitmaps implements BitmapStore {
       const next: DirectoryEntry[] = [];
       const written: DirectoryEntry[] = [];
       try {
-        // As in QEMU the newest comes first.
-        for (const bitmap of bitmaps.toReversed()) {
-          const before = old.find(({ name }) => name === bitmap.name);
+        for (const [bitmap, before] of inOrder(old, bitmaps)) {
           if (bitmap.inconsistent) {
             if (before !== undefined) next.push(before);
             continue;
