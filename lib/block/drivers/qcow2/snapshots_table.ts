@@ -50,15 +50,21 @@ class Cursor {
   #start = 0;
   constructor(private readonly read: ReadBytes) {}
 
+  /** A view: see {@link own} for what is to be kept. */
   async take(offset: number, length: number): Promise<Uint8Array> {
     if (offset < this.#start || offset + length > this.#start + this.#buffer.length) {
       this.#buffer = await this.read(offset, Math.max(length, 65536));
       this.#start = offset;
     }
     const at = offset - this.#start;
-    return this.#buffer.slice(at, at + length);
+    return this.#buffer.subarray(at, at + length);
   }
 }
+
+const NOTHING = new Uint8Array(0);
+
+/** Bytes to keep. A header may claim very many entries whose strings are empty: these cost nothing. */
+const own = (bytes: Uint8Array) => bytes.length === 0 ? NOTHING : bytes.slice();
 
 /** What is wrong with a table but can be lived with by a check. */
 export interface TableProblems {
@@ -112,7 +118,8 @@ export async function readSnapshotTable(
       break;
     }
     length = at;
-    snapshots.push(decode(view, extra, names.slice(0, idLength), names.slice(idLength)));
+    const [id, name] = [names.subarray(0, idLength), names.subarray(idLength)];
+    snapshots.push(decode(view, own(extra), own(id), own(name)));
   }
   return { snapshots, length };
 }

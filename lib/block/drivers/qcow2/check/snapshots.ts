@@ -121,15 +121,15 @@ export class CheckedSnapshots {
     const { clusterSize } = findings.geometry;
     const tables = new Map<string, { offset: number; entries: number; weight: number }>();
     for (const { id, name, l1Offset, l1Size } of this.#snapshots) {
-      const who = `ERROR snapshot ${snapshotText(id)} (${snapshotText(name)})`;
+      const who = () => `ERROR snapshot ${snapshotText(id)} (${snapshotText(name)})`;
       if (l1Offset % BigInt(clusterSize) !== 0n) {
         findings.corrupt(
-          `${who} l1_offset=0x${l1Offset.toString(16)}: L1 table is not cluster aligned; ` +
+          `${who()} l1_offset=0x${l1Offset.toString(16)}: L1 table is not cluster aligned; ` +
             "snapshot table entry corrupted",
         );
       } else if (l1Size > Bounds.maxL1Bytes / 8) {
         findings.corrupt(
-          `${who} l1_size=0x${l1Size.toString(16)}: L1 table is too large; ` +
+          `${who()} l1_size=0x${l1Size.toString(16)}: L1 table is too large; ` +
             "snapshot table entry corrupted",
         );
       } else {
