@@ -1,21 +1,15 @@
 import assert from "node:assert/strict";
 import { CommandError, IoVec } from "../base/mod.ts";
-import { traceEvents, TraceRegistry } from "../observe/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
-import { createContext, type Log } from "../sys/mod.ts";
 import type { NodeView } from "../block/mod.ts";
 import { Frontend } from "../vhost/testing.ts";
 import { BlkDriver } from "../vhost/testing_blk.ts";
-import { Services } from "./services.ts";
+import { loggedServices, until } from "./testing.ts";
 
 /** The services of a daemon in a folder of their own, with IOThreads t0 and t1 and a node on a file in each. */
 async function made() {
   const folder = await Deno.makeTempDir();
-  const lines: string[] = [];
-  const line = (kind: string) => (message: string) => void lines.push(`${kind}: ${message}`);
-  const log: Log = { error: line("error"), warn: line("warning"), info: line("info") };
-  const tracing = new TraceRegistry(traceEvents, { write: () => {}, realtimeUs: () => 0 });
-  const services = new Services(createContext({ name: "main", log }), tracing);
+  const { services, lines } = loggedServices();
   const events: string[] = [];
   const { emit } = services.qmp;
   services.qmp.emit = (name, data) => {
@@ -51,10 +45,6 @@ const nbd = (id: string, node: string, more: object = {}) =>
     ...more,
   }) as BlockExportOptionsValue;
 
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((go) => setTimeout(go, 5));
-}
-
 Deno.test("a thread that throws takes its exports along; all else goes on", async () => {
   await using parts = await made();
   const { services, events, lines } = parts;
@@ -64,10 +54,13 @@ Deno.test("a thread that throws takes its exports along; all else goes on", asyn
   const client = await Deno.connect({ transport: "unix", path: `${parts.folder}/nbd` });
   await enter(client, "e0");
   assert.deepEqual(exports.list().map((one) => one.instance.inUse), [true, false]);
-  await until(() => services.nbd.server!.clients().some((one) => one.export === "e0"));
+  await until(
+    parts.services,
+    () => services.nbd.server!.clients().some((one) => one.export === "e0"),
+  );
   const failing = threads.find("t0")!;
   await failing.ask("crash").catch(() => {});
-  await until(() => events.length > 0);
+  await until(parts.services, () => events.length > 0);
   assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"e0"}']);
   assert.match(
     lines.join("\n"),
@@ -117,7 +110,7 @@ Deno.test("a thread that fails in the middle of a move or a request fails those,
   assert.ok(
     outcomes.some((one) => one.status === "rejected") || graph.find("t0")!.place === undefined,
   );
-  await until(() => thread.failed);
+  await until(parts.services, () => thread.failed);
   await graph.move("t1", threads.find("t1")!);
   assert.equal((graph.find("t1") as NodeView & { place: unknown }).place, threads.find("t1"));
   await user.detach();
@@ -131,9 +124,9 @@ Deno.test("IOThreads start and end many times without leaving anything behind", 
     objects.add({ "qom-type": "iothread", id: "t" });
     await exports.add(nbd("e", "t0", { iothread: "t" }));
     exports.del("e");
-    await until(() => exports.list().length === 0);
+    await until(parts.services, () => exports.list().length === 0);
     objects.delete("t");
-    await until(() => parts.services.threads.ending === 0);
+    await until(parts.services, () => parts.services.threads.ending === 0);
   };
   await round();
   const before = open();
@@ -169,13 +162,13 @@ Deno.test("a vhost-user-blk export in a thread serves its front-end, and dies al
   assert.deepEqual([...(await read()).data.subarray(0, 2)], [1, 1]);
   await disk.call({ type: 1, sector: 8, write: new Uint8Array(512).fill(0x77) });
   assert.deepEqual([...(await read()).data.subarray(0, 2)], [0x77, 0x77]);
-  await until(() => exports.list()[0]!.instance.inUse);
+  await until(parts.services, () => exports.list()[0]!.instance.inUse);
   assert.throws(() => exports.del("v"), { message: "export 'v' still in use" });
   // The node moves away under it: the front-end does not notice.
   await services.graph.move("t0", threads.find("t1"));
   assert.deepEqual([...(await read()).data.subarray(0, 2)], [0x77, 0x77]);
   await threads.find("t0")!.ask("crash").catch(() => {});
-  await until(() => events.length > 0);
+  await until(parts.services, () => events.length > 0);
   assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"v"}']);
   await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
   assert.equal(await frontend.reply(), "end", "its front-end is dropped");

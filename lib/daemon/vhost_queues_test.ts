@@ -1,13 +1,12 @@
 /** vhost-user-blk exports whose queues run in several IOThreads. */
 import assert from "node:assert/strict";
-import { traceEvents, TraceRegistry } from "../observe/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
-import { createContext, type Log } from "../sys/mod.ts";
+import { createContext } from "../sys/mod.ts";
 import { BlkFeature } from "../vhost/config.ts";
 import { Frontend, type FrontendSetup, payload } from "../vhost/testing.ts";
 import { BlkDriver } from "../vhost/testing_blk.ts";
 import { Feature, Request } from "../vhost/wire.ts";
-import { Services } from "./services.ts";
+import { loggedServices, until } from "./testing.ts";
 
 const MIB = 1 << 20;
 const [IN, OUT, FLUSH] = [0, 1, 4];
@@ -16,11 +15,7 @@ const QUEUES = 4;
 /** A daemon's services in a folder of their own, with three IOThreads, and a front-end's context. */
 async function made() {
   const folder = await Deno.makeTempDir();
-  const lines: string[] = [];
-  const line = (kind: string) => (message: string) => void lines.push(`${kind}: ${message}`);
-  const log: Log = { error: line("error"), warn: line("warning"), info: line("info") };
-  const tracing = new TraceRegistry(traceEvents, { write: () => {}, realtimeUs: () => 0 });
-  const services = new Services(createContext({ name: "main", log }), tracing);
+  const { services, lines } = loggedServices();
   const guest = createContext({ name: "guest" });
   const open: Frontend[] = [];
   for (const id of ["t0", "t1", "t2"]) services.objects.add({ "qom-type": "iothread", id });
@@ -59,10 +54,6 @@ const exported = (folder: string, iothread: unknown, more: object = {}) =>
     addr: { type: "unix", path: `${folder}/s` },
     ...more,
   }) as BlockExportOptionsValue;
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((go) => setTimeout(go, 5));
-}
 
 /** Each queue writes, and all queues read what each has written. */
 async function exchange(disks: readonly BlkDriver[], seed: number): Promise<void> {
@@ -155,7 +146,7 @@ Deno.test("a queue that is broken stops alone; a session that ends leaves the ex
     const ring = rings[1]! as unknown as { available: number };
     memory.view.setUint16(ring.available + 2, 0x7000, true);
     frontend.kick(1, true);
-    await until(() => lines.length === round + 1);
+    await until(services, () => lines.length === round + 1);
     assert.match(lines[round]!, /queue 1 is stopped: the available index jumped/);
     await exchange(disks.filter((_, i) => i !== 1), 7);
     // Hang up with requests in flight.
@@ -183,11 +174,11 @@ Deno.test("what was taken and not answered runs once more, wherever its queue ru
   }
   first.frontend.disconnect();
   services.exports.del("e", "hard");
-  await until(() => services.exports.list().length === 0);
+  await until(services, () => services.exports.list().length === 0);
   await services.exports.add(exported(folder, ["t2", "t1", "t0"]));
   const second = await parts.attach({ from: first.frontend, inflight: true });
   for (const i of [0, 1, 2, 3]) second.frontend.kick(i, true);
-  await until(() => {
+  await until(services, () => {
     const file = Deno.readFileSync(`${folder}/disk`);
     return [0, 1, 2, 3].every((i) => file[512 * 512 + 4096 * i] === 77 + i);
   });
@@ -206,7 +197,7 @@ Deno.test("a resize holds for every queue before the guest hears of it; drains w
   }
   for (const i of [0, 1, 2, 3]) frontend.kick(i, true);
   await services.graph.resize("n", 2 * MIB);
-  await until(() => frontend.channelMessages().length > 0);
+  await until(services, () => frontend.channelMessages().length > 0);
   for (const disk of disks) assert.equal((await disk.call(beyond)).status, 0);
   assert.ok(disks.every((disk) => disk.inFlight === 0));
 });
@@ -219,7 +210,7 @@ Deno.test("a thread that fails takes the export along, and nothing else", async 
     const { frontend, disks } = await parts.attach();
     await exchange(disks, 3);
     await services.threads.find(failing)!.ask("crash").catch(() => {});
-    await until(() => services.exports.list().length === 0);
+    await until(services, () => services.exports.list().length === 0);
     assert.match(lines.join("\n"), new RegExp(`IOThread '${failing}' has failed`));
     assert.equal(
       await frontend.reply(),
