@@ -343,7 +343,12 @@ export class Transition implements StateChange {
       }
       i += count;
     }
-    await this.#image.commit();
+    try {
+      await this.#image.commit();
+    } catch (error) {
+      // The header leads to the new state, and the caller must know that it does; what failed is dirty still.
+      this.#warn(error);
+    }
   }
 
   /** Something failed: back to what is on disk. What cannot be given back of the new is a leak. */
