@@ -70,6 +70,7 @@ class FakePool implements BufferPool {
     if (list === undefined) this.#free.set(buffer.length, [buffer]);
     else list.push(buffer);
   }
+  surrender(): void {}
   trim(): void {
     this.#free.clear();
   }

@@ -13,6 +13,8 @@ export class SizeClassPool implements BufferPool {
   readonly #classes: Memory[][] = [];
   #inUse = 0;
   #kept = 0;
+  /** Addresses in buffers that are to be left alone when they are released. */
+  #surrendered: number[] = [];
 
   /** `allocate` gives zeroed pages; `keep`: most bytes to hold back for reuse. */
   constructor(allocate: (length: number) => Memory, keep: number = KEEP) {
@@ -44,12 +46,24 @@ export class SizeClassPool implements BufferPool {
   release(buffer: Memory): void {
     assert(isPowerOfTwo(buffer.length) && buffer.length <= this.#inUse, "not from this pool");
     this.#inUse -= buffer.length;
+    if (this.#surrendered.length > 0 && this.#isSurrendered(buffer)) return;
     if (this.#kept + buffer.length > this.#keep) {
       buffer.unmap();
       return;
     }
     this.#kept += buffer.length;
     this.#class(buffer.length).push(buffer);
+  }
+
+  surrender(address: number): void {
+    this.#surrendered.push(address);
+  }
+
+  #isSurrendered({ address, length }: Memory): boolean {
+    const within = (at: number) => at >= address && at < address + length;
+    if (!this.#surrendered.some(within)) return false;
+    this.#surrendered = this.#surrendered.filter((at) => !within(at));
+    return true;
   }
 
   trim(): void {

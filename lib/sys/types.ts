@@ -241,6 +241,11 @@ export interface BufferPool {
   /** A page-aligned buffer of at least `length` bytes; contents are undefined. */
   acquire(length: number): Memory;
   release(buffer: Memory): void;
+  /**
+   * Somebody who cannot be waited for (a thread that has failed) may still read or write at `address`: if it lies in
+   * a buffer that is handed out, that buffer is never used again once it is released, nor unmapped.
+   */
+  surrender(address: number): void;
   /** Bytes now handed out, and kept for reuse. */
   readonly inUse: number;
   readonly kept: number;

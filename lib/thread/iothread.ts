@@ -77,7 +77,12 @@ export class IoThread implements GraphThread {
     const [toThread, toMain] = [linkMemory(), linkMemory()];
     const ring = () => this.#ringer?.ring();
     const { places } = hub;
-    this.#client = new LinkClient(toThread, ring, (handle) => places.byHandle(handle));
+    this.#client = new LinkClient(
+      toThread,
+      ring,
+      (handle) => places.byHandle(handle),
+      (address) => hub.context.buffers.surrender(address),
+    );
     this.channel = this.#client;
     this.#server = new LinkServer(
       toMain,

@@ -72,19 +72,22 @@ export class LinkClient implements NodeChannel {
   readonly #waiting: Pending[] = [];
   readonly #ring: () => void;
   readonly #find: (handle: number) => BlockNodeInfo | undefined;
+  readonly #surrender: (address: number) => void;
   #seen = 0;
   #failure: string | undefined;
 
-  /** `ring` wakes the server; `find` knows nodes by their number. */
+  /** `ring` wakes the server; `find` knows nodes by their number; `surrender`: see BufferPool. */
   constructor(
     memory: LinkMemory,
     ring: () => void,
     find: (handle: number) => BlockNodeInfo | undefined,
+    surrender: (address: number) => void,
   ) {
     this.#words = memory.words;
     this.#slots = memory.slots;
     this.#ring = ring;
     this.#find = find;
+    this.#surrender = surrender;
     for (let slot = SLOTS - 1; slot >= 0; slot--) this.#free.push(slot);
   }
 
@@ -183,7 +186,14 @@ export class LinkClient implements NodeChannel {
   /** The server is gone: whatever has no answer fails, now and from now on. */
   fail(why: string): void {
     this.#failure = why;
-    for (const request of this.#pending) request?.reject(lost(why, request));
+    for (const request of this.#pending) {
+      if (request === undefined) continue;
+      // The kernel, or a thread that inflates, may be at work there for it.
+      for (let i = 0; i < (request.iov?.count ?? 0); i++) {
+        this.#surrender(request.iov!.addresses[i]!);
+      }
+      request.reject(lost(why, request));
+    }
     this.#pending.fill(undefined);
     for (const request of this.#waiting.splice(0)) request.reject(lost(why, request));
   }

@@ -17,11 +17,17 @@ function made(execute: Execute) {
     execute,
     () => 5,
   );
-  const client: LinkClient = new LinkClient(memory, () => {
-    rings.server++;
-    queueMicrotask(() => server.poll());
-  }, (handle) => handle === 5 ? node : undefined);
-  return { client, server, rings, node };
+  const surrendered: number[] = [];
+  const client: LinkClient = new LinkClient(
+    memory,
+    () => {
+      rings.server++;
+      queueMicrotask(() => server.poll());
+    },
+    (handle) => handle === 5 ? node : undefined,
+    (address) => void surrendered.push(address),
+  );
+  return { client, server, rings, node, surrendered };
 }
 
 Deno.test("a request arrives with all that belongs to it", async () => {
@@ -148,4 +154,18 @@ Deno.test("when the other side is gone everything fails, now and from now on", a
     assert.equal(one.status === "rejected" && one.reason.message, "IOThread 't' has failed");
   }
   await assert.rejects(client.request(NodeOp.read, 1, 0, 0, 0, undefined), { errno: "EIO" });
+});
+
+Deno.test("when the other side is gone the memory of what it had begun is given up, and no other", async () => {
+  const { client, surrendered } = made(() => new Promise<void>(() => {}));
+  const asked = Array.from(
+    { length: 200 },
+    (_, i) => client.request(NodeOp.read, 1, 0, 2, 0, new IoVec().add(8192 * i, 1).add(9, 1)),
+  );
+  await Promise.resolve();
+  client.fail("IOThread 't' has failed");
+  await Promise.allSettled(asked);
+  const begun = surrendered.length / 2;
+  assert.ok(begun > 0 && begun < asked.length);
+  assert.deepEqual(surrendered, Array.from({ length: begun }, (_, i) => [8192 * i, 9]).flat());
 });

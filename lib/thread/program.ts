@@ -141,7 +141,13 @@ class ThreadProgram {
   }
 
   #addClient(peer: string, memory: ThreadStart["toMain"], ring: () => void): void {
-    this.#clients.set(peer, new LinkClient(memory, ring, (handle) => this.#graph.byHandle(handle)));
+    const client = new LinkClient(
+      memory,
+      ring,
+      (handle) => this.#graph.byHandle(handle),
+      (address) => this.#context.buffers.surrender(address),
+    );
+    this.#clients.set(peer, client);
   }
 
   #poll(): void {

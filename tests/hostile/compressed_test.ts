@@ -32,6 +32,7 @@ function unforgiving() {
       return inUse;
     },
     kept: 0,
+    surrender: () => {},
     trim: () => {},
   };
   let handedOver = 0;

@@ -23,6 +23,7 @@ class PlainBuffers implements BufferPool {
     this.inUse--;
     buffer.unmap();
   }
+  surrender(): void {}
   trim(): void {}
 }
 
