@@ -103,10 +103,16 @@ export class RemoteQueue implements SessionQueue {
 
   async #start(addresses: QueueAddresses): Promise<void> {
     const { sys } = this.#host.context;
-    const own = (fd: number) => fd < 0 ? -1 : sys.dup(fd);
+    const given = [this.#kick, this.#call, this.#err];
+    const [kick = -1, call = -1, err = -1] = given.map((fd) => fd < 0 ? -1 : sys.dup(fd));
+    if ([kick, call, err].some((fd, i) => fd < 0 && given[i]! >= 0)) {
+      // Without one of them it would hear nothing, or not be heard.
+      for (const fd of [kick, call, err]) if (fd >= 0) sys.close(fd);
+      throw new ProtocolError("its descriptors cannot be duplicated");
+    }
     const id = this.#id = this.#nextId();
     const { index, size, base } = this;
-    const fds = { kick: own(this.#kick), call: own(this.#call), err: own(this.#err) };
+    const fds = { kick, call, err };
     const session = this.#host.share();
     let refusal: string | undefined;
     try {

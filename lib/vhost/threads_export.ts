@@ -50,7 +50,9 @@ class Place implements QueueThread {
 
   async start(given: QueueStart, queue: RemoteQueue): Promise<string | undefined> {
     this.#queues.set(given.id, queue);
-    return await this.call("start", given) as string | undefined;
+    const refusal = await this.call("start", given) as string | undefined;
+    if (refusal !== undefined) this.#queues.delete(given.id); // nobody will stop it
+    return refusal;
   }
 
   async stop(id: number, abandon: boolean): Promise<number | undefined> {
