@@ -4,7 +4,7 @@ import type { BlockBackend } from "../block/mod.ts";
 import { type CheckableImage, checkers, type CheckResult, drivers } from "../block/drivers/mod.ts";
 import { writeJson } from "../qmp/json/mod.ts";
 import type { Context } from "../sys/mod.ts";
-import { imageGraph, openFile, probe, unopened, type Use, useOfOptions } from "./open.ts";
+import { imageGraph, openFile, probe, unopened, type Use, useOf } from "./open.ts";
 import { makeObjects } from "./objects.ts";
 import { type CheckArguments, parseCheckArguments } from "./options.ts";
 import { checkJson, checkStatus, checkText, repairText } from "./report.ts";
@@ -24,9 +24,12 @@ export async function checkCommand(
   if (makeObjects(context, words, given.objects)) return 0;
   const graph = imageGraph(context);
   try {
-    const { image, forceShare } = given;
-    const plain: Use = { describe: "the check", image, writes: given.fix !== "none", forceShare };
-    const use = given.imageOpts ? useOfOptions(context, plain) : plain;
+    const { image } = given;
+    const use = useOf(
+      context,
+      { describe: "the check", image, writes: given.fix !== "none" },
+      given,
+    );
     const file = await openFile(context, graph, use);
     try {
       // What the format is told must make sense, though a check has no use for it.

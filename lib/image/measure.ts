@@ -7,8 +7,8 @@ import { parseSize } from "../qmp/schema/visit_keyval.ts";
 import type { ImageInfoSpecificQCow2Value } from "../qmp/schema/qcow2.ts";
 import type { Context } from "../sys/mod.ts";
 import { makeObjects } from "./objects.ts";
-import { imageGraph, openImage, type Use, useOfOptions } from "./open.ts";
-import { checkImageOpts, type Output, outputIsJson, parseWords } from "./words.ts";
+import { imageGraph, openImage, useOf } from "./open.ts";
+import { accessOf, type ImageAccess, type Output, outputIsJson, parseWords } from "./words.ts";
 
 /** How it is used. */
 export const measureUsage = `Usage: PROGRAM measure [OPTION]... [--size SIZE|IMAGE]
@@ -36,17 +36,14 @@ const names = {
 };
 
 /** The command line, parsed. */
-interface MeasureArguments {
+interface MeasureArguments extends ImageAccess {
   readonly image: string | undefined;
   readonly size: number | undefined;
   readonly from: string | undefined;
   readonly to: string;
   readonly options: ReadonlyMap<string, string>;
   readonly snapshot: string | undefined;
-  readonly forceShare: boolean;
   readonly json: boolean;
-  readonly imageOpts: boolean;
-  readonly objects: readonly string[];
 }
 
 function parse(args: readonly string[]): MeasureArguments {
@@ -56,9 +53,9 @@ function parse(args: readonly string[]): MeasureArguments {
   const size = last("--size");
   const json = outputIsJson(words);
   const [image] = operands;
-  const imageOpts = checkImageOpts(words);
+  const access = accessOf(words);
   if (operands.length > 1) throw new CommandError("At most one filename argument is allowed.");
-  if (image === undefined && (imageOpts || given.has("-f") || given.has("-l"))) {
+  if (image === undefined && (access.imageOpts || given.has("-f") || given.has("-l"))) {
     throw new CommandError("--image-opts, -f, and -l require a filename argument.");
   }
   const bytes = size === undefined ? undefined : sizeOf(size);
@@ -75,10 +72,8 @@ function parse(args: readonly string[]): MeasureArguments {
     to: last("-O") ?? "raw",
     options: optionsOf(given.get("-o") ?? []),
     snapshot: last("-l")?.replace(/^snapshot\.(id|name)=/, ""),
-    forceShare: given.has("-U"),
     json,
-    imageOpts,
-    objects: given.get("--object") ?? [],
+    ...access,
   };
 }
 
@@ -153,13 +148,12 @@ async function ofImage(
   given: MeasureArguments & { readonly image: string },
   task: (source: MeasuredSource) => Promise<Measurement>,
 ): Promise<Measurement> {
-  const { image, snapshot, from, forceShare } = given;
+  const { image, snapshot, from } = given;
   const graph = imageGraph(context);
-  const plain: Use = { describe: "the measurement", image, writes: false, forceShare };
-  const use = given.imageOpts ? useOfOptions(context, plain) : { ...plain, format: from };
+  const use = useOf(context, { describe: "the measurement", image, writes: false }, given);
   const options = snapshot === undefined ? {} : { "x-qsd-snapshot": snapshot };
   try {
-    const { backend } = await openImage(context, graph, use, options);
+    const { backend } = await openImage(context, graph, { ...use, format: from }, options);
     try {
       const specific = (await backend.facts()).formatSpecific;
       return await task({

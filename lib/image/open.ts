@@ -13,6 +13,7 @@ import { drivers } from "../block/drivers/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { type ImageOpts, parseImageOpts } from "./image_opts.ts";
+import type { ImageAccess } from "./words.ts";
 
 /** How a command uses an image. */
 export interface Use {
@@ -26,12 +27,17 @@ export interface Use {
   readonly opts?: ImageOpts | undefined;
 }
 
-/** `use` of an image that is given as options. Throws CommandError. */
-export function useOfOptions(context: Context, use: Use): Use {
+/** `use` of an image that is given by its name, or as options. Throws CommandError. */
+export function useOf(
+  context: Context,
+  use: Pick<Use, "describe" | "image" | "writes">,
+  { imageOpts, forceShare }: ImageAccess,
+): Use {
+  if (!imageOpts) return { ...use, forceShare };
   try {
     const opts = parseImageOpts(context, use.image);
     if (use.writes && opts.readOnly) throw new CommandError("Block node is read-only");
-    return { ...use, opts, forceShare: use.forceShare || opts.forceShare };
+    return { ...use, opts, forceShare: forceShare || opts.forceShare };
   } catch (error) {
     if (error instanceof CommandError) throw unopened(use.image, error);
     throw error;

@@ -1,6 +1,13 @@
 /** The command line of `qsd check`. */
 import type { CheckFix } from "../block/drivers/mod.ts";
-import { checkImageOpts, onlyImage, outputIsJson, parseWords, usageError } from "./words.ts";
+import {
+  accessOf,
+  type ImageAccess,
+  onlyImage,
+  outputIsJson,
+  parseWords,
+  usageError,
+} from "./words.ts";
 
 /** How it is used. */
 export const checkUsage = `Usage: PROGRAM check [OPTION]... IMAGE
@@ -19,15 +26,12 @@ Exit status: 0 without errors, 1 when the check could not be done, 2 with errors
 `;
 
 /** The command line, parsed. */
-export interface CheckArguments {
+export interface CheckArguments extends ImageAccess {
   readonly image: string;
   readonly format: string | undefined;
   readonly fix: CheckFix;
   readonly json: boolean;
   readonly quiet: boolean;
-  readonly forceShare: boolean;
-  readonly imageOpts: boolean;
-  readonly objects: readonly string[];
 }
 
 const names = {
@@ -47,13 +51,11 @@ export function parseCheckArguments(args: readonly string[]): CheckArguments {
   const json = outputIsJson(words);
   const image = onlyImage(words);
   return {
-    imageOpts: checkImageOpts(words),
-    objects: given.get("--object") ?? [],
+    ...accessOf(words),
     image,
     format: given.get("-f")?.at(-1),
     fix: fix as CheckFix,
     json,
     quiet: given.has("-q"),
-    forceShare: given.has("-U"),
   };
 }

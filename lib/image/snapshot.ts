@@ -3,9 +3,16 @@ import { BlockError, CommandError } from "../base/mod.ts";
 import type { InternalSnapshot, InternalSnapshots } from "../block/mod.ts";
 import { type Context, errnoNumber } from "../sys/mod.ts";
 import { makeObjects } from "./objects.ts";
-import { imageGraph, openImage, type Use, useOfOptions } from "./open.ts";
+import { imageGraph, openImage, useOf } from "./open.ts";
 import { snapshotList } from "./snapshot_list.ts";
-import { onlyImage, type Output, parseWords, usageError } from "./words.ts";
+import {
+  accessOf,
+  type ImageAccess,
+  onlyImage,
+  type Output,
+  parseWords,
+  usageError,
+} from "./words.ts";
 
 /** How it is used. */
 export const snapshotUsage = `Usage: PROGRAM snapshot [OPTION]... IMAGE
@@ -32,13 +39,10 @@ const names = {
 };
 
 /** The command line, parsed. */
-interface SnapshotArguments {
+interface SnapshotArguments extends ImageAccess {
   readonly image: string;
   readonly action: string | undefined;
   readonly name: string;
-  readonly forceShare: boolean;
-  readonly imageOpts: boolean;
-  readonly objects: readonly string[];
 }
 
 function parse(args: readonly string[]): SnapshotArguments {
@@ -52,9 +56,7 @@ function parse(args: readonly string[]): SnapshotArguments {
     image: onlyImage(words),
     action: actions[0]?.action,
     name: actions[0]?.name ?? "",
-    forceShare: given.has("-U"),
-    imageOpts: given.has("--image-opts"),
-    objects: given.get("--object") ?? [],
+    ...accessOf(words),
   };
 }
 
@@ -66,13 +68,12 @@ export async function snapshotCommand(
   args: readonly string[],
 ): Promise<number> {
   const given = parse(args);
-  const { image, action, forceShare } = given;
+  const { image, action } = given;
   if (makeObjects(context, words, given.objects)) return 0;
   const graph = imageGraph(context);
   try {
     const writes = action !== undefined && action !== "-l";
-    const plain: Use = { describe: "the snapshot command", image, writes, forceShare };
-    const use = given.imageOpts ? useOfOptions(context, plain) : plain;
+    const use = useOf(context, { describe: "the snapshot command", image, writes }, given);
     const opened = await openImage(context, graph, use);
     try {
       await act(context, opened.snapshots, given, words);

@@ -88,13 +88,21 @@ export function outputIsJson({ given }: Words): boolean {
   return output === "json";
 }
 
-/** An image's description cannot be in both ways. Throws CommandError. */
-export function checkImageOpts({ given }: Words): boolean {
-  const opts = given.has("--image-opts");
-  if (opts && given.has("-f")) {
+/** How the image is named and opened, and the objects that its options may refer to: alike for all commands. */
+export interface ImageAccess {
+  /** The image's name is options. */
+  readonly imageOpts: boolean;
+  readonly forceShare: boolean;
+  readonly objects: readonly string[];
+}
+
+/** What is said of it. Throws CommandError. */
+export function accessOf({ given }: Words): ImageAccess {
+  const imageOpts = given.has("--image-opts");
+  if (imageOpts && given.has("-f")) {
     throw new CommandError("--image-opts and --format are mutually exclusive");
   }
-  return opts;
+  return { imageOpts, forceShare: given.has("-U"), objects: given.get("--object") ?? [] };
 }
 
 /** The only operand. Throws CommandError. */
