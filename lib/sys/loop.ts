@@ -349,15 +349,7 @@ export class EpollLoop implements Loop {
 
   /** Tells pollers that the loop is about to sleep. Whether one of them has found work. */
   #aroused(): boolean {
-    let any = false;
-    for (let i = 0; i < this.#sleepers.length; i++) {
-      try {
-        if (this.#sleepers[i]!()) any = true;
-      } catch (error) {
-        this.#options.onError(error);
-      }
-    }
-    return any;
+    return this.#ask(this.#sleepers);
   }
 
   /** Whether this thread may block for a moment: nothing else of it is delayed by that. */
@@ -419,15 +411,20 @@ export class EpollLoop implements Loop {
   }
 
   #poll(): boolean {
-    let worked = false;
-    for (let i = 0; i < this.#pollers.length; i++) {
+    return this.#ask(this.#pollers);
+  }
+
+  /** Whether one of them, who are all asked, says so. */
+  #ask(all: readonly (() => boolean)[]): boolean {
+    let any = false;
+    for (let i = 0; i < all.length; i++) {
       try {
-        if (this.#pollers[i]!()) worked = true;
+        if (all[i]!()) any = true;
       } catch (error) {
         this.#options.onError(error);
       }
     }
-    return worked;
+    return any;
   }
 
   #expire(began: number): boolean {
