@@ -90,10 +90,15 @@ function openZlib({ process }: Scope): Inflater {
   };
 }
 
+/** The numbers above, for the program. */
+const layout = { Word, Result, SLOTS, FIELDS };
+
 /** Inflates jobs until it is told to stop. Says "ready" and "done". */
-function program(fast: typeof openLibdeflate, usual: typeof openZlib): void {
-  const [POSTED, TAKEN, STOP, RUNG, RESULTS, SLOTS, FIELDS] = [0, 1, 2, 3, 4, 64, 4];
-  const [FAILED, FILLED] = [1, 2];
+function program(
+  { Word, Result, SLOTS, FIELDS }: typeof layout,
+  fast: typeof openLibdeflate,
+  usual: typeof openZlib,
+): void {
   const scope = globalThis as unknown as Scope;
   const open = (start: Start): Inflater => {
     try {
@@ -111,17 +116,17 @@ function program(fast: typeof openLibdeflate, usual: typeof openZlib): void {
     const one = new Uint8Array(BigUint64Array.of(1n).buffer);
     scope.postMessage("ready");
     for (;;) {
-      const [next, posted] = [Atomics.load(words, TAKEN), Atomics.load(words, POSTED)];
+      const [next, posted] = [Atomics.load(words, Word.taken), Atomics.load(words, Word.posted)];
       // Afterwards: the order moves the count on, and there is no such job.
-      if (Atomics.load(words, STOP) !== 0) break;
+      if (Atomics.load(words, Word.stop) !== 0) break;
       if (next === posted) {
-        Atomics.wait(words, POSTED, posted);
-      } else if (Atomics.compareExchange(words, TAKEN, next, (next + 1) | 0) === next) {
+        Atomics.wait(words, Word.posted, posted);
+      } else if (Atomics.compareExchange(words, Word.taken, next, (next + 1) | 0) === next) {
         const slot = next & (SLOTS - 1);
         const at = slot * FIELDS;
         const filled = inflater.inflate(jobs[at]!, jobs[at + 1]!, jobs[at + 2]!, jobs[at + 3]!);
-        Atomics.store(words, RESULTS + slot, filled ? FILLED : FAILED);
-        if (Atomics.exchange(words, RUNG, 1) === 0) libc.symbols.write(bell, one, 8n);
+        Atomics.store(words, Word.results + slot, filled ? Result.filled : Result.failed);
+        if (Atomics.exchange(words, Word.rung, 1) === 0) libc.symbols.write(bell, one, 8n);
       }
     }
     inflater.close();
@@ -132,6 +137,6 @@ function program(fast: typeof openLibdeflate, usual: typeof openZlib): void {
 
 /** The program as a module for a Worker. */
 export function programUrl(): string {
-  const text = `(${program})(${openLibdeflate}, ${openZlib})`;
+  const text = `(${program})(${JSON.stringify(layout)}, ${openLibdeflate}, ${openZlib})`;
   return `data:text/javascript,${encodeURIComponent(text)}`;
 }
