@@ -3,6 +3,7 @@
  * clients wait in the accept queue; one that does not finish its handshake in time is dropped.
  */
 import {
+  closeListening,
   type Context,
   EPOLL,
   Errno,
@@ -159,9 +160,7 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
     this.#stopped = true;
     this.#retry?.cancel();
     for (const watch of this.#watches) watch.close();
-    for (const fd of this.#listening.fds) this.#context.sys.close(fd);
-    const { path } = this.#listening;
-    if (path !== undefined) this.#context.sys.unlink(path);
+    closeListening(this.#context.sys, this.#listening);
   }
 
   async #until(condition: () => boolean): Promise<void> {

@@ -32,6 +32,12 @@ export interface Listening {
   readonly keepAlive: KeepAlive | undefined;
 }
 
+/** Closes them, and removes the socket file. */
+export function closeListening(sys: Sys, { fds, path }: Listening): void {
+  for (const fd of fds) sys.close(fd);
+  if (path !== undefined) sys.unlink(path);
+}
+
 /** Keep-alive probes: how many, after how long a silence, how long apart; seconds, 0: the system's own. */
 export interface KeepAlive {
   readonly count: number;

@@ -18,6 +18,7 @@ export {
 } from "./inet.ts";
 export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
 export {
+  closeListening,
   type KeepAlive,
   keepAliveOf,
   type Listening,

@@ -7,6 +7,7 @@ import type { BlockBackend } from "../block/mod.ts";
 import { addressText, type ExportInstance } from "../export/mod.ts";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import {
+  closeListening,
   type Context,
   EPOLL,
   Errno,
@@ -119,8 +120,7 @@ export class VhostUserBlkExport implements ExportInstance {
     this.#stopped = true;
     this.#retry?.cancel();
     for (const watch of this.#watches) watch.close();
-    for (const fd of this.#listening.fds) this.#context.sys.close(fd);
-    this.unlink();
+    closeListening(this.#context.sys, this.#listening);
     await this.#session?.shutdown();
     this.#device.close();
     this.onGone();

@@ -74,6 +74,19 @@ export interface SessionQueue extends QueueSettings {
   abandon(): void;
 }
 
+/** Tells all of them that the loop is about to sleep. Whether one has work. */
+export function anySleeping(queues: readonly SessionQueue[]): boolean {
+  let work = false;
+  for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
+  return work;
+}
+
+/** Whether one of them has requests in flight. */
+export function anyInFlight(queues: readonly SessionQueue[]): boolean {
+  for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return true;
+  return false;
+}
+
 /** Where the parts of a ring are, in the front-end's addresses. */
 export interface QueueAddresses {
   readonly flags: number;

@@ -8,7 +8,7 @@ import { DirtyLog } from "./dirty.ts";
 import { deviceOptions, type VhostOptions } from "./export.ts";
 import { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
-import { Queue, type QueueHost, type QueueSettings } from "./queue.ts";
+import { anyInFlight, anySleeping, Queue, type QueueHost, type QueueSettings } from "./queue.ts";
 import type { QueueStart } from "./remote_queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";
@@ -56,8 +56,8 @@ export class QueuePart implements ThreadPart {
     this.#one.view.setBigUint64(0, 1n, true);
     this.#poller = context.loop.addPoller(
       () => this.#poll(),
-      () => this.#sleeping(),
-      () => this.#settled(),
+      () => anySleeping(this.#serving),
+      () => !anyInFlight(this.#serving),
     );
   }
 
@@ -80,20 +80,6 @@ export class QueuePart implements ThreadPart {
 
   #forget(id: number): void {
     this.#memories = this.#memories.filter((one) => one.id !== id);
-  }
-
-  #sleeping(): boolean {
-    const queues = this.#serving;
-    let work = false;
-    for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
-    return work;
-  }
-
-  /** Whether nothing is in flight. */
-  #settled(): boolean {
-    const queues = this.#serving;
-    for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return false;
-    return true;
   }
 
   call(method: string, args: unknown): MaybePromise<unknown> {

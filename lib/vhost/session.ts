@@ -13,7 +13,14 @@ import type { DirtyLog } from "./dirty.ts";
 import { type Handler, handlers, ownReply, type SessionState } from "./handlers.ts";
 import type { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
-import { Queue, type QueueHost, type QueueSettings, type SessionQueue } from "./queue.ts";
+import {
+  anyInFlight,
+  anySleeping,
+  Queue,
+  type QueueHost,
+  type QueueSettings,
+  type SessionQueue,
+} from "./queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";
 import type { SharedSession } from "./shared.ts";
@@ -134,17 +141,12 @@ export class Session implements QueueHost, SessionState {
 
   /** The loop is about to sleep. Whether a queue has work. */
   #sleeping(): boolean {
-    const { queues } = this;
-    let work = false;
-    for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
-    return work;
+    return anySleeping(this.queues);
   }
 
   /** Whether nothing is in flight. */
   #settled(): boolean {
-    const { queues } = this;
-    for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return false;
-    return !this.#busy && this.#ending === undefined;
+    return !this.#busy && this.#ending === undefined && !anyInFlight(this.queues);
   }
 
   // --- messages ---

@@ -4,7 +4,7 @@
  */
 import { type BlockBackend, Perm } from "../block/mod.ts";
 import type { ExportInstance, ExportSurroundings } from "../export/mod.ts";
-import type { Context, Listening } from "../sys/mod.ts";
+import { closeListening, type Context, type Listening } from "../sys/mod.ts";
 import type { IoThread, PartHost, RemotePart, ThreadPart, ThreadPartKind } from "../thread/mod.ts";
 import { QueuePart, type QueuePartOptions } from "./queue_part.ts";
 import { listeningAddress, type VhostOptions, VhostUserBlkExport } from "./export.ts";
@@ -87,13 +87,13 @@ export class RemoteVhostExport implements ExportInstance {
         told: (_method, inUse) => made.inUse = inUse as boolean,
         lost: () => {
           made.inUse = false;
-          made.#closeListening();
+          closeListening(made.#context.sys, made.#listening);
           around.failed();
         },
       });
     } catch (error) {
       made.#use?.release();
-      made.#closeListening();
+      closeListening(made.#context.sys, made.#listening);
       throw error;
     }
     return made;
@@ -122,10 +122,5 @@ export class RemoteVhostExport implements ExportInstance {
   unlink(): void {
     const { path } = this.#listening;
     if (path !== undefined) this.#context.sys.unlink(path);
-  }
-
-  #closeListening(): void {
-    for (const fd of this.#listening.fds) this.#context.sys.close(fd);
-    this.unlink();
   }
 }

@@ -5,7 +5,7 @@
  */
 import type { BlockBackend } from "../block/mod.ts";
 import type { ExportInstance, ExportSurroundings } from "../export/mod.ts";
-import type { Context, Listening } from "../sys/mod.ts";
+import { closeListening, type Context, type Listening } from "../sys/mod.ts";
 import type { IoThread, RemotePart } from "../thread/mod.ts";
 import { type VhostOptions, VhostUserBlkExport } from "./export.ts";
 import type { QueueBroken, QueuePartOptions } from "./queue_part.ts";
@@ -106,9 +106,7 @@ export class ThreadsVhostExport implements ExportInstance {
       for (const place of places) await place.open(around, given);
     } catch (error) {
       for (const place of places) await place.close();
-      const { sys } = parts.context;
-      for (const fd of parts.listening.fds) sys.close(fd);
-      if (parts.listening.path !== undefined) sys.unlink(parts.listening.path);
+      closeListening(parts.context.sys, parts.listening);
       throw error;
     }
     return new ThreadsVhostExport(parts, places);
