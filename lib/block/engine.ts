@@ -129,7 +129,7 @@ export class Engine {
     await bounded.finish();
   }
 
-  /** As Seam.locateFile, for a format whose data stays in its place. */
+  /** As Seam.locateFile, for a format that is `fixed`, or wants to know what is sent. */
   locateFile(
     format: FormatInstance,
     offset: number,
@@ -137,23 +137,41 @@ export class Engine {
     known: boolean,
     out: FilePlace,
   ): boolean {
+    const place = this.#locateWhole(format, offset, length);
+    if (place === undefined) return false;
+    const { at } = place;
+    return this.seam.locateFile(place.child!.node, at, length, known, out) &&
+      (format.fixed === true || format.sending!(at, length));
+  }
+
+  /** As Child.inPageCache, for a format whose data stays in its place. */
+  inPageCache(format: FormatInstance, offset: number, length: number): boolean | undefined {
+    const place = this.#locateWhole(format, offset, length);
+    return place && this.seam.inPageCache(place.child!.node, place.at, length);
+  }
+
+  /** Where all of the range lies in a child, if it does and that can be told at once. Use it before anything else. */
+  #locateWhole(
+    format: FormatInstance,
+    offset: number,
+    length: number,
+  ): PlacementRecord | undefined {
     const depth = this.#depth++;
     const place = (this.#places[depth] ??= new PlacementRecord()).begin(length);
     let pending: MaybePromise<void>;
     try {
       pending = format.locate(offset, length, place);
     } catch {
-      return false; // reading meets the failure again, and reports it
+      return undefined; // reading meets the failure again, and reports it
     } finally {
       this.#depth = depth;
     }
     if (pending !== undefined) {
       this.#places[depth] = new PlacementRecord();
       pending.catch(() => {});
-      return false;
+      return undefined;
     }
-    if (place.kind !== Placed.child || place.length < length) return false;
-    return this.seam.locateFile(place.child!.node, place.at, length, known, out);
+    return place.kind === Placed.child && place.length >= length ? place : undefined;
   }
 
   /** Writes `iov` at `offset` of a format node. */

@@ -235,6 +235,9 @@ export class Edge implements Child {
   ): MaybePromise<void> {
     return this.seam.status(this.node, offset, length, precise, out);
   }
+  inPageCache(offset: number, length: number): boolean | undefined {
+    return this.seam.inPageCache(this.node, offset, length);
+  }
 }
 
 /** Whether `flags` ask for force unit access. */

@@ -113,10 +113,17 @@ export class Seam {
     const instance = node.instance;
     if (!node.plain || this.#traceRead.enabled || offset + length > instance.size) return false;
     if (instance.kind === "format") {
-      return instance.fixed === true &&
+      return (instance.fixed === true || instance.sending !== undefined) &&
         this.engine.locateFile(instance, offset, length, known, out);
     }
     return instance.locateFile?.(offset, length, known, out) ?? false;
+  }
+
+  /** See Child.inPageCache. */
+  inPageCache(node: BlockNode, offset: number, length: number): boolean | undefined {
+    const { instance } = node;
+    if (instance.kind === "io") return instance.inPageCache?.(offset, length);
+    return instance.fixed === true ? this.engine.inPageCache(instance, offset, length) : undefined;
   }
 
   // --- writes ---

@@ -265,6 +265,12 @@ export interface FormatInstance extends DriverInstanceBase {
    * was sent from the file's pages waits in a socket.
    */
   readonly fixed?: boolean;
+  /**
+   * Where that is not so: `length` bytes at `at` of the child that `locate` gave are about to be sent from the page
+   * cache. True: those pages never hold anything else, however long somebody keeps them. False: copy instead. Absent,
+   * and not `fixed`: as false.
+   */
+  sending?(at: number, length: number): boolean;
   /** Says where the bytes from `start` on live: at least one, at most `length` (more is cut off by the seam). */
   locate(start: number, length: number, out: Placement): MaybePromise<void>;
   /** Makes room for a write. Absent: read-only format. */
@@ -299,6 +305,8 @@ export interface IoInstance extends DriverInstanceBase {
   ): MaybePromise<void>;
   /** See BlockBackend.locateFile. */
   locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
+  /** See Child.inPageCache. */
+  inPageCache?(offset: number, length: number): boolean | undefined;
   /** Brings data into the cache (NBD CACHE); advice. */
   prefetch?(offset: number, length: number): MaybePromise<void>;
   /** The node lives in another context: every request goes there as it is, and is checked there. */
@@ -355,6 +363,11 @@ export interface Child {
     precise: boolean,
     out: BlockStatus,
   ): MaybePromise<void>;
+  /**
+   * Whether any of the range is in the page cache of a file, now. Undefined: it cannot be told, or zeroing the range
+   * could not take it out of there.
+   */
+  inPageCache(offset: number, length: number): boolean | undefined;
 }
 
 /** What a driver learns when it opens (or reopens) a node. */

@@ -194,6 +194,11 @@ export class FileInstance implements IoInstance {
     return true;
   }
 
+  /** Of devices it is not known what zeroing does to their pages. */
+  inPageCache(offset: number, length: number): boolean | undefined {
+    return this.#fileKind === "file" ? this.#transfer.inPageCache(offset, length) : undefined;
+  }
+
   write(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
     if (this.#driver === "host_cdrom") this.#requireMedium("write", offset);
     return this.#transfer.write(offset, iov);

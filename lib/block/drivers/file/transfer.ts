@@ -98,6 +98,12 @@ export class Transfer {
     return this.#cached > CACHED_RUN;
   }
 
+  /** Whether any of the range is in the page cache; undefined: unknown. */
+  inPageCache(offset: number, length: number): boolean | undefined {
+    const pages = this.#sys.cachedPages(this.fd, offset, length);
+    return pages < 0 ? undefined : pages > 0;
+  }
+
   /** Reads what follows the first `done` bytes with the engine. */
   async #readLater(offset: number, iov: IoVec, done: number): Promise<void> {
     const total = iov.total;

@@ -1,6 +1,6 @@
 /**
- * Finding room in the image file: clusters whose count is zero, first those that were given back, then the lowest
- * that were never looked at. Claiming is synchronous once the blocks are at hand; new refcount blocks and a larger
+ * Finding room in the image file: clusters whose count is zero (and whose pages nobody may still hold, see sent.ts),
+ * first those that were given back, then the lowest that were never looked at. Claiming is synchronous once the blocks are at hand; new refcount blocks and a larger
  * refcount table are made one after the other.
  */
 import { assert, BlockError } from "../../../base/mod.ts";
@@ -70,7 +70,7 @@ export class Allocator {
       if (mustWait(slot)) return slot;
       if (slot === undefined) return this.#lock(() => this.#addBlock(this.#hint));
       const start = this.#hint % this.#entries;
-      const found = this.#firstFree(slot, start);
+      const found = this.#firstFree(slot, this.#hint);
       this.#hint += found - start;
       if (found < this.#entries) return this.#take(slot, this.#hint, count);
     }
@@ -83,8 +83,7 @@ export class Allocator {
       if (freed === undefined) return undefined;
       const slot = this.#image.refcounts.block(freed.first);
       if (mustWait(slot)) return slot;
-      const free = slot !== undefined &&
-        this.#image.refcounts.read(slot, freed.first % this.#entries) === 0;
+      const free = slot !== undefined && this.#isFree(slot, freed.first);
       const host = free ? this.#take(slot, freed.first, Math.min(count, freed.count)) : undefined;
       const taken = free ? this.granted : 1;
       freed.first += taken;
@@ -94,10 +93,19 @@ export class Allocator {
     }
   }
 
-  #firstFree(slot: Slot, from: number): number {
-    const { refcounts } = this.#image;
-    let index = from;
-    while (index < this.#entries && refcounts.read(slot, index) !== 0) index++;
+  /** Whether `cluster`, counted in `slot`, may be taken. */
+  #isFree(slot: Slot, cluster: number): boolean {
+    const { refcounts, sent } = this.#image;
+    return refcounts.read(slot, cluster % this.#entries) === 0 && !sent.has(cluster);
+  }
+
+  /** Index in `slot` of the first cluster from `cluster` on that is free. */
+  #firstFree(slot: Slot, cluster: number): number {
+    let index = cluster % this.#entries;
+    while (index < this.#entries && !this.#isFree(slot, cluster)) {
+      index++;
+      cluster++;
+    }
     return index;
   }
 
@@ -107,7 +115,7 @@ export class Allocator {
     const index = cluster % this.#entries;
     const most = Math.min(count, this.#entries - index);
     let taken = 0;
-    while (taken < most && refcounts.read(slot, index + taken) === 0) taken++;
+    while (taken < most && this.#isFree(slot, cluster + taken)) taken++;
     this.#image.overlap.checkAllocation(cluster, taken);
     for (let i = 0; i < taken; i++) refcounts.write(slot, index + i, 1);
     if (cluster === this.#hint) this.#hint += taken;
@@ -164,7 +172,7 @@ export class Allocator {
     return this.#exclusively(async () => {
       this.#checkEnd(cluster + 1);
       return await this.#withBlock(cluster, (slot) => {
-        if (this.#image.refcounts.read(slot, cluster % this.#entries) !== 0) return false;
+        if (!this.#isFree(slot, cluster)) return false;
         this.#image.overlap.checkAllocation(cluster, 1);
         this.#image.refcounts.set(slot, cluster, 1);
         this.#note(cluster, 1);
@@ -180,8 +188,7 @@ export class Allocator {
       const cluster = start + run;
       this.#checkEnd(start + count);
       // Making the block may have taken this very cluster.
-      const free = (slot: Slot) => refcounts.read(slot, cluster % this.#entries) === 0;
-      if (await this.#withBlock(cluster, free)) {
+      if (await this.#withBlock(cluster, (slot) => this.#isFree(slot, cluster))) {
         run++;
       } else {
         start = cluster + 1;

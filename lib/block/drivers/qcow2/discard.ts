@@ -1,6 +1,7 @@
 /**
  * Giving clusters back, late: their counts go down only when the metadata that dropped them is stable, and when
- * the requests that may still use them have ended. Until then nobody gets them, and nothing is punched.
+ * the requests that may still use them have ended. Until then nobody gets them, and nothing is punched. Those whose
+ * pages clients may hold get other ones first (sent.ts).
  */
 import { alignDown, alignUp } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
@@ -105,7 +106,9 @@ export class Releases {
     if (wait !== undefined) await wait;
     const { clusterSize } = this.image.geometry;
     for (const { offset, length, reason } of ranges) {
-      if (this.#passes(reason)) await this.#punch(offset, length);
+      const passes = this.#passes(reason);
+      if (passes) await this.#punch(offset, length);
+      if (this.image.sent.any) await this.#replace(offset, length, passes);
       const first = offset / clusterSize;
       for (let i = 0; i < length / clusterSize; i++) await this.#drop(first + i);
     }
@@ -129,7 +132,7 @@ export class Releases {
     return this.image.refcounts.fetch(cluster, (slot) => this.#dropIn(slot, cluster));
   }
   #dropIn(slot: Slot | undefined, cluster: number): void {
-    const { refcounts, allocator, overlap, geometry } = this.image;
+    const { refcounts, allocator, overlap, geometry, sent } = this.image;
     const count = slot === undefined
       ? 0
       : refcounts.read(slot, cluster % geometry.refcountBlockEntries);
@@ -144,28 +147,43 @@ export class Releases {
     refcounts.set(slot, cluster, count - 1);
     if (count > 1) return;
     overlap.remove(cluster * geometry.clusterSize, 1);
-    allocator.freed(cluster);
+    if (!sent.has(cluster)) allocator.freed(cluster);
   }
 
   /** Discards in the file below what only this release still holds. Advice: failures do not matter. */
   async #punch(offset: number, length: number): Promise<void> {
-    const { refcounts, file, geometry } = this.image;
-    const { clusterSize } = geometry;
-    let start = offset;
-    const end = offset + length;
-    const flush = async (to: number) => {
-      if (to <= start) return;
+    await this.#lastOnes(offset, length, () => true, async (start, bytes) => {
       try {
-        await file.discard(start, to - start);
+        await this.image.file.discard(start, bytes);
       } catch {
         // The space stays allocated in the file.
       }
-    };
+    });
+  }
+
+  /** The same clusters get other pages if theirs were sent. */
+  async #replace(offset: number, length: number, unmap: boolean): Promise<void> {
+    const { sent } = this.image;
+    const wanted = (cluster: number) => sent.has(cluster);
+    await this.#lastOnes(offset, length, wanted, (at, bytes) => sent.replace(at, bytes, unmap));
+  }
+
+  /** Acts on what only this release still holds of the range, and `wanted` is true for. */
+  async #lastOnes(
+    offset: number,
+    length: number,
+    wanted: (cluster: number) => boolean,
+    act: (offset: number, length: number) => Promise<void>,
+  ): Promise<void> {
+    const { refcounts, geometry: { clusterSize } } = this.image;
+    let start = offset;
+    const end = offset + length;
     for (let at = offset; at < end; at += clusterSize) {
-      if (await refcounts.get(at / clusterSize) === 1) continue;
-      await flush(at);
+      const cluster = at / clusterSize;
+      if (wanted(cluster) && await refcounts.get(cluster) === 1) continue;
+      if (at > start) await act(start, at - start);
       start = at + clusterSize;
     }
-    await flush(end);
+    if (end > start) await act(start, end - start);
   }
 }

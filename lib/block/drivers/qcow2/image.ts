@@ -15,6 +15,7 @@ import type { Context } from "../../../sys/mod.ts";
 import type {
   BitmapStore,
   Child,
+  HandedOver,
   ImageFacts,
   Limits,
   OpenContext,
@@ -41,6 +42,7 @@ import { OverlapMap } from "./overlap.ts";
 import { Refcounts } from "./refcounts.ts";
 import { DataPlanner } from "./reserve.ts";
 import { resize } from "./resize.ts";
+import { SentClusters, type SentState } from "./sent.ts";
 import { Snapshots } from "./snapshots.ts";
 import { L2Tables } from "./tables.ts";
 import { type Qcow2Traces, qcow2Traces } from "./traces.ts";
@@ -87,6 +89,8 @@ export class Image implements OpenedImage {
   readonly commits: Commits;
   readonly releases: Releases;
   readonly inFlight: InFlight = new InFlight();
+  /** Clusters whose pages clients may hold. */
+  readonly sent: SentClusters;
   readonly snapshots: Snapshots = new Snapshots(this);
   geometry: Geometry;
   l1!: L1Table;
@@ -132,6 +136,7 @@ export class Image implements OpenedImage {
     this.#readOnly = parts.readOnly;
     this.#size = parts.header.size;
     this.#settled = parts.open.trackRequests();
+    this.sent = new SentClusters(this, parts.open.handedOver?.state as SentState | undefined);
     this.commits = new Commits(this);
     this.releases = new Releases(this, this.#settled);
   }
@@ -187,9 +192,9 @@ export class Image implements OpenedImage {
   get readOnly(): boolean {
     return this.#readOnly;
   }
-  /** Clusters of an image that is written change their place. */
+  /** Data files are not allocated from: guest data lies at its own offset. */
   get fixed(): boolean {
-    return this.#readOnly;
+    return this.geometry.externalData;
   }
   get size(): number {
     return this.#size;
@@ -228,6 +233,10 @@ export class Image implements OpenedImage {
   }
 
   // --- requests ---
+
+  sending(at: number, length: number): boolean {
+    return this.sent.sending(at, length);
+  }
 
   locate(start: number, length: number, out: Placement): MaybePromise<void> {
     return this.map.locate(start, length, out);
@@ -505,6 +514,7 @@ export class Image implements OpenedImage {
     await this.refcounts.cache.close();
     this.#options = options;
     this.#readOnly = readOnly;
+    this.sent.reopened();
     this.#assemble(table, tableOffset);
     if (!readOnly && this.header.snapshotCount > 0) await this.snapshots.protect();
   }
@@ -559,5 +569,9 @@ export class Image implements OpenedImage {
     await this.map.cache.close();
     await this.refcounts.cache.close();
     this.codec.close();
+  }
+  async handOver(): Promise<HandedOver> {
+    await this.close();
+    return { fds: [], state: this.sent.state };
   }
 }
