@@ -20,9 +20,17 @@ const TURN_REQUESTS = 256;
 const TURN_BYTES = 2 * 1024 * 1024;
 /** Requests of one queue in flight. */
 const MAX_IN_FLIGHT = 1024;
-/** What was done for this many bytes is shown before more is begun. */
-const SHOW_BYTES = 256 * 1024;
+/** So many requests that are done, or bytes, are shown before more is begun. */
 const SHOW_REQUESTS = 8;
+const SHOW_BYTES = 256 * 1024;
+/**
+ * Where nothing is copied (null-co) that many bytes take no time, and requests shown singly cost both sides more
+ * than they gain. So one in TIMED requests of LARGE bytes or more is timed: was it faster than a copy can be?
+ */
+const SHOW_UNCOPIED_BYTES = 1024 * 1024;
+const TIMED = 32;
+const LARGE = 64 * 1024;
+const UNCOPIED_NS_PER_KIB = 10;
 
 /** What a queue asks of its session. */
 export interface QueueHost {
@@ -127,6 +135,9 @@ export class Queue implements RequestOwner, SessionQueue {
   #closed = false;
   #idle: (() => void)[] = [];
   readonly #flush = (): void => this.#flushNow();
+  #showBytes = SHOW_BYTES;
+  /** Large requests until the next one that is timed. */
+  #untimed = 0;
 
   constructor(host: QueueHost, readonly index: number) {
     this.#host = host;
@@ -317,12 +328,14 @@ export class Queue implements RequestOwner, SessionQueue {
       }
       const request = this.#record();
       ring.take(request);
+      const length = request.in.total + request.out.total;
       requests++;
-      bytes += request.in.total + request.out.total;
+      bytes += length;
       this.inFlight++;
-      if (!device.submit(request)) continue;
+      const done = length < LARGE ? device.submit(request) : this.#submitLarge(request, length);
+      if (!done) continue;
       this.#finish(ring, request);
-      if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= SHOW_BYTES) {
+      if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= this.#showBytes) {
         this.#show(ring);
         shown = requests;
         shownBytes = bytes;
@@ -330,6 +343,21 @@ export class Queue implements RequestOwner, SessionQueue {
     }
     this.#show(ring);
     return true;
+  }
+
+  /** As `submit`; times one in TIMED. */
+  #submitLarge(request: BlkRequest, length: number): boolean {
+    const { device, context } = this.#host;
+    if (this.#untimed-- > 0) return device.submit(request);
+    this.#untimed = TIMED;
+    const began = context.sys.monotonicNs();
+    const done = device.submit(request);
+    if (done) {
+      const ns = context.sys.monotonicNs() - began;
+      const uncopied = ns * 1024 < length * UNCOPIED_NS_PER_KIB;
+      this.#showBytes = uncopied ? SHOW_UNCOPIED_BYTES : SHOW_BYTES;
+    }
+    return done;
   }
 
   #record(): BlkRequest {
