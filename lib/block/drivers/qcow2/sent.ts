@@ -24,12 +24,15 @@ const MANY_PARTS = 1024;
 /** So often the pages of a range are replaced before it is given up. */
 const ATTEMPTS = 3;
 
+/** What the set needs of its image. */
+type Owner = Pick<Image, "file" | "geometry" | "context" | "nodeName">;
+
 /** The set of one instance, as the next one can take it over: parts by index, a bit for each cluster. */
 export type SentState = ReadonlyMap<number, Uint32Array>;
 
 /** The set of one image. */
 export class SentClusters {
-  readonly #image: Image;
+  readonly #image: Owner;
   readonly #parts: Map<number, Uint32Array>;
   /** The part that was asked for last. */
   #index = -1;
@@ -37,7 +40,7 @@ export class SentClusters {
   /** Whether pages can be replaced; undefined: to be found out. */
   #replaces: boolean | undefined;
 
-  constructor(image: Image, state?: SentState) {
+  constructor(image: Owner, state?: SentState) {
     this.#image = image;
     this.#parts = new Map(state);
   }
@@ -65,16 +68,15 @@ export class SentClusters {
   }
 
   /**
-   * Replaces the pages of clusters, `length` bytes at `offset`, whose contents are needed no more. `unmap`: they may
-   * become a hole. Where that fails they stay in the set.
+   * Replaces the pages of clusters, `length` bytes at `offset`, whose contents are needed no more. `unmap`: they
+   * had better become a hole. Where that fails they stay in the set.
    */
   async replace(offset: number, length: number, unmap: boolean): Promise<void> {
     const { file, geometry: { clusterSize } } = this.#image;
     // The last cluster of the file may be written in part only.
     const inside = Math.min(length, file.size - offset);
-    const flags = RequestFlag.noFallback | (unmap ? RequestFlag.mayUnmap : 0);
     try {
-      if (inside > 0 && !await this.#replacePages(offset, inside, flags)) {
+      if (inside > 0 && !await this.#replacePages(offset, inside, unmap)) {
         throw new Error("pages stay in the page cache");
       }
       this.#remove(offset / clusterSize, (offset + length) / clusterSize);
@@ -83,13 +85,15 @@ export class SentClusters {
     }
   }
 
-  async #replacePages(offset: number, length: number, flags: number): Promise<boolean> {
+  async #replacePages(offset: number, length: number, unmap: boolean): Promise<boolean> {
     assert(offset % PAGE === 0, "clusters are whole pages");
     const { file } = this.#image;
     for (let attempt = 0; file.inPageCache(offset, length) !== false; attempt++) {
       if (attempt === ATTEMPTS) return false;
       if (attempt > 0) await file.flush();
-      await file.writeZeroes(offset, length, flags);
+      // In tmpfs only a hole has no pages.
+      const hole = unmap || attempt > 0 ? RequestFlag.mayUnmap : 0;
+      await file.writeZeroes(offset, length, RequestFlag.noFallback | hole);
     }
     return true;
   }
