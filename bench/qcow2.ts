@@ -43,6 +43,11 @@ const IMAGES: Readonly<Record<string, (dir: string, path: string) => Promise<unk
     ]),
   compressed: (dir, path) =>
     runProgram("qemu-img", ["convert", "-c", "-O", "qcow2", `${dir}/text.raw`, path]),
+  zstd: (dir, path) =>
+    runProgram("qemu-img", [
+      ...["convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"],
+      ...[`${dir}/text.raw`, path],
+    ]),
   /** 64 GiB whose tables take 8 MiB; all of it reads as what was preallocated. */
   huge: (_dir, path) =>
     runProgram("qemu-img", [
@@ -66,6 +71,37 @@ interface Row extends Pattern {
 const READ = { pattern: "randread", blockSize: 4096, depth: 32 } as const;
 const WRITE = { pattern: "randwrite", blockSize: 4096, depth: 32 } as const;
 const BIG = { pattern: "read", blockSize: 256 * 1024, depth: 8 } as const;
+
+/** Reads of clusters compressed so. */
+function compressedRows(type: "zlib" | "zstd"): Row[] {
+  const common = {
+    image: type === "zlib" ? "compressed" : type,
+    targets: { original: 2, cpu: 0.5 },
+  };
+  return [
+    {
+      id: `${type}-4k`,
+      title: `compressed, ${type}: 4k sequential reads, 32 deep`,
+      ...READ,
+      ...common,
+      pattern: "read",
+    },
+    {
+      id: `${type}-64k`,
+      title: `compressed, ${type}: 64k sequential reads, 8 deep`,
+      ...common,
+      pattern: "read",
+      blockSize: 65536,
+      depth: 8,
+    },
+    {
+      id: `${type}-random`,
+      title: `compressed, ${type}: 4k random reads, 32 deep`,
+      ...READ,
+      ...common,
+    },
+  ];
+}
 
 const ROWS: readonly Row[] = [
   {
@@ -109,30 +145,7 @@ const ROWS: readonly Row[] = [
     fresh: true,
     targets: { original: 1.5, cpu: 0.5 },
   },
-  {
-    id: "compressed-4k",
-    title: "compressed: 4k sequential reads, 32 deep",
-    image: "compressed",
-    ...READ,
-    pattern: "read",
-    targets: { original: 2, cpu: 0.5 },
-  },
-  {
-    id: "compressed-64k",
-    title: "compressed: 64k sequential reads, 8 deep",
-    image: "compressed",
-    pattern: "read",
-    blockSize: 65536,
-    depth: 8,
-    targets: { original: 2, cpu: 0.5 },
-  },
-  {
-    id: "compressed-random",
-    title: "compressed: 4k random reads, 32 deep",
-    image: "compressed",
-    ...READ,
-    targets: { original: 2, cpu: 0.5 },
-  },
+  ...(["zlib", "zstd"] as const).flatMap(compressedRows),
   {
     id: "l2-miss",
     title: "4k random reads of 64 GiB with an L2 cache of 512 KiB, 32 deep",
@@ -327,7 +340,9 @@ try {
   const wanted = values.rows.split(",");
   const rows = ROWS.filter(({ id }) => wanted.some((word) => id.includes(word)));
   noise(`${dir}/base.raw`, false);
-  if (rows.some(({ image }) => image === "compressed")) noise(`${dir}/text.raw`, true);
+  if (rows.some(({ image }) => image === "compressed" || image === "zstd")) {
+    noise(`${dir}/text.raw`, true);
+  }
   const kinds = [{ ...QSD, program: values.qsd }, ORIGINAL];
   const results: RowResult[] = [];
   const memory: string[] = [];

@@ -1,4 +1,4 @@
-/** Other people's programs that the tests drive, and a library: installed where that can be done. */
+/** Other people's programs that the tests drive, and libraries: installed where that can be done. */
 import { say } from "./say.ts";
 
 /** Debian's package for each program or file that the tests need. */
@@ -15,6 +15,7 @@ const packages: Readonly<Record<string, string>> = {
   "/usr/include/stdio.h": "libc6-dev",
   "/usr/bin/qemu-system-x86_64": "qemu-system-x86",
   [`/usr/lib/${Deno.build.arch}-linux-gnu/libdeflate.so.0`]: "libdeflate0",
+  [`/usr/lib/${Deno.build.arch}-linux-gnu/libzstd.so.1`]: "libzstd1",
   "/usr/sbin/e2fsck": "e2fsprogs",
 };
 

@@ -74,17 +74,16 @@ const FINISH_ZSTD = 2;
 class NodeCodec implements Codec {
   readonly #stream: Stream;
   readonly #finish: number;
-  readonly #zstd: boolean;
-  readonly #decodes: boolean;
   #broken = false;
-  /** zstd keeps its tables from frame to frame, unless the last one was cut off: making them is slow. */
+  /** zstd's encoder keeps its tables from frame to frame, unless the last one was cut off: making them is slow. */
+  readonly #keepsTables: boolean;
   #unfinished = false;
 
   constructor(kind: CodecKind) {
     this.#stream = openStream(kind);
-    this.#zstd = kind.startsWith("zstd");
-    this.#decodes = kind === "inflate" || kind === "zstd-decode";
-    this.#finish = this.#zstd ? FINISH_ZSTD : FINISH_ZLIB;
+    // A decoder whose output is full may still hold back what its frame makes beyond.
+    this.#keepsTables = kind === "zstd-encode";
+    this.#finish = kind.startsWith("zstd") ? FINISH_ZSTD : FINISH_ZLIB;
     assert(typeof this.#stream._handle.writeSync === "function", "zlib's streams have changed");
     this.#stream._handle.onerror = (message) =>
       void (this.#broken = message !== "unexpected end of file");
@@ -92,7 +91,7 @@ class NodeCodec implements Codec {
 
   run(input: Uint8Array, output: Uint8Array): number {
     const { _handle: handle, _writeState: state } = this.#stream;
-    if (!this.#zstd || this.#unfinished) handle.reset();
+    if (!this.#keepsTables || this.#unfinished) handle.reset();
     this.#broken = false;
     this.#unfinished = true;
     try {
@@ -102,8 +101,8 @@ class NodeCodec implements Codec {
     }
     if (this.#broken) return -1;
     const [outputLeft, inputLeft] = state as unknown as [number, number];
-    // A frame that was cut off, or one too large for the output, has left its state behind.
-    this.#unfinished = inputLeft > 0 || this.#decodes === outputLeft > 0;
+    // A frame too large for the output has left its state behind.
+    this.#unfinished = inputLeft > 0 || outputLeft === 0;
     return output.length - outputLeft;
   }
 

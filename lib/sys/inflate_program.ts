@@ -1,5 +1,6 @@
 /** What a thread that inflates runs: the text of functions that may use nothing of this module. */
 import type { LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
+import type { LIBZSTD_SYMBOLS } from "./libzstd.ts";
 
 /**
  * Words that threads and their context share: how many jobs were posted, how many of them were taken, the order to
@@ -10,8 +11,10 @@ export const Word = { posted: 0, taken: 1, stop: 2, rung: 3, results: 4 } as con
 export const Result = { underWay: 0, failed: 1, filled: 2 } as const;
 /** Jobs that can be under way at once: a power of two. Job n lies in slot n % SLOTS. */
 export const SLOTS = 64;
-/** A job in `jobs`: address and length of the stream, address and length of the room for what it makes. */
-export const FIELDS = 4;
+/** A job in `jobs`: address and length of the stream, address and length of the room for what it makes, its format. */
+export const FIELDS = 5;
+/** Formats of streams, as jobs name them. */
+export const Format = { deflate: 0, zstd: 1 } as const;
 
 /** What a thread is started with. */
 export interface Start {
@@ -19,13 +22,13 @@ export interface Start {
   readonly jobs: Float64Array<SharedArrayBuffer>;
   /** The eventfd on the context's loop. */
   readonly bell: number;
-  /** libdeflate; where it cannot be opened Node's zlib inflates. */
-  readonly library: string;
-  readonly symbols: typeof LIBDEFLATE_SYMBOLS;
+  /** Where one cannot be opened Node's zlib decodes. */
+  readonly libdeflate: { readonly name: string; readonly symbols: typeof LIBDEFLATE_SYMBOLS };
+  readonly libzstd: { readonly name: string; readonly symbols: typeof LIBZSTD_SYMBOLS };
 }
 
 /** What the program uses of Node's zlib; see compress.ts. */
-interface InflateStream {
+interface NodeStream {
   readonly _handle: {
     writeSync(...args: [number, Uint8Array, number, number, Uint8Array, number, number]): void;
     reset(): void;
@@ -39,22 +42,26 @@ interface Scope {
   onmessage: (event: MessageEvent<Start>) => void;
   postMessage(message: string): void;
   readonly process: {
-    getBuiltinModule(name: string): { createInflateRaw(options: object): InflateStream };
+    getBuiltinModule(name: string): {
+      createInflateRaw(options: object): NodeStream;
+      createZstdDecompress(): NodeStream;
+    };
   };
 }
 
-interface Inflater {
+interface Decoder {
   /** Whether all of the room was filled. */
-  inflate(input: number, length: number, output: number, room: number): boolean;
+  decode(input: number, length: number, output: number, room: number): boolean;
   close(): void;
 }
 
-function openLibdeflate({ library, symbols }: Start): Inflater {
-  const opened = Deno.dlopen(library, symbols);
+function openLibdeflate({ libdeflate: { name, symbols } }: Start): Decoder {
+  const opened = Deno.dlopen(name, symbols);
   const { libdeflate_deflate_decompress: run, libdeflate_free_decompressor: free } = opened.symbols;
   const decompressor = opened.symbols.libdeflate_alloc_decompressor();
+  if (decompressor === null) throw new Error("no memory");
   return {
-    inflate: (input, length, output, room) => {
+    decode: (input, length, output, room) => {
       const [from, bytes, to, most] = [BigInt(input), BigInt(length), BigInt(output), room];
       return run(decompressor, from, bytes, to, BigInt(most), null) === 0;
     },
@@ -65,9 +72,28 @@ function openLibdeflate({ library, symbols }: Start): Inflater {
   };
 }
 
-function openZlib({ process }: Scope): Inflater {
-  const FINISH = 4;
-  const stream = process.getBuiltinModule("node:zlib").createInflateRaw({ windowBits: 15 });
+function openLibzstd({ libzstd: { name, symbols } }: Start): Decoder {
+  const opened = Deno.dlopen(name, symbols);
+  const { ZSTD_decompressDCtx: run, ZSTD_freeDCtx: free } = opened.symbols;
+  const decoder = opened.symbols.ZSTD_createDCtx();
+  if (decoder === null) throw new Error("no memory");
+  return {
+    decode: (input, length, output, room) => {
+      const [to, most, from, bytes] = [BigInt(output), BigInt(room), BigInt(input), BigInt(length)];
+      return run(decoder, to, most, from, bytes) === room;
+    },
+    close: () => {
+      free(decoder);
+      opened.close();
+    },
+  };
+}
+
+/** Node's. */
+function openNode({ process }: Scope, zstd: boolean): Decoder {
+  const zlib = process.getBuiltinModule("node:zlib");
+  const stream = zstd ? zlib.createZstdDecompress() : zlib.createInflateRaw({ windowBits: 15 });
+  const finish = zstd ? 2 : 4;
   let broken = false;
   stream._handle.onerror = (message) => void (broken = message !== "unexpected end of file");
   const view = (address: number, length: number): Uint8Array => {
@@ -75,16 +101,17 @@ function openZlib({ process }: Scope): Inflater {
     return new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(pointer, length));
   };
   return {
-    inflate: (input, length, output, room) => {
+    decode: (input, length, output, room) => {
       const [source, target] = [view(input, length), view(output, room)];
       broken = false;
       try {
         stream._handle.reset();
-        stream._handle.writeSync(FINISH, source, 0, length, target, 0, room);
+        stream._handle.writeSync(finish, source, 0, length, target, 0, room);
       } catch {
         return false;
       }
-      return !broken && stream._writeState[0] === 0;
+      const [outputLeft, inputLeft] = stream._writeState as unknown as [number, number];
+      return !broken && outputLeft === 0 && (!zstd || inputLeft === 0);
     },
     close: () => {},
   };
@@ -92,27 +119,29 @@ function openZlib({ process }: Scope): Inflater {
 
 /** The numbers above, for the program. */
 const layout = { Word, Result, SLOTS, FIELDS };
+/** What opens decoders: by format, the best first. */
+type Openers = readonly (readonly ((start: Start, scope: Scope) => Decoder)[])[];
 
-/** Inflates jobs until it is told to stop. Says "ready" and "done". */
-function program(
-  { Word, Result, SLOTS, FIELDS }: typeof layout,
-  fast: typeof openLibdeflate,
-  usual: typeof openZlib,
-): void {
+/** Decodes jobs until it is told to stop. Says "ready" and "done". */
+function program({ Word, Result, SLOTS, FIELDS }: typeof layout, openers: Openers): void {
   const scope = globalThis as unknown as Scope;
-  const open = (start: Start): Inflater => {
-    try {
-      return fast(start);
-    } catch {
-      return usual(scope);
+  const none: Decoder = { decode: () => false, close: () => {} };
+  const open = (start: Start, format: number): Decoder => {
+    for (const opener of openers[format]!) {
+      try {
+        return opener(start, scope);
+      } catch {
+        // the next one
+      }
     }
+    return none;
   };
   scope.onmessage = ({ data: start }) => {
     const { words, jobs, bell } = start;
     const libc = Deno.dlopen("libc.so.6", {
       write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
     });
-    const inflater = open(start);
+    const decoders: (Decoder | undefined)[] = openers.map(() => undefined);
     const one = new Uint8Array(BigUint64Array.of(1n).buffer);
     scope.postMessage("ready");
     for (;;) {
@@ -124,12 +153,14 @@ function program(
       } else if (Atomics.compareExchange(words, Word.taken, next, (next + 1) | 0) === next) {
         const slot = next & (SLOTS - 1);
         const at = slot * FIELDS;
-        const filled = inflater.inflate(jobs[at]!, jobs[at + 1]!, jobs[at + 2]!, jobs[at + 3]!);
+        const format = jobs[at + 4]!;
+        const decoder = decoders[format] ??= open(start, format);
+        const filled = decoder.decode(jobs[at]!, jobs[at + 1]!, jobs[at + 2]!, jobs[at + 3]!);
         Atomics.store(words, Word.results + slot, filled ? Result.filled : Result.failed);
         if (Atomics.exchange(words, Word.rung, 1) === 0) libc.symbols.write(bell, one, 8n);
       }
     }
-    inflater.close();
+    for (const decoder of decoders) decoder?.close();
     libc.close();
     scope.postMessage("done");
   };
@@ -137,6 +168,8 @@ function program(
 
 /** The program as a module for a Worker. */
 export function programUrl(): string {
-  const text = `(${program})(${JSON.stringify(layout)}, ${openLibdeflate}, ${openZlib})`;
+  const usual = (zstd: boolean) => `(_, scope) => (${openNode})(scope, ${zstd})`;
+  const openers = `[[${openLibdeflate}, ${usual(false)}], [${openLibzstd}, ${usual(true)}]]`;
+  const text = `(${program})(${JSON.stringify(layout)}, ${openers})`;
   return `data:text/javascript,${encodeURIComponent(text)}`;
 }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import zlib from "node:zlib";
-import { FIELDS, programUrl, SLOTS, type Start, Word } from "./inflate_program.ts";
+import { FIELDS, Format, programUrl, SLOTS, type Start, Word } from "./inflate_program.ts";
 import { LIBDEFLATE, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
+import { LIBZSTD, LIBZSTD_SYMBOLS } from "./libzstd.ts";
 import { LinuxSys } from "./mod.ts";
 
 const ROOM = 4096;
@@ -32,15 +33,16 @@ for (const word of ["posted", "taken", "stop"] as const) {
     const words = new Int32Array(new SharedArrayBuffer(4 * (Word.results + SLOTS)));
     const jobs = new Float64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
     // What an earlier job left in the slot.
-    jobs.set([input.address, stream.length, output.address, ROOM]);
+    jobs.set([input.address, stream.length, output.address, ROOM, Format.deflate]);
     const program = decodeURIComponent(programUrl().replace(/^[^,]*,/, ""));
     const text = `(${endAfter})(${Word[word]});${program}`;
     const url = `data:text/javascript,${encodeURIComponent(text)}`;
     const worker = new Worker(url, { type: "module" });
     const done = Promise.withResolvers<void>();
     worker.onmessage = ({ data }) => data === "done" && done.resolve();
-    const symbols = LIBDEFLATE_SYMBOLS;
-    worker.postMessage({ words, jobs, bell, library: LIBDEFLATE, symbols } satisfies Start);
+    const libdeflate = { name: LIBDEFLATE, symbols: LIBDEFLATE_SYMBOLS };
+    const libzstd = { name: LIBZSTD, symbols: LIBZSTD_SYMBOLS };
+    worker.postMessage({ words, jobs, bell, libdeflate, libzstd } satisfies Start);
     await done.promise;
     worker.terminate();
     assert.equal(words[Word.taken], 0);

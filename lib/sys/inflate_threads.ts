@@ -1,5 +1,5 @@
 /**
- * Threads that inflate, from native memory to native memory, beside the context's own thread: it hands over what the
+ * Threads that inflate (raw deflate, zstd), from native memory to native memory, beside the context's own thread: it hands over what the
  * threads have the time for, inflates the rest itself, and serves others in the meantime. They end when nothing was
  * handed over for some seconds.
  *
@@ -14,9 +14,10 @@
 import { assert } from "../base/mod.ts";
 import { EPOLL } from "./constants.ts";
 import { check } from "./errno.ts";
-import { FIELDS, programUrl, Result, SLOTS, type Start, Word } from "./inflate_program.ts";
+import { FIELDS, Format, programUrl, Result, SLOTS, type Start, Word } from "./inflate_program.ts";
 import { LIBDEFLATE, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
-import type { InflateThreads, Loop, Memory, Sys, Timer, Watch } from "./types.ts";
+import { LIBZSTD, LIBZSTD_SYMBOLS } from "./libzstd.ts";
+import type { InflateThreads, Loop, Memory, StreamFormat, Sys, Timer, Watch } from "./types.ts";
 
 /** Jobs after which threads pay: whoever reads a few clusters only does without. */
 const WORTH_STARTING = 32;
@@ -26,6 +27,12 @@ const MOST_THREADS = 3;
 const CROWDED_RUN = 32;
 /** Threads end when they had nothing to do for this long, and for twice as long at most. */
 const IDLE_NS = 5e9;
+
+/** Names of the libraries; see libdeflate.ts and libzstd.ts. */
+interface Libraries {
+  readonly libdeflate?: string;
+  readonly libzstd?: string;
+}
 
 interface Thread {
   readonly worker: Worker;
@@ -52,7 +59,7 @@ class Crew {
   constructor(
     sys: Sys,
     loop: Loop,
-    private readonly library: string,
+    private readonly libraries: Libraries,
     onError: (error: unknown) => void,
   ) {
     this.#sys = sys;
@@ -71,7 +78,13 @@ class Crew {
   }
 
   /** Undefined when each thread has a job in its hands and another one waiting. */
-  post(input: number, length: number, output: number, room: number): Promise<boolean> | undefined {
+  post(
+    input: number,
+    length: number,
+    output: number,
+    room: number,
+    format: StreamFormat,
+  ): Promise<boolean> | undefined {
     const words = this.#words;
     const number = words[Word.posted]!;
     if (((number - Atomics.load(words, Word.taken)) | 0) >= this.#ready) return undefined;
@@ -83,6 +96,7 @@ class Crew {
     jobs[at + 1] = length;
     jobs[at + 2] = output;
     jobs[at + 3] = room;
+    jobs[at + 4] = Format[format];
     words[Word.results + slot] = Result.underWay;
     this.underWay++;
     const filled = new Promise<boolean>((resolve) => this.#waiting[slot] = resolve);
@@ -110,8 +124,8 @@ class Crew {
       words: this.#words,
       jobs: this.#jobs,
       bell: this.#fd,
-      library: this.library,
-      symbols: LIBDEFLATE_SYMBOLS,
+      libdeflate: { name: this.libraries.libdeflate ?? LIBDEFLATE, symbols: LIBDEFLATE_SYMBOLS },
+      libzstd: { name: this.libraries.libzstd ?? LIBZSTD, symbols: LIBZSTD_SYMBOLS },
     };
     worker.postMessage(start);
   }
@@ -167,7 +181,7 @@ export class OwnedInflateThreads implements InflateThreads {
   readonly #sys: Sys;
   readonly #loop: Loop;
   readonly #onError: (error: unknown) => void;
-  readonly #library: string;
+  readonly #libraries: Libraries;
   #most: number;
   #crew: Crew | undefined;
   readonly #ending = new Set<Promise<void>>();
@@ -179,19 +193,19 @@ export class OwnedInflateThreads implements InflateThreads {
 
   /**
    * `onError`: a thread could not run; `most`: threads at once [one less than there are cores, at most three];
-   * `library`: libdeflate's name.
+   * `libdeflate`, `libzstd`: the libraries' names.
    */
   constructor(
     sys: Sys,
     loop: Loop,
     onError: (error: unknown) => void,
-    options: { readonly most?: number; readonly library?: string } = {},
+    options: Libraries & { readonly most?: number } = {},
   ) {
     this.#sys = sys;
     this.#loop = loop;
     this.#onError = onError;
     this.#most = options.most ?? Math.min(navigator.hardwareConcurrency - 1, MOST_THREADS);
-    this.#library = options.library ?? LIBDEFLATE;
+    this.#libraries = options;
   }
 
   /** Threads that run, or are being started. */
@@ -199,7 +213,13 @@ export class OwnedInflateThreads implements InflateThreads {
     return this.#crew?.size ?? 0;
   }
 
-  run(input: number, length: number, output: number, room: number): Promise<boolean> | undefined {
+  run(
+    input: number,
+    length: number,
+    output: number,
+    room: number,
+    format: StreamFormat,
+  ): Promise<boolean> | undefined {
     if (this.#asked < WORTH_STARTING) {
       this.#asked++;
       return undefined;
@@ -207,7 +227,7 @@ export class OwnedInflateThreads implements InflateThreads {
     if (!this.#isCrowded() || this.#most === 0) return undefined;
     const crew = this.#crew ??= this.#assemble();
     if (crew.size < this.#most && crew.underWay >= crew.size && !crew.broken) crew.start();
-    return crew.post(input, length, output, room);
+    return crew.post(input, length, output, room, format);
   }
 
   /** Whether others are waiting, or were a moment ago: inline is faster for one request at a time. */
@@ -222,7 +242,7 @@ export class OwnedInflateThreads implements InflateThreads {
   }
 
   #assemble(): Crew {
-    const crew = new Crew(this.#sys, this.#loop, this.#library, this.#onError);
+    const crew = new Crew(this.#sys, this.#loop, this.#libraries, this.#onError);
     this.#endWhenIdle(crew);
     return crew;
   }

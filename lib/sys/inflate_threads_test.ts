@@ -3,7 +3,8 @@ import zlib from "node:zlib";
 import { createContext } from "./context.ts";
 import { OwnedInflateThreads } from "./inflate_threads.ts";
 import { Libdeflate } from "./libdeflate.ts";
-import { LinuxSys, type Loop, type Memory } from "./mod.ts";
+import { Libzstd } from "./libzstd.ts";
+import { LinuxSys, type Loop, type Memory, type StreamFormat } from "./mod.ts";
 
 const ROOM = 65536;
 const IDLE_NS = 5e9;
@@ -43,7 +44,15 @@ class Clock {
 
 interface Options {
   readonly most?: number;
-  readonly library?: string;
+  readonly libdeflate?: string;
+  readonly libzstd?: string;
+}
+
+/** What makes `bytes`. */
+function pack(format: StreamFormat, bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(
+    format === "zstd" ? zlib.zstdCompressSync(bytes) : zlib.deflateRawSync(bytes),
+  );
 }
 
 /** A context with threads of its own, and streams and room for them in native memory. */
@@ -55,7 +64,7 @@ class Bench implements AsyncDisposable {
   readonly threads: OwnedInflateThreads;
   readonly #memory: Memory[] = [];
 
-  constructor(options: Options) {
+  constructor(options: Options, readonly format: StreamFormat = "deflate") {
     const onError = (error: unknown) => void this.errors.push(error);
     this.threads = new OwnedInflateThreads(this.sys, this.clock.loop, onError, options);
   }
@@ -69,12 +78,13 @@ class Bench implements AsyncDisposable {
 
   /** What the threads make of `stream`; undefined: it was not taken. */
   run(stream: Uint8Array, target: Memory): Promise<boolean> | undefined {
-    return this.threads.run(this.alloc(stream).address, stream.length, target.address, ROOM);
+    const { address } = this.alloc(stream);
+    return this.threads.run(address, stream.length, target.address, ROOM, this.format);
   }
 
   /** Asks until a thread takes a stream. */
   async running(): Promise<void> {
-    const [stream, target] = [zlib.deflateRawSync(text(0)), this.alloc(ROOM)];
+    const [stream, target] = [pack(this.format, text(0)), this.alloc(ROOM)];
     for (;;) {
       const taken = this.run(stream, target);
       if (taken !== undefined) return void await taken;
@@ -106,25 +116,28 @@ function comm(task: string): string {
   }
 }
 
-function hasLibdeflate(): boolean {
-  const library = Libdeflate.open();
+function isHere(library: { close(): void } | undefined): boolean {
   library?.close();
   return library !== undefined;
 }
 
-const DECODERS = [
-  { decoder: "zlib", library: "libdeflate.is.not.here" },
-  ...(hasLibdeflate() ? [{ decoder: "libdeflate", library: "libdeflate.so.0" }] : []),
+const DECODERS: { decoder: string; format: StreamFormat; options: Options }[] = [
+  { decoder: "zlib", format: "deflate", options: { libdeflate: "libdeflate.is.not.here" } },
+  { decoder: "the runtime's zstd", format: "zstd", options: { libzstd: "libzstd.is.not.here" } },
 ];
+if (isHere(Libdeflate.open())) {
+  DECODERS.push({ decoder: "libdeflate", format: "deflate", options: {} });
+}
+if (isHere(Libzstd.open())) DECODERS.push({ decoder: "libzstd", format: "zstd", options: {} });
 
-for (const { decoder, library } of DECODERS) {
+for (const { decoder, format, options } of DECODERS) {
   Deno.test(`${decoder}: streams in any number are inflated, each to its own place`, async () => {
-    await using bench = new Bench({ most: 2, library });
+    await using bench = new Bench({ most: 2, ...options }, format);
     await bench.running();
     const jobs = Array.from({ length: 200 }, (_, seed) => {
       const target = bench.alloc(ROOM);
       const want = text(seed);
-      return { want, target, filled: bench.run(zlib.deflateRawSync(want), target) };
+      return { want, target, filled: bench.run(pack(format, want), target) };
     });
     const taken = jobs.filter(({ filled }) => filled !== undefined);
     assert.ok(taken.length >= 1 && taken.length <= 64, `${taken.length} taken`);
@@ -135,25 +148,25 @@ for (const { decoder, library } of DECODERS) {
   });
 
   Deno.test(`${decoder}: what does not fill its room is told, and nothing beyond is touched`, async () => {
-    await using bench = new Bench({ most: 1, library });
+    await using bench = new Bench({ most: 1, ...options }, format);
     await bench.running();
     const target = bench.alloc(2 * ROOM);
     target.bytes.fill(0x55);
     const broken = new Uint8Array(100).fill(0xff);
-    const short = zlib.deflateRawSync(text(1).subarray(0, 1000));
-    const cut = zlib.deflateRawSync(text(2)).subarray(0, 20);
+    const short = pack(format, text(1).subarray(0, 1000));
+    const cut = pack(format, text(2)).subarray(0, 20);
     for (const stream of [broken, short, cut]) assert.equal(await bench.run(stream, target), false);
-    // libdeflate leaves the answer to zlib.
-    const bomb = zlib.deflateRawSync(new Uint8Array(64 * ROOM).fill(7));
+    // Only zlib takes the front part of it; the others leave the answer to whoever decodes inline.
+    const bomb = pack(format, new Uint8Array(64 * ROOM).fill(7));
     assert.equal(await bench.run(bomb, target), decoder === "zlib");
     assert.equal(target.bytes.subarray(ROOM).every((byte) => byte === 0x55), true);
     const whole = text(3);
-    assert.equal(await bench.run(zlib.deflateRawSync(whole), target), true);
+    assert.equal(await bench.run(pack(format, whole), target), true);
     assert.deepEqual(target.bytes.subarray(0, ROOM), whole);
   });
 
   Deno.test(`${decoder}: threads end when they are idle, and are started again`, async () => {
-    await using bench = new Bench({ most: 2, library });
+    await using bench = new Bench({ most: 2, ...options }, format);
     const others = bench.workers();
     bench.context.startPoller();
     while (bench.workers() === others) await new Promise((resolve) => setTimeout(resolve, 1));

@@ -48,7 +48,7 @@ export class Libdeflate {
   }
 
   /** Whether the raw deflate stream in the `length` bytes at `input` makes exactly the `room` bytes at `output`. */
-  inflate(input: number, length: number, output: number, room: number): boolean {
+  decode(input: number, length: number, output: number, room: number): boolean {
     return this.#library.symbols.libdeflate_deflate_decompress(
       this.#decompressor,
       BigInt(input),

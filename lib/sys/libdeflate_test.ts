@@ -1,13 +1,8 @@
 import assert from "node:assert/strict";
 import zlib from "node:zlib";
 import { chance } from "../base/mod.ts";
-import { openCodec } from "./compress.ts";
 import { Libdeflate } from "./libdeflate.ts";
-import { LinuxSys, type Memory } from "./mod.ts";
-
-const PAGE = 4096;
-const ROOM = 2 * PAGE;
-const INPUT = 8 * PAGE;
+import { type Below, broken, GuardedStreams, ROOM } from "./testing.ts";
 
 function isHere(): boolean {
   const library = Libdeflate.open();
@@ -15,52 +10,6 @@ function isHere(): boolean {
   return library !== undefined;
 }
 const ignore = !isHere();
-
-/** Both decoders, and memory whose next page nobody may touch: a byte too far ends the process. */
-class Bench implements Disposable {
-  readonly sys = new LinuxSys();
-  readonly fast = Libdeflate.open()!;
-  readonly slow = openCodec("inflate");
-  readonly #libc = Deno.dlopen("libc.so.6", {
-    mprotect: { parameters: ["usize", "usize", "i32"], result: "i32" },
-  });
-  readonly #input = this.#guarded(INPUT);
-  readonly #output = this.#guarded(ROOM);
-  readonly #expected = new Uint8Array(ROOM);
-
-  #guarded(length: number): Memory {
-    const memory = this.sys.allocate(length + PAGE);
-    const guard = BigInt(memory.address + length);
-    assert.equal(this.#libc.symbols.mprotect(guard, BigInt(PAGE), 0), 0);
-    return memory;
-  }
-
-  /** What libdeflate and zlib make of a stream that ends where its memory does. */
-  run(stream: Uint8Array): { filled: boolean; done: number; alike: boolean } {
-    const from = INPUT - stream.length;
-    this.#input.bytes.set(stream, from);
-    const filled = this.fast.inflate(
-      this.#input.address + from,
-      stream.length,
-      this.#output.address,
-      ROOM,
-    );
-    const done = this.slow.run(stream, this.#expected);
-    const made = this.#output.bytes.subarray(0, ROOM);
-    return { filled, done, alike: filled && made.every((byte, at) => byte === this.#expected[at]) };
-  }
-
-  [Symbol.dispose](): void {
-    this.fast.close();
-    this.slow.close();
-    this.#input.unmap();
-    this.#output.unmap();
-    this.#libc.close();
-    this.sys.dispose();
-  }
-}
-
-type Below = (limit: number) => number;
 
 /** A stream of any kind that zlib writes; a quarter of them make more than fits. */
 function anyStream(below: Below): Uint8Array {
@@ -75,22 +24,12 @@ function anyStream(below: Below): Uint8Array {
   return new Uint8Array(zlib.deflateRawSync(bytes, options));
 }
 
-/** Changes bits and bytes of a copy, most of them where the codes are described, and cuts it off at times. */
-function broken(stream: Uint8Array, below: Below): Uint8Array {
-  const bytes = stream.slice(0, below(5) === 0 ? 1 + below(stream.length) : stream.length);
-  for (let changes = below(4); changes > 0; changes--) {
-    const at = below(below(2) === 0 ? Math.min(bytes.length, 80) : bytes.length);
-    bytes[at] = below(2) === 0 ? bytes[at]! ^ 1 << below(8) : below(256);
-  }
-  return bytes;
-}
-
 Deno.test({
   name:
     "libdeflate makes what zlib makes of any sound stream, and of broken ones no more than its room",
   ignore,
   fn: () => {
-    using bench = new Bench();
+    using bench = new GuardedStreams(Libdeflate.open()!, "inflate");
     const pick = chance(20);
     const below = (limit: number) => Math.floor(pick(2 ** 32) / 2 ** 32 * limit);
     let lenient = 0;
@@ -119,7 +58,7 @@ Deno.test({
   name: "libdeflate: what is no whole stream is left to zlib",
   ignore,
   fn: () => {
-    using bench = new Bench();
+    using bench = new GuardedStreams(Libdeflate.open()!, "inflate");
     const whole = new Uint8Array(zlib.deflateRawSync(new Uint8Array(ROOM).fill(7), { level: 0 }));
     const stored = (length: number, complement = ~length) =>
       Uint8Array.of(1, length & 255, length >> 8, complement & 255, complement >> 8 & 255, 1, 2, 3);

@@ -3,6 +3,7 @@ export type * from "./types.ts";
 export { openAio, probeAio } from "./aio.ts";
 export { type Codec, type CodecKind, openCodec } from "./compress.ts";
 export { Libdeflate } from "./libdeflate.ts";
+export { Libzstd } from "./libzstd.ts";
 export * from "./constants.ts";
 export { loadCrypto } from "./crypto.ts";
 export * from "./context.ts";

@@ -246,6 +246,11 @@ export interface BufferPool {
    * a buffer that is handed out, that buffer is never used again once it is released, nor unmapped.
    */
   surrender(address: number): void;
+  /**
+   * Whether an address within `memory`, which need not be a buffer, was surrendered: then it has to stay mapped. To be
+   * asked once, when it would be unmapped.
+   */
+  surrendered(memory: Pick<Memory, "address" | "length">): boolean;
   /** Bytes now handed out, and kept for reuse. */
   readonly inUse: number;
   readonly kept: number;
@@ -253,14 +258,23 @@ export interface BufferPool {
   trim(): void;
 }
 
-/** Threads that inflate streams (raw deflate) beside the context's own, when it pays. */
+/** What streams are made by: raw deflate, or a single frame of zstd. */
+export type StreamFormat = "deflate" | "zstd";
+
+/** Threads that inflate streams beside the context's own, when it pays. */
 export interface InflateThreads {
   /**
-   * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. All of that belongs to the
-   * threads until the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken,
+   * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. Zstd: one frame, of that
+   * length and of the present format, is what the caller has made sure of. All of that belongs to the threads until the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken,
    * or one that these threads do not understand. Undefined: not taken, and nothing will happen; do it inline.
    */
-  run(input: number, length: number, output: number, room: number): Promise<boolean> | undefined;
+  run(
+    input: number,
+    length: number,
+    output: number,
+    room: number,
+    format: StreamFormat,
+  ): Promise<boolean> | undefined;
 }
 
 /** A point that can be traced: one branch when off. Names are QEMU's where the same thing happens. */

@@ -72,53 +72,56 @@ function breakStreams(bytes: Uint8Array, dice: Dice): Set<number> {
   return broken;
 }
 
-Deno.test({
-  name:
-    "compressed clusters, sound or broken, do no harm to others, also when the image is closed meanwhile",
-  ignore: lacks("hostile/compressed", "qemu-img"),
-  fn: async () => {
-    await using dir = TestDir.make();
-    const dice = new Dice(4);
-    const want = content(dice);
-    const [raw, path] = [dir.file("raw"), dir.file("image")];
-    Deno.writeFileSync(raw, want);
-    await ok("qemu-img", ["convert", "-c", "-f", "raw", "-O", "qcow2", raw, path]);
-    const sound = Deno.readFileSync(path);
-    const { shared, handedOver, close } = unforgiving();
-    let failed = 0;
-    try {
-      for (let number = 0; number < CASES; number++) {
-        const bytes = sound.slice();
-        const broken = breakStreams(bytes, dice);
-        const disk = new Journal().disk(bytes, dice);
-        const machine = await Machine.open({ file: disk }, { "read-only": true }, shared);
-        const reads = Array.from({ length: READS }, async () => {
-          const at = dice.below(CLUSTERS - 2) * CLUSTER + dice.below(3) * 512 * dice.below(128);
-          const length = dice.below(2) === 0 ? CLUSTER : 512 * (1 + dice.below(64));
-          const touched = [at, at + length - 1].map((one) => Math.floor(one / CLUSTER));
-          const isBroken = touched.some((cluster) => broken.has(cluster));
-          try {
-            const got = await machine.read(at, length);
-            // No checksum tells a broken stream that makes a cluster all the same.
-            const right = got.every((byte, i) => byte === want[at + i]);
-            assert.ok(right || isBroken, `wrong bytes in ${length} at ${at}`);
-          } catch (error) {
-            if (!isBroken || (error as Error).name !== "BlockError") throw error;
-            failed++;
-          }
-        });
-        if (dice.below(2) === 0) await Promise.race(reads);
-        // Turns of the loop, so that some are with the threads.
-        for (let turns = dice.below(4); turns > 0; turns--) await shared.loop.sleep(0);
-        const closed = machine.close();
-        await Promise.all(reads);
-        await closed;
-        assert.equal(shared.buffers.inUse, 0);
+for (const type of ["zlib", "zstd"]) {
+  Deno.test({
+    name:
+      `${type}: compressed clusters, sound or broken, do no harm to others, also when the image is closed meanwhile`,
+    ignore: lacks("hostile/compressed", "qemu-img"),
+    fn: async () => {
+      await using dir = TestDir.make();
+      const dice = new Dice(4);
+      const want = content(dice);
+      const [raw, path] = [dir.file("raw"), dir.file("image")];
+      Deno.writeFileSync(raw, want);
+      const options = ["-f", "raw", "-O", "qcow2", "-o", `compression_type=${type}`];
+      await ok("qemu-img", ["convert", "-c", ...options, raw, path]);
+      const sound = Deno.readFileSync(path);
+      const { shared, handedOver, close } = unforgiving();
+      let failed = 0;
+      try {
+        for (let number = 0; number < CASES; number++) {
+          const bytes = sound.slice();
+          const broken = breakStreams(bytes, dice);
+          const disk = new Journal().disk(bytes, dice);
+          const machine = await Machine.open({ file: disk }, { "read-only": true }, shared);
+          const reads = Array.from({ length: READS }, async () => {
+            const at = dice.below(CLUSTERS - 2) * CLUSTER + dice.below(3) * 512 * dice.below(128);
+            const length = dice.below(2) === 0 ? CLUSTER : 512 * (1 + dice.below(64));
+            const touched = [at, at + length - 1].map((one) => Math.floor(one / CLUSTER));
+            const isBroken = touched.some((cluster) => broken.has(cluster));
+            try {
+              const got = await machine.read(at, length);
+              // No checksum tells a broken stream that makes a cluster all the same.
+              const right = got.every((byte, i) => byte === want[at + i]);
+              assert.ok(right || isBroken, `wrong bytes in ${length} at ${at}`);
+            } catch (error) {
+              if (!isBroken || (error as Error).name !== "BlockError") throw error;
+              failed++;
+            }
+          });
+          if (dice.below(2) === 0) await Promise.race(reads);
+          // Turns of the loop, so that some are with the threads.
+          for (let turns = dice.below(4); turns > 0; turns--) await shared.loop.sleep(0);
+          const closed = machine.close();
+          await Promise.all(reads);
+          await closed;
+          assert.equal(shared.buffers.inUse, 0);
+        }
+      } finally {
+        await close();
       }
-    } finally {
-      await close();
-    }
-    assert.ok(failed > 0, "none was broken");
-    assert.ok(handedOver() > 50, `${handedOver()} were inflated by threads`);
-  },
-});
+      assert.ok(failed > 0, "none was broken");
+      assert.ok(handedOver() > 50, `${handedOver()} were inflated by threads`);
+    },
+  });
+}

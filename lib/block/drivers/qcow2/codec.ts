@@ -1,6 +1,6 @@
 /** A cluster's compression, from native memory to native memory: zlib's raw deflate, or zstd. */
-import type { Codec, CodecKind, Sys } from "../../../sys/mod.ts";
-import { Libdeflate, openCodec } from "../../../sys/mod.ts";
+import type { Codec, CodecKind, Memory, StreamFormat, Sys } from "../../../sys/mod.ts";
+import { Libdeflate, Libzstd, openCodec } from "../../../sys/mod.ts";
 import { takeZstdFrame } from "./zstd_frame.ts";
 
 /** Header field compression_type, by name. */
@@ -10,16 +10,27 @@ const DECODERS: Readonly<Record<CompressionType, CodecKind>> = {
   zlib: "inflate",
   zstd: "zstd-decode",
 };
+/** The streams, for threads that inflate. */
+export const STREAMS: Readonly<Record<CompressionType, StreamFormat>> = {
+  zlib: "deflate",
+  zstd: "zstd",
+};
 const ENCODERS: Readonly<Record<CompressionType, CodecKind>> = {
   zlib: "deflate",
   zstd: "zstd-encode",
 };
 
+type FastDecoder = Pick<Libzstd, "decode" | "close">;
+
+function openFast(type: CompressionType): FastDecoder | undefined {
+  return type === "zlib" ? Libdeflate.open() : Libzstd.open();
+}
+
 /** Encodes and decodes clusters of one image, one at a time, on the calling thread. */
 export class ClusterCoder {
   #decoder: Codec | undefined;
-  /** Null where the system has none. */
-  #libdeflate: Libdeflate | null | undefined;
+  /** The fast decoder; null where the system has none. */
+  #fast: FastDecoder | null | undefined;
   #encoder: Codec | undefined;
 
   constructor(
@@ -29,13 +40,14 @@ export class ClusterCoder {
   ) {}
 
   /**
-   * Decodes the stream in the `length` bytes at `input` to the cluster at `output`; may change bytes of the input.
+   * Decodes the stream in the first `length` bytes of `input` to the cluster at `output`; may change bytes of the input.
    * What follows the stream is ignored, and so is what it holds beyond a cluster, as the original does. Undefined
    * when all went well, else what is wrong with it.
    */
-  decode(input: number, length: number, output: number): string | undefined {
-    if (this.type === "zlib" && this.#inflateWhole(input, length, output)) return undefined;
-    const source = this.sys.viewAt(input, length);
+  decode(input: Memory, length: number, output: number): string | undefined {
+    const single = this.single(input, length);
+    if (single !== undefined && this.#decodeWhole(input.address, single, output)) return undefined;
+    const source = input.bytes.subarray(0, length);
     const target = this.sys.viewAt(output, this.clusterSize);
     this.#decoder ??= openCodec(DECODERS[this.type]);
     const done = this.type === "zlib"
@@ -46,10 +58,20 @@ export class ClusterCoder {
     return `ends after ${done} of ${this.clusterSize} bytes`;
   }
 
+  /**
+   * How many of the first `length` bytes of `input` are to be decoded as one stream, if that is likely to make a
+   * cluster; undefined: there is none, or another one in front. May change bytes of the input, as `decode`.
+   */
+  single(input: Memory, length: number): number | undefined {
+    if (this.type === "zlib") return length;
+    const frame = takeZstdFrame(input.bytes.subarray(0, length), this.clusterSize);
+    return frame === undefined || frame.skippable ? undefined : frame.length;
+  }
+
   /** The fast way, for streams that make exactly a cluster. */
-  #inflateWhole(input: number, length: number, output: number): boolean {
-    if (this.#libdeflate === undefined) this.#libdeflate = Libdeflate.open() ?? null;
-    return this.#libdeflate?.inflate(input, length, output, this.clusterSize) ?? false;
+  #decodeWhole(input: number, length: number, output: number): boolean {
+    if (this.#fast === undefined) this.#fast = openFast(this.type) ?? null;
+    return this.#fast?.decode(input, length, output, this.clusterSize) ?? false;
   }
 
   /** Encodes the cluster at `input` to `output`, which has room for a cluster; 0 when it does not become smaller. */
@@ -64,8 +86,8 @@ export class ClusterCoder {
 
   /** Gives back the memory of the coders. */
   close(): void {
-    this.#libdeflate?.close();
-    this.#libdeflate = undefined;
+    this.#fast?.close();
+    this.#fast = undefined;
     this.#decoder?.close();
     this.#encoder?.close();
     this.#decoder = undefined;

@@ -2,13 +2,12 @@
  * Compressed clusters: reading, with the last few decoded clusters kept (guests read less than a cluster at a time,
  * and a cluster can only be decoded as a whole), and encoding.
  *
- * Deflated clusters are decoded by the context's threads once that pays. Others are decoded inline: zstd is several
- * times faster.
+ * Clusters are decoded by the context's threads once that pays, else inline.
  */
 import { BlockError, type IoVec, IoVec as Vec, type MaybePromise } from "../../../base/mod.ts";
 import type { Context, Memory } from "../../../sys/mod.ts";
 import type { Child } from "../../mod.ts";
-import { ClusterCoder, type CompressionType } from "./codec.ts";
+import { ClusterCoder, type CompressionType, STREAMS } from "./codec.ts";
 import type { CompressedCluster } from "./format.ts";
 import type { ClusterCodec, Qcow2Image } from "./types.ts";
 
@@ -163,8 +162,8 @@ export class CompressedClusters implements ClusterCodec {
     try {
       pending = file.read(host, Vec.of(stream.address, length), 0);
       pending = pending === undefined
-        ? this.#decode(stream.address, host, length, target)
-        : pending.then(() => this.#decode(stream.address, host, length, target));
+        ? this.#decode(stream, host, length, target)
+        : pending.then(() => this.#decode(stream, host, length, target));
     } catch (error) {
       buffers.release(stream);
       throw error;
@@ -173,10 +172,13 @@ export class CompressedClusters implements ClusterCodec {
     return pending.finally(() => buffers.release(stream));
   }
 
-  #decode(stream: number, host: number, length: number, target: number): MaybePromise<void> {
+  #decode(stream: Memory, host: number, length: number, target: number): MaybePromise<void> {
     this.decoded++;
-    if (this.type === "zlib") {
-      const result = this.context.inflaters?.run(stream, length, target, this.clusterSize);
+    const { inflaters } = this.context;
+    const single = inflaters && this.#coder.single(stream, length);
+    if (single !== undefined) {
+      const format = STREAMS[this.type];
+      const result = inflaters!.run(stream.address, single, target, this.clusterSize, format);
       if (result !== undefined) {
         return result.then((filled) => {
           // Whatever is wrong is found, and named, by decoding it here.
@@ -187,7 +189,7 @@ export class CompressedClusters implements ClusterCodec {
     this.#decodeHere(stream, host, length, target);
   }
 
-  #decodeHere(stream: number, host: number, length: number, target: number): void {
+  #decodeHere(stream: Memory, host: number, length: number, target: number): void {
     const problem = this.#coder.decode(stream, length, target);
     if (problem === undefined) return;
     throw new BlockError("EIO", `the compressed cluster at host offset ${host} ${problem}`, {

@@ -245,6 +245,20 @@ Deno.test("zstd: a frame that announces more than a cluster, or an endless one, 
   }
 });
 
+Deno.test("zstd: a frame that wants a dictionary, and one of an earlier format, are EIO", async () => {
+  using bench = new Bench("zstd");
+  const good = pack("zstd", text(4));
+  assert.equal(good[4]! & 3, 0, "no dictionary");
+  const wanting = Uint8Array.of(...good.subarray(0, 6), 9, ...good.subarray(6));
+  wanting[4] = good[4]! | 1;
+  const early = good.slice();
+  early[0] = 0x27; // version 0.7
+  for (const frame of [wanting, early]) {
+    bench.file = stored(frame);
+    await assert.rejects(bench.read(0, bench.file.length, 0, 512), /not a valid zstd stream/);
+  }
+});
+
 Deno.test("zstd: a window far larger than a cluster is accepted, and not paid for", async () => {
   using bench = new Bench("zstd");
   const options = { params: { [zlib.constants.ZSTD_c_contentSizeFlag]: 0 } };
