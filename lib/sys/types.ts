@@ -265,8 +265,9 @@ export type StreamFormat = "deflate" | "zstd";
 export interface InflateThreads {
   /**
    * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. Zstd: one frame, of that
-   * length and of the present format, is what the caller has made sure of. All of that belongs to the threads until the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken,
-   * or one that these threads do not understand. Undefined: not taken, and nothing will happen; do it inline.
+   * length and of the present format, is what the caller has made sure of. All of that belongs to the threads until
+   * the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken, or one that
+   * these threads do not understand. Undefined: not taken, and nothing will happen; do it inline.
    */
   run(
     input: number,

@@ -33,6 +33,7 @@ function unforgiving() {
     },
     kept: 0,
     surrender: () => {},
+    surrendered: () => false,
     trim: () => {},
   };
   let handedOver = 0;
