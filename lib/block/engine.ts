@@ -138,19 +138,28 @@ export class Engine {
     out: FilePlace,
   ): boolean {
     const place = this.#locateWhole(format, offset, length);
-    if (place === undefined) return false;
+    if (place?.child === undefined) return false;
+    const { node } = place.child;
+    // What the backing file shows is that one's business.
+    if (place.kind === Placed.unallocated) {
+      return this.seam.locateFile(node, offset, length, known, out);
+    }
     const { at } = place;
-    return this.seam.locateFile(place.child!.node, at, length, known, out) &&
+    return this.seam.locateFile(node, at, length, known, out) &&
       (format.fixed === true || format.sending!(at, length));
   }
 
   /** As Child.inPageCache, for a format whose data stays in its place. */
   inPageCache(format: FormatInstance, offset: number, length: number): boolean | undefined {
     const place = this.#locateWhole(format, offset, length);
-    return place && this.seam.inPageCache(place.child!.node, place.at, length);
+    if (place?.kind !== Placed.child) return undefined;
+    return this.seam.inPageCache(place.child!.node, place.at, length);
   }
 
-  /** Where all of the range lies in a child, if it does and that can be told at once. Use it before anything else. */
+  /**
+   * Where all of the range lies, if that is a child, or the backing file, and can be told at once. To be used before
+   * anything else runs.
+   */
   #locateWhole(
     format: FormatInstance,
     offset: number,
@@ -171,7 +180,8 @@ export class Engine {
       pending.catch(() => {});
       return undefined;
     }
-    return place.kind === Placed.child && place.length >= length ? place : undefined;
+    if (place.length < length) return undefined;
+    return place.kind === Placed.child || place.kind === Placed.unallocated ? place : undefined;
   }
 
   /** Writes `iov` at `offset` of a format node. */

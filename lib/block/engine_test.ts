@@ -211,6 +211,7 @@ Deno.test("only a range that one file holds, and that is known at once, is locat
         (start, length, out) => out.inChild(file, start + 512, length),
         (start, length, out) => out.inChild(file, start, length / 2),
         (_start, length, out) => out.zero(length),
+        (_start, length, out) => out.unallocated(undefined, length),
         () => late.promise,
         () => {
           throw ioError("EIO");
@@ -218,7 +219,7 @@ Deno.test("only a range that one file holds, and that is known at once, is locat
       ];
       return {
         kind: "format",
-        size: 2560,
+        size: 3072,
         fixed: true,
         locate: (start, length, out) => answers[start / 512]!(start, length, out),
         close() {},
@@ -234,10 +235,75 @@ Deno.test("only a range that one file holds, and that is known at once, is locat
   });
   const backend = await made.graph.backend("p", { ...user, needed: Perm.consistentRead });
   const out = { fd: -1, offset: -1 };
-  const found = [0, 1, 2, 3, 4].map((i) => backend.locateFile!(i * 512, 512, true, out));
-  assert.deepEqual(found, [true, false, false, false, false]);
+  const found = [0, 1, 2, 3, 4, 5].map((i) => backend.locateFile!(i * 512, 512, true, out));
+  assert.deepEqual(found, [true, false, false, false, false, false]);
   assert.deepEqual(out, { fd: 7, offset: 512 });
   late.reject(ioError("EIO")); // is nobody's any more
+  await backend.detach();
+  await made.graph.closeAll();
+});
+
+Deno.test("a format whose data moves says itself whether it may be sent, and not about its backing file", async () => {
+  let tells: boolean | undefined = true;
+  const pages = defineDriver({
+    name: "pages",
+    kind: "protocol",
+    options: struct("BlockdevOptionsPages", {}),
+    open: () => ({
+      kind: "io",
+      size: 4096,
+      read() {},
+      locateFile: () => true,
+      inPageCache: () => tells,
+      close() {},
+    }),
+  }) as DriverDefinition<unknown>;
+  const asked: string[] = [];
+  let agrees = true;
+  const moving = defineDriver({
+    name: "moving",
+    kind: "format",
+    options: struct("BlockdevOptionsMoving", { file: BlockdevRef, backing: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const file = await open.child("file", { role: ["data"] });
+      const backing = await open.optionalChild("backing", { role: ["cow"] });
+      return {
+        kind: "format",
+        size: 4096,
+        locate(start, length, out) {
+          if (start < 1024) out.inChild(file, start + 1024, length);
+          else out.unallocated(backing, length);
+        },
+        sending(at, length) {
+          asked.push(`${open.nodeName} ${length} at ${at}, ${file.inPageCache(at, length)}`);
+          return agrees;
+        },
+        close() {},
+      };
+    },
+  }) as DriverDefinition<unknown>;
+  const made = testGraph({}, [pages, moving] as never);
+  const below = { driver: "moving", "node-name": "b", file: { driver: "pages" } };
+  await made.add(
+    {
+      driver: "moving",
+      "node-name": "m",
+      "read-only": true,
+      file: { driver: "pages" },
+      backing: below,
+    } as never,
+  );
+  const backend = await made.graph.backend("m", { ...user, needed: Perm.consistentRead });
+  const out = { fd: -1, offset: -1 };
+  const find = (offset: number) => backend.locateFile!(offset, 512, true, out);
+  assert.equal(find(512), true);
+  agrees = false;
+  tells = undefined;
+  assert.equal(find(512), false);
+  assert.deepEqual(asked, ["m 512 at 1536, true", "m 512 at 1536, undefined"]);
+  asked.length = 0;
+  assert.equal(find(1024), false, "nothing below the backing file either");
+  assert.deepEqual(asked, []);
   await backend.detach();
   await made.graph.closeAll();
 });
