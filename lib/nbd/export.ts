@@ -3,7 +3,7 @@ import { alignDown, SECTOR } from "../base/mod.ts";
 import type { Bits } from "../block/bitmaps/mod.ts";
 import type { BlockBackend } from "../block/mod.ts";
 import type { RemoteExport } from "./remote.ts";
-import type { Traffic } from "./trial.ts";
+import { Traffic } from "./trial.ts";
 import {
   BASE_ALLOCATION,
   Framing,
@@ -79,7 +79,7 @@ export class NbdExport {
   dataStart = 0;
   dataEnd = 0;
   /** See trial.ts. */
-  readonly traffic: Traffic = { large: 0 };
+  readonly traffic = new Traffic();
 
   /** `bitmaps` are offered as contexts, in that order. */
   constructor(

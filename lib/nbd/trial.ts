@@ -5,6 +5,9 @@
  * client's address lies 4 to 28 bytes further in its page, as with every large malloc of glibc. Nobody but the client
  * knows its addresses, so both ways are tried.
  *
+ * The next client of an export is most often the same program: it begins with what the last trial chose. A trial that
+ * says otherwise is repeated before it is believed; the machine may just have been busy.
+ *
  * That is for one client at a time. When several read from an export at once they share this thread, so what costs it
  * least is fastest for all of them: data is sent, and nothing is tried.
  */
@@ -20,6 +23,8 @@ const GAIN = 1.25;
 /** Bytes until the next trial; four times as many after each that confirms the one before. */
 const HOLD = 256 * 1024 * 1024;
 const HOLD_MAX = 64 * 1024 * 1024 * 1024;
+/** Bytes until a new client is tried that begins with what another one's trial chose. */
+const HOLD_NEW = 32 * 1024 * 1024;
 /** How often a client looks, in bytes, whether it is alone: others have had less than a part of what it has had. */
 const LOOK = 8 * 1024 * 1024;
 const PART = 1 / 8;
@@ -29,25 +34,28 @@ export interface Clock {
   monotonicNs(): number;
 }
 
-/** What the large reads of all clients of an export have asked for, in bytes. */
-export interface Traffic {
-  large: number;
+/** The large reads of all clients of an export. */
+export class Traffic {
+  /** What they have asked for, in bytes. */
+  large = 0;
+  /** What the last trial chose (to send), and for how many bytes; unknown while several clients read. */
+  chosen: boolean | undefined;
+  hold: number = HOLD;
 }
 
 /** The choice of one connection. */
 export class Trial {
   /** To be sent from the page cache. */
-  sends = true;
+  sends: boolean;
   /** Bytes counted since the last step, and when the next one is. */
   #bytes = 0;
-  #until = SETTLE;
+  #until: number;
   /** All traffic at the last step. */
   #before: number;
   /** Bytes that the choice still holds for; none: a trial is under way. */
-  #left = 0;
-  #hold = HOLD;
-  /** What the last trial said. */
-  #chosen: boolean | undefined;
+  #left: number;
+  /** The trial before this one said otherwise than what is chosen. */
+  #doubt = false;
   /** Measurements of this trial that are over; when the one under way began, or -1. */
   #measured = 0;
   #began = -1;
@@ -57,6 +65,10 @@ export class Trial {
 
   constructor(readonly clock: Clock, readonly traffic: Traffic) {
     this.#before = traffic.large;
+    const { chosen } = traffic;
+    this.sends = chosen ?? true;
+    this.#until = chosen === undefined ? SETTLE : LOOK;
+    this.#left = chosen === undefined ? 0 : HOLD_NEW;
   }
 
   /** A large read of `length` bytes is about to be answered, as `sends` says. */
@@ -73,7 +85,7 @@ export class Trial {
     this.#bytes = 0;
     if (others > bytes * PART) {
       this.#left = 0;
-      this.#chosen = undefined;
+      this.traffic.chosen = undefined;
       this.#begin();
     } else if (this.#left > 0) {
       this.#left -= bytes;
@@ -107,11 +119,14 @@ export class Trial {
   }
 
   #choose(): void {
+    const { traffic } = this;
     const choice = this.#sent <= this.#copied * GAIN;
-    this.#hold = choice === this.#chosen ? Math.min(this.#hold * 4, HOLD_MAX) : HOLD;
-    this.#chosen = choice;
+    this.#doubt = !this.#doubt && traffic.chosen === !choice;
+    if (this.#doubt) return this.#begin();
+    traffic.hold = choice === traffic.chosen ? Math.min(traffic.hold * 4, HOLD_MAX) : HOLD;
+    traffic.chosen = choice;
     this.#settle(choice);
     this.#until = LOOK;
-    this.#left = this.#hold;
+    this.#left = traffic.hold;
   }
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Trial } from "./trial.ts";
+import { Traffic, Trial } from "./trial.ts";
 
 const READ = 256 * 1024;
 const MiB = 1024 * 1024;
@@ -17,7 +17,7 @@ function run(trial: Trial, clock: { now: number }, bytes: number, sent: number, 
 
 function begin() {
   const clock = { now: 0, monotonicNs: () => clock.now };
-  const traffic = { large: 0 };
+  const traffic = new Traffic();
   return { clock, traffic, trial: new Trial(clock, traffic) };
 }
 
@@ -64,6 +64,29 @@ Deno.test("a trial that says otherwise than the one before is soon repeated", ()
   assert.equal(trial.sends, false, "the wrong choice, as noise may make it");
   run(trial, clock, 384 * MiB, 30_000, 90_000);
   assert.equal(trial.sends, true);
+});
+
+Deno.test("the next client begins with what the last trial chose, and is tried before long", () => {
+  const { clock, traffic, trial } = begin();
+  run(trial, clock, 64 * MiB, 200_000, 100_000);
+  const alike = run(new Trial(clock, traffic), clock, 1024 * MiB, 200_000, 100_000);
+  assert.ok(alike.sent > 0 && alike.sent <= 24 * MiB, `${alike.sent / MiB} MiB were sent`);
+  const other = run(new Trial(clock, traffic), clock, 1024 * MiB, 30_000, 90_000);
+  assert.ok(other.copied <= 128 * MiB, `${other.copied / MiB} MiB were copied`);
+});
+
+Deno.test("one trial that says otherwise is not believed", () => {
+  const { clock, trial } = begin();
+  run(trial, clock, 64 * MiB, 200_000, 100_000);
+  const traffic = trial.traffic;
+  let trials = 0;
+  for (let i = 0; i < 4096; i++) {
+    const before = trial.sends;
+    // The machine is busy while it copies for the first trial that comes.
+    run(trial, clock, READ, 200_000, trials < 4 && i > 1000 ? 400_000 : 100_000);
+    if (before !== trial.sends) trials++;
+    assert.equal(traffic.chosen, false);
+  }
 });
 
 Deno.test("clients that read at the same time get data sent, and nothing is tried", () => {
