@@ -83,7 +83,7 @@ Deno.test("one trial that says otherwise is not believed", () => {
   for (let i = 0; i < 4096; i++) {
     const before = trial.sends;
     // The machine is busy while it copies for the first trial that comes.
-    run(trial, clock, READ, 200_000, trials < 4 && i > 1000 ? 400_000 : 100_000);
+    run(trial, clock, READ, 200_000, trials < 5 && i > 800 ? 400_000 : 100_000);
     if (before !== trial.sends) trials++;
     assert.equal(traffic.chosen, false);
   }
