@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { Daemon } from "../harness/daemon.ts";
+import { Dice } from "../harness/dice.ts";
 import { TestDir } from "../harness/dir.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CMD } from "../harness/nbd_wire.ts";
@@ -191,5 +192,71 @@ Deno.test({
     assert.equal(seen[NEW], undefined);
     assert.equal((seen[OLD] ?? 0) + (seen[0] ?? 0), LENGTH);
     peer.close();
+  },
+});
+
+/** A page of the disk as it is written: its number, over and over. */
+function stamped(offset: number, length: number): Uint8Array {
+  const words = new Uint32Array(length / 4);
+  for (let at = 0; at < words.length; at++) words[at] = Math.floor((offset + at * 4) / 4096) + 1;
+  return new Uint8Array(words.buffer);
+}
+
+Deno.test({
+  name:
+    "under trims, writes and snapshots slow readers see each page's own data or zeroes, nothing else",
+  ignore,
+  async fn() {
+    await using dir = TestDir.make();
+    await using daemon = await serveImage(dir);
+    const { qmp } = daemon;
+    const dice = new Dice(77);
+    using first = await NbdPeer.attach(daemon.file("nbd"), "disk");
+    for (let at = 0; at < 16; at++) await first.write(at * MIB, stamped(at * MIB, MIB));
+    let on = true;
+    let pages = 0, foreign = 0;
+    const reader = async () => {
+      using peer = await NbdPeer.attach(daemon.file("nbd"), "disk", { structured: false });
+      using other = await NbdPeer.attach(daemon.file("nbd"), "disk");
+      while (on) {
+        const offset = dice.below(60) * LENGTH / 4;
+        const cookie = await peer.ask({ type: CMD.READ, offset, length: LENGTH });
+        // The reply lies in the socket for a while.
+        for (let turn = dice.below(6); turn > 0; turn--) await other.read(0, 512);
+        const { data, error } = await peer.answer(cookie);
+        assert.equal(error, 0);
+        const words = new Uint32Array(data.slice().buffer);
+        for (let at = 0; at < words.length; at += 32) {
+          const own = Math.floor((offset + at * 4) / 4096) + 1;
+          if (words[at] !== own && words[at] !== 0) foreign++;
+          pages++;
+        }
+      }
+    };
+    const writer = async () => {
+      using peer = await NbdPeer.attach(daemon.file("nbd"), "disk");
+      while (on) {
+        const offset = dice.below(248) * CLUSTER;
+        const length = (1 + dice.below(8)) * CLUSTER;
+        if (dice.below(2) === 0) await peer.call({ type: CMD.TRIM, offset, length });
+        else await peer.write(offset, stamped(offset, length));
+        if (dice.below(3) === 0) await peer.flush();
+      }
+    };
+    const work = [reader(), reader(), reader(), writer(), writer()];
+    for (let round = 0; round < 12; round++) {
+      const name = `s${round}`;
+      await qmp.execute("blockdev-snapshot-internal-sync", { device: "disk", name });
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      await qmp.execute("blockdev-snapshot-delete-internal-sync", { device: "disk", name });
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    on = false;
+    await Promise.all(work);
+    assert.ok(pages > 10_000, `${pages} pages`);
+    assert.equal(foreign, 0);
+    assert.equal((await daemon.stop()).status, 0);
+    assert.ok(!/not used again/.test(daemon.stderr), daemon.stderr);
+    await ok("qemu-img", ["check", "-q", dir.file("disk.qcow2")]);
   },
 });

@@ -92,7 +92,7 @@ export class SentClusters {
       if (attempt === ATTEMPTS) return false;
       if (attempt > 0) await file.flush();
       // In tmpfs only a hole has no pages.
-      const hole = unmap || attempt > 0 ? RequestFlag.mayUnmap : 0;
+      const hole = unmap || attempt === ATTEMPTS - 1 ? RequestFlag.mayUnmap : 0;
       await file.writeZeroes(offset, length, RequestFlag.noFallback | hole);
     }
     return true;
