@@ -71,6 +71,9 @@ class FakePool implements BufferPool {
     else list.push(buffer);
   }
   surrender(): void {}
+  surrendered(): boolean {
+    return false;
+  }
   trim(): void {
     this.#free.clear();
   }

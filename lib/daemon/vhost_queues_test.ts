@@ -71,6 +71,28 @@ async function exchange(disks: readonly BlkDriver[], seed: number): Promise<void
   }
 }
 
+/** How often the file behind `fd` is mapped in this process. */
+function mappings(fd: number): number {
+  const inode = ` ${Deno.statSync(`/proc/self/fd/${fd}`).ino} `;
+  const maps = Deno.readTextFileSync("/proc/self/maps").split("\n");
+  return maps.filter((line) => line.includes(inode)).length;
+}
+
+/** How many descriptors of this process stand for the same eventfd as `fd`. */
+function duplicates(fd: number): number {
+  const identity = (of: number | string) => {
+    try {
+      return /^eventfd-id:.*$/m.exec(Deno.readTextFileSync(`/proc/self/fdinfo/${of}`))?.[0];
+    } catch {
+      return undefined; // it was the descriptor of the listing
+    }
+  };
+  const wanted = identity(fd);
+  assert.ok(wanted !== undefined);
+  return [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => identity(name) === wanted)
+    .length;
+}
+
 Deno.test("queues run in the threads of the list in turn, on one node, and are counted", async () => {
   for (const packed of [false, true]) {
     await using parts = await made();
@@ -209,8 +231,11 @@ Deno.test("a thread that fails takes the export along, and nothing else", async 
     await services.exports.add(exported(folder, ["t0", "t1"]));
     const { frontend, disks } = await parts.attach();
     await exchange(disks, 3);
+    const eventfds = [...frontend.kicks, ...frontend.calls];
+    assert.ok(eventfds.every((fd) => duplicates(fd) === 3), "ours, the export's, the thread's");
     await services.threads.find(failing)!.ask("crash").catch(() => {});
     await until(services, () => services.exports.list().length === 0);
+    assert.ok(eventfds.every((fd) => duplicates(fd) === 1), "no descriptor stays behind");
     assert.match(lines.join("\n"), new RegExp(`IOThread '${failing}' has failed`));
     assert.equal(
       await frontend.reply(),
@@ -220,6 +245,36 @@ Deno.test("a thread that fails takes the export along, and nothing else", async 
     if (failing === "t0") break;
     services.objects.delete(failing);
     services.objects.add({ "qom-type": "iothread", id: failing });
+  }
+});
+
+Deno.test("guest memory in which the node's failed thread may be at work stays mapped", async () => {
+  for (const busy of [false, true]) {
+    await using parts = await made();
+    const { services, folder } = parts;
+    const slow = { driver: "null-co", "node-name": "slow", "latency-ns": 10n ** 15n } as const;
+    await services.graph.add(slow, { monitorOwned: true });
+    await services.exports.add(exported(folder, ["t0", "t1"], { "node-name": "slow" }));
+    const { frontend, disks } = await parts.attach();
+    const { memoryFd } = frontend;
+    assert.equal(mappings(memoryFd), 2);
+    // Those that run in t0; so only what queue 1 has under way is in the failed thread's hands.
+    for (const i of [0, 2]) await frontend.stopQueue(i);
+    if (busy) {
+      void disks[1]!.submit({ type: IN, sector: 0, read: 4096 }).catch(() => {});
+      frontend.kick(1, true);
+      const [{ instance }] = services.exports.list() as [
+        ReturnType<typeof services.exports.list>[0],
+      ];
+      let refreshed: Promise<unknown> | undefined;
+      await until(services, () => {
+        refreshed ??= Promise.resolve(instance.refresh!()).finally(() => refreshed = undefined);
+        return instance.statistics!().inFlight === 1;
+      });
+    }
+    await services.threads.find("t0")!.ask("crash").catch(() => {});
+    await until(services, () => services.exports.list().length === 0);
+    assert.equal(mappings(memoryFd), busy ? 2 : 1);
   }
 });
 

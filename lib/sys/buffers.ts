@@ -13,7 +13,7 @@ export class SizeClassPool implements BufferPool {
   readonly #classes: Memory[][] = [];
   #inUse = 0;
   #kept = 0;
-  /** Addresses in buffers that are to be left alone when they are released. */
+  /** Addresses in buffers, and in other memory, that are to be left alone when they are let go. */
   #surrendered: number[] = [];
 
   /** `allocate` gives zeroed pages; `keep`: most bytes to hold back for reuse. */
@@ -46,7 +46,7 @@ export class SizeClassPool implements BufferPool {
   release(buffer: Memory): void {
     assert(isPowerOfTwo(buffer.length) && buffer.length <= this.#inUse, "not from this pool");
     this.#inUse -= buffer.length;
-    if (this.#surrendered.length > 0 && this.#isSurrendered(buffer)) return;
+    if (this.surrendered(buffer)) return;
     if (this.#kept + buffer.length > this.#keep) {
       buffer.unmap();
       return;
@@ -59,7 +59,8 @@ export class SizeClassPool implements BufferPool {
     this.#surrendered.push(address);
   }
 
-  #isSurrendered({ address, length }: Memory): boolean {
+  surrendered({ address, length }: Pick<Memory, "address" | "length">): boolean {
+    if (this.#surrendered.length === 0) return false;
     const within = (at: number) => at >= address && at < address + length;
     if (!this.#surrendered.some(within)) return false;
     this.#surrendered = this.#surrendered.filter((at) => !within(at));

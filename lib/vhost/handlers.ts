@@ -117,7 +117,7 @@ function setMemTable(session: SessionState, message: Message): Promise<undefined
   const drop = () => mapped.forEach((region) => region.unmap());
   try {
     descriptions.forEach((description, i) => {
-      mapped.push(mapRegion(session.context.sys, message.fds[i]!, description));
+      mapped.push(mapRegion(session.context, message.fds[i]!, description));
     });
     checkDisjoint(mapped);
   } catch (error) {
@@ -147,7 +147,7 @@ function addMemReg(session: SessionState, message: Message): MaybePromise<undefi
   const fd = takeFd(message);
   let region: Region;
   try {
-    region = mapRegion(session.context.sys, fd, description);
+    region = mapRegion(session.context, fd, description);
   } finally {
     session.context.sys.close(fd);
   }

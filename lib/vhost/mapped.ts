@@ -1,10 +1,15 @@
 /** Memory that the front-end shares by a descriptor beside the guest's own: for the dirty log, the in-flight area. */
 import { alignDown, alignUp } from "../base/mod.ts";
-import { errnoText, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
+import { errnoText, type FileStat, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
 import type { SharedMemory } from "./shared.ts";
 import { ProtocolError } from "./wire.ts";
 
 const PAGE = 4096;
+
+/** What a file is mapped, and unmapped, in whole numbers of: huge pages, where its memory is made of them. */
+export function mappedUnit({ kind, blockSize }: FileStat): number {
+  return kind === "file" ? Math.max(PAGE, blockSize) : PAGE;
+}
 
 /** A part of a file, mapped; or the same in another thread, borrowed. */
 export class MappedMemory {
@@ -29,8 +34,9 @@ export class MappedMemory {
     if (typeof stat === "number" || size === 0 || offset + size > stat.size) {
       throw new ProtocolError(`the ${what} of ${size} bytes is not there`);
     }
-    const start = alignDown(offset, PAGE);
-    const mapping = sys.map(fd, start, alignUp(offset + size - start, PAGE), true);
+    const page = mappedUnit(stat);
+    const start = alignDown(offset, page);
+    const mapping = sys.map(fd, start, alignUp(offset + size - start, page), true);
     if (typeof mapping === "number") {
       throw new ProtocolError(`the ${what} cannot be mapped: ${errnoText(-mapping)}`);
     }

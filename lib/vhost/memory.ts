@@ -3,10 +3,19 @@
  * them. Data is only ever named by address; request headers, descriptor tables and status bytes are read and
  * written through DataViews that are made once per region and GiB.
  *
- * Nothing may use a view or an address after its region was unmapped: the session waits for all requests first.
+ * Nothing may use a view or an address after its region was unmapped: the session waits for all requests first. What
+ * a thread that has failed may still be at work in stays mapped (BufferPool.surrender).
  */
 import { alignDown, alignUp, type IoVec } from "../base/mod.ts";
-import { errnoText, MADV, type Memory, type MemoryGuard, type Sys } from "../sys/mod.ts";
+import {
+  type BufferPool,
+  errnoText,
+  MADV,
+  type Memory,
+  type MemoryGuard,
+  type Sys,
+} from "../sys/mod.ts";
+import { mappedUnit } from "./mapped.ts";
 import type { SharedRegion } from "./shared.ts";
 import { ProtocolError, type RegionDescription } from "./wire.ts";
 
@@ -17,6 +26,12 @@ const OVERLAP = 2 ** 20;
 /** Most regions at a time, as GET_MAX_MEM_SLOTS tells: as many as newer back-ends offer. */
 export const MAX_SLOTS = 509;
 
+/** What unmaps a region: its mapping, and the pool that knows whether somebody may still be at work there. */
+export interface OwnedMapping {
+  readonly mapping: Memory;
+  readonly buffers: Pick<BufferPool, "surrendered">;
+}
+
 /** One mapped region. */
 export class Region {
   readonly guest: number;
@@ -26,20 +41,20 @@ export class Region {
   /** Where its first byte is mapped. */
   readonly address: number;
   readonly #sys: Sys;
-  readonly #mapping: Memory | undefined;
+  readonly #owned: OwnedMapping | undefined;
   readonly #guard: MemoryGuard;
   readonly #views: DataView[] = [];
 
-  /** `mapping`: what is unmapped with it; undefined: another thread's session sees to that. */
+  /** `owned`: what is unmapped with it; undefined: another thread's session sees to that. */
   constructor(
     sys: Sys,
     address: number,
     description: Omit<RegionDescription, "offset">,
-    mapping?: Memory,
+    owned?: OwnedMapping,
   ) {
     this.#sys = sys;
-    this.#mapping = mapping;
-    this.#guard = mapping === undefined ? sys.guardAt(address) : sys.guard(mapping);
+    this.#owned = owned;
+    this.#guard = owned === undefined ? sys.guardAt(address) : sys.guard(owned.mapping);
     this.guest = description.guest;
     this.size = description.size;
     this.guestEnd = description.guest + description.size;
@@ -66,13 +81,19 @@ export class Region {
 
   unmap(): void {
     this.#views.length = 0;
+    const owned = this.#owned;
+    if (owned === undefined || owned.buffers.surrendered(owned.mapping)) return;
     this.#guard.release();
-    this.#mapping?.unmap();
+    owned.mapping.unmap();
   }
 }
 
 /** Maps a region; `fd` stays the caller's. Throws ProtocolError. */
-export function mapRegion(sys: Sys, fd: number, description: RegionDescription): Region {
+export function mapRegion(
+  { sys, buffers }: { readonly sys: Sys; readonly buffers: OwnedMapping["buffers"] },
+  fd: number,
+  description: RegionDescription,
+): Region {
   const { offset, size } = description;
   const stat = sys.fstat(fd);
   if (typeof stat === "number") throw new ProtocolError(`memory region: ${errnoText(-stat)}`);
@@ -80,15 +101,14 @@ export function mapRegion(sys: Sys, fd: number, description: RegionDescription):
   if (stat.kind === "file" && offset + size > stat.size) {
     throw new ProtocolError(`memory region of ${size} bytes at ${offset} in ${stat.size} bytes`);
   }
-  // Memory from huge pages is mapped and unmapped by whole ones.
-  const page = stat.kind === "file" ? Math.max(4096, stat.blockSize) : 4096;
+  const page = mappedUnit(stat);
   const start = alignDown(offset, page);
   const mapping = sys.map(fd, start, alignUp(offset + size - start, page), true);
   if (typeof mapping === "number") {
     throw new ProtocolError(`memory region cannot be mapped: ${errnoText(-mapping)}`);
   }
   sys.madvise(mapping.address, mapping.length, MADV.DONTDUMP);
-  return new Region(sys, mapping.address + (offset - start), description, mapping);
+  return new Region(sys, mapping.address + (offset - start), description, { mapping, buffers });
 }
 
 /** All regions of a session. */
@@ -141,6 +161,14 @@ export class GuestMemory {
     return this.#regions.find((region) =>
       region.guest === wanted.guest && region.size === wanted.size && region.user === wanted.user
     );
+  }
+
+  /** Addresses, one in each region, of those in which somebody who cannot be waited for may be at work. */
+  surrendered(buffers: OwnedMapping["buffers"]): number[] {
+    return this.#regions.filter(({ address, size }) =>
+      buffers.surrendered({ address, length: size })
+    )
+      .map(({ address }) => address);
   }
 
   /** Takes a region out and unmaps it. */

@@ -66,7 +66,9 @@ Deno.test("memory is found in every region, across regions that touch, and nowhe
   assert.equal(sys.ftruncate(fd, 0x4000), 0);
   const memory = new GuestMemory();
   const add = (guest: number, size: number, user: number, offset: number) =>
-    memory.add(mapRegion(sys, fd, { guest, size, user, offset }));
+    memory.add(
+      mapRegion({ sys, buffers: { surrendered: () => false } }, fd, { guest, size, user, offset }),
+    );
   add(0x10000, 0x1000, 0x700000, 0);
   add(0x11000, 0x1000, 0x900000, 0x2800); // an offset within a page
   assert.throws(() => add(0x10800, 0x1000, 0, 0), /overlap/);

@@ -95,6 +95,14 @@ export function anyInFlight(queues: readonly SessionQueue[]): boolean {
   return false;
 }
 
+/** Forgets all of them, idle or not: what completes later is shown to nobody. */
+export function closeAll(queues: readonly SessionQueue[]): void {
+  for (const queue of queues) {
+    queue.hold();
+    queue.close();
+  }
+}
+
 /** Where the parts of a ring are, in the front-end's addresses. */
 export interface QueueAddresses {
   readonly flags: number;

@@ -8,8 +8,15 @@ import { DirtyLog } from "./dirty.ts";
 import { deviceOptions, type VhostOptions } from "./export.ts";
 import { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
-import { anyInFlight, anySleeping, Queue, type QueueHost, type QueueSettings } from "./queue.ts";
-import type { QueueStart } from "./remote_queue.ts";
+import {
+  anyInFlight,
+  anySleeping,
+  closeAll,
+  Queue,
+  type QueueHost,
+  type QueueSettings,
+} from "./queue.ts";
+import type { QueueEnd, QueueStart } from "./remote_queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";
 import type { DeviceState, SharedSession } from "./shared.ts";
@@ -37,8 +44,8 @@ export class QueuePart implements ThreadPart {
   /** Holds the 1 that is written into eventfds. */
   readonly #one: Memory;
   readonly #queues = new Map<number, Queue>();
-  /** Their memory, until it was found to be lost. */
-  #memories: { readonly id: number; readonly memory: GuestMemory }[] = [];
+  /** Their memory, and whether it was found to be lost. */
+  #memories: { readonly id: number; readonly memory: GuestMemory; lost: boolean }[] = [];
   /** The queues, for the loop. */
   #serving: readonly Queue[] = [];
   readonly #poller: { remove(): void };
@@ -64,7 +71,11 @@ export class QueuePart implements ThreadPart {
   #poll(): boolean {
     const memories = this.#memories;
     for (let i = 0; i < memories.length; i++) {
-      if (memories[i]!.memory.lost) this.#lost(memories[i]!.id);
+      const one = memories[i]!;
+      if (!one.lost && one.memory.lost) {
+        one.lost = true;
+        this.#lost(one.id);
+      }
     }
     const queues = this.#serving;
     let worked = false;
@@ -74,7 +85,6 @@ export class QueuePart implements ThreadPart {
 
   /** The session, once it is told, sees it too, and ends. */
   #lost(id: number): void {
-    this.#forget(id);
     this.#tell("broken", { id, reason: "its memory was taken away" } satisfies QueueBroken);
   }
 
@@ -132,7 +142,7 @@ export class QueuePart implements ThreadPart {
     const { sys } = this.#context;
     const { features } = session;
     const memory = GuestMemory.borrow(sys, session.regions);
-    this.#memories = [...this.#memories, { id, memory }];
+    this.#memories = [...this.#memories, { id, memory, lost: false }];
     const log = session.log === undefined ? undefined : DirtyLog.borrow(sys, session.log);
     const area = session.inflight === undefined
       ? undefined
@@ -151,18 +161,24 @@ export class QueuePart implements ThreadPart {
     };
   }
 
-  /** Where the ring ended. */
-  async #stop(id: number, abandon: boolean): Promise<number | undefined> {
+  async #stop(id: number, abandon: boolean): Promise<QueueEnd | undefined> {
     const queue = this.#queues.get(id);
     if (queue === undefined) return undefined;
     queue.hold();
     if (abandon) queue.abandon();
     await queue.idle();
     queue.close();
+    const memory = this.#memories.find((one) => one.id === id)?.memory;
     this.#queues.delete(id);
     this.#forget(id);
     this.#serving = [...this.#queues.values()];
-    return queue.base;
+    return { base: queue.base, surrendered: memory?.surrendered(this.#context.buffers) ?? [] };
+  }
+
+  /** The thread is in disorder: lets go of the descriptors, and does nothing else. */
+  abandon(): void {
+    this.#poller.remove();
+    closeAll(this.#serving);
   }
 
   #statistics(): Record<string, number> {

@@ -26,12 +26,20 @@ export interface QueueStart {
   readonly session: SharedSession;
 }
 
+/** How a queue ended. */
+export interface QueueEnd {
+  /** Where the ring ended. */
+  readonly base: number;
+  /** Addresses in regions of guest memory in which another thread, which has failed, may still be at work. */
+  readonly surrendered: readonly number[];
+}
+
 /** A thread in which queues run. Calls are carried out in their order, and reject once the thread has failed. */
 export interface QueueThread {
   /** What is wrong with the ring, if it does not start; descriptors are then closed. */
   start(given: QueueStart, queue: RemoteQueue): Promise<string | undefined>;
-  /** Where the ring ended; undefined if it was not running. `abandon`: the front-end is gone. */
-  stop(id: number, abandon: boolean): Promise<number | undefined>;
+  /** Stops it; undefined if it was not running. `abandon`: the front-end is gone. */
+  stop(id: number, abandon: boolean): Promise<QueueEnd | undefined>;
 }
 
 /** What it needs of its session. */
@@ -56,6 +64,8 @@ export class RemoteQueue implements SessionQueue {
   readonly #nextId: () => number;
   /** The number of the running start; 0: it does not run. */
   #id = 0;
+  /** Where the guest's memory is mapped that it was started with. */
+  #regions: readonly { readonly address: number }[] = [];
   #stopping: Promise<void> | undefined;
   #kick = -1;
   #call = -1;
@@ -114,6 +124,7 @@ export class RemoteQueue implements SessionQueue {
     const { index, size, base } = this;
     const fds = { kick, call, err };
     const session = this.#host.share();
+    this.#regions = session.regions;
     let refusal: string | undefined;
     try {
       refusal = await this.#thread.start(
@@ -121,7 +132,7 @@ export class RemoteQueue implements SessionQueue {
         this,
       );
     } catch {
-      this.lost = true; // the export is about to end
+      this.#lose(); // the export is about to end
     }
     if (refusal === undefined) return;
     if (this.#id === id) this.#id = 0;
@@ -150,13 +161,24 @@ export class RemoteQueue implements SessionQueue {
 
   async #stop(): Promise<void> {
     try {
-      const base = await this.#thread.stop(this.#id, this.#abandoned);
-      if (base !== undefined) this.base = base;
+      const end = await this.#thread.stop(this.#id, this.#abandoned);
+      if (end !== undefined) this.base = end.base;
+      for (const address of end?.surrendered ?? []) this.#surrender(address);
     } catch {
-      this.lost = true;
+      this.#lose();
     }
     this.#id = 0;
     this.#stopping = undefined;
+  }
+
+  /** The thread has failed: calls that it made may be at work in the guest's memory for ever. */
+  #lose(): void {
+    this.lost = true;
+    for (const { address } of this.#regions) this.#surrender(address);
+  }
+
+  #surrender(address: number): void {
+    this.#host.context.buffers.surrender(address);
   }
 
   /** It is idle, and so it has no ring any more. */

@@ -16,6 +16,7 @@ import { GuestMemory } from "./memory.ts";
 import {
   anyInFlight,
   anySleeping,
+  closeAll,
   Queue,
   type QueueHost,
   type QueueSettings,
@@ -113,10 +114,13 @@ export class Session implements QueueHost, SessionState {
     await this.#end();
   }
 
-  /** The thread is in disorder: closes the connection, and does nothing else. */
+  /** The thread is in disorder: lets go of the front-end's descriptors, and does nothing else. */
   abandon(): void {
     this.#watch.close();
     this.#socket.close();
+    this.#poller.remove();
+    closeAll(this.queues);
+    this.setChannel(-1);
   }
 
   #poll(): boolean {
@@ -348,12 +352,12 @@ export class Session implements QueueHost, SessionState {
     }
     await Promise.all(this.queues.map((queue) => queue.idle()));
     this.#poller.remove();
-    for (const queue of this.queues) queue.close();
+    closeAll(this.queues);
     this.setChannel(-1);
     this.#socket.close();
-    // A thread that failed may have left calls in the kernel: their memory must stay what it is.
+    this.memory.clear();
+    // A thread that has failed may go on for a moment.
     if (!this.queues.some((queue) => queue.lost)) {
-      this.memory.clear();
       this.inflight?.memory.unmap();
       this.log?.memory.unmap();
     }

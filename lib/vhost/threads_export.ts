@@ -9,7 +9,7 @@ import { closeListening, type Context, type Listening } from "../sys/mod.ts";
 import type { IoThread, RemotePart } from "../thread/mod.ts";
 import { type VhostOptions, VhostUserBlkExport } from "./export.ts";
 import type { QueueBroken, QueuePartOptions } from "./queue_part.ts";
-import { type QueueStart, type QueueThread, RemoteQueue } from "./remote_queue.ts";
+import { type QueueEnd, type QueueStart, type QueueThread, RemoteQueue } from "./remote_queue.ts";
 import type { SessionQueue } from "./queue.ts";
 import type { Session } from "./session.ts";
 
@@ -55,9 +55,9 @@ class Place implements QueueThread {
     return refusal;
   }
 
-  async stop(id: number, abandon: boolean): Promise<number | undefined> {
+  async stop(id: number, abandon: boolean): Promise<QueueEnd | undefined> {
     this.#queues.delete(id);
-    return await this.call("stop", { id, abandon }) as number | undefined;
+    return await this.call("stop", { id, abandon }) as QueueEnd | undefined;
   }
 
   call(method: string, args: unknown): Promise<unknown> {

@@ -24,6 +24,9 @@ class PlainBuffers implements BufferPool {
     buffer.unmap();
   }
   surrender(): void {}
+  surrendered(): boolean {
+    return false;
+  }
   trim(): void {}
 }
 
