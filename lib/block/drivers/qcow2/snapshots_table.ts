@@ -44,27 +44,53 @@ export function snapshotText(bytes: Uint8Array): string {
 /** Reads bytes of the image file; those past its end are zero. */
 export type ReadBytes = (offset: number, length: number) => Promise<Uint8Array>;
 
+/** Read at a time, unless a piece is larger. */
+const CHUNK = 65536;
+const NOTHING = new Uint8Array(0);
+
 /** Reads forward in small pieces, so that an entry's claims cost nothing before they are checked. */
 class Cursor {
-  #buffer: Uint8Array = new Uint8Array(0);
+  #buffer: Uint8Array = NOTHING;
   #start = 0;
+  /** Where what is kept is copied to, and how much of that is in use. */
+  #kept: Uint8Array = NOTHING;
+  #used = 0;
   constructor(private readonly read: ReadBytes) {}
 
-  /** A view: see {@link own} for what is to be kept. */
-  async take(offset: number, length: number): Promise<Uint8Array> {
-    if (offset < this.#start || offset + length > this.#start + this.#buffer.length) {
-      this.#buffer = await this.read(offset, Math.max(length, 65536));
-      this.#start = offset;
-    }
+  /** Whether `take` finds these bytes; else they are to be fetched first. */
+  holds(offset: number, length: number): boolean {
+    return offset >= this.#start && offset + length <= this.#start + this.#buffer.length;
+  }
+
+  async fetch(offset: number, length: number): Promise<void> {
+    this.#buffer = await this.read(offset, Math.max(length, CHUNK));
+    this.#start = offset;
+  }
+
+  /** A view, until the next `fetch`: see {@link keep}. */
+  take(offset: number, length: number): Uint8Array {
     const at = offset - this.#start;
     return this.#buffer.subarray(at, at + length);
   }
+
+  /**
+   * Bytes to keep, many to one piece of memory. A header may claim very many entries whose strings are empty: these
+   * cost nothing.
+   */
+  keep(bytes: Uint8Array): Uint8Array {
+    const { length } = bytes;
+    if (length === 0) return NOTHING;
+    if (length > CHUNK / 8) return bytes.slice();
+    if (this.#used + length > this.#kept.length) {
+      this.#kept = new Uint8Array(CHUNK);
+      this.#used = 0;
+    }
+    const own = this.#kept.subarray(this.#used, this.#used + length);
+    own.set(bytes);
+    this.#used += length;
+    return own;
+  }
 }
-
-const NOTHING = new Uint8Array(0);
-
-/** Bytes to keep. A header may claim very many entries whose strings are empty: these cost nothing. */
-const own = (bytes: Uint8Array) => bytes.length === 0 ? NOTHING : bytes.slice();
 
 /** What is wrong with a table but can be lived with by a check. */
 export interface TableProblems {
@@ -103,14 +129,19 @@ export async function readSnapshotTable(
   let at = 0, length = 0, keptLength = 0;
   for (let index = 0; index < count; index++) {
     at = alignUp(at, 8);
-    const fixed = await cursor.take(offset + at, FIXED);
+    if (!cursor.holds(offset + at, FIXED)) await cursor.fetch(offset + at, FIXED);
+    const fixed = cursor.take(offset + at, FIXED);
     const view = new DataView(fixed.buffer, fixed.byteOffset, fixed.byteLength);
     const extraSize = view.getUint32(36);
     if (extraSize > Bounds.maxSnapshotExtra) problems.tooMuchExtra(index, extraSize);
     const kept = Math.min(extraSize, Bounds.maxSnapshotExtra);
     const idLength = view.getUint16(12), nameLength = view.getUint16(14);
-    const extra = await cursor.take(offset + at + FIXED, kept);
-    const names = await cursor.take(offset + at + FIXED + extraSize, idLength + nameLength);
+    const extraAt = offset + at + FIXED, namesAt = extraAt + extraSize;
+    if (!cursor.holds(extraAt, kept)) await cursor.fetch(extraAt, kept);
+    const extra = cursor.keep(cursor.take(extraAt, kept));
+    const namesLength = idLength + nameLength;
+    if (!cursor.holds(namesAt, namesLength)) await cursor.fetch(namesAt, namesLength);
+    const names = cursor.take(namesAt, namesLength);
     at += FIXED + extraSize + idLength + nameLength;
     keptLength = alignUp(keptLength, 8) + FIXED + kept + idLength + nameLength;
     if (keptLength > Bounds.maxSnapshotTable) {
@@ -119,7 +150,7 @@ export async function readSnapshotTable(
     }
     length = at;
     const [id, name] = [names.subarray(0, idLength), names.subarray(idLength)];
-    snapshots.push(decode(view, own(extra), own(id), own(name)));
+    snapshots.push(decode(view, extra, cursor.keep(id), cursor.keep(name)));
   }
   return { snapshots, length };
 }

@@ -92,3 +92,14 @@ Deno.test("entries that hold no bytes of their own keep no memory of their own",
   const kept = snapshots.flatMap(({ id, name, extra }) => [id.buffer, name.buffer, extra.buffer]);
   assert.ok(new Set(kept).size < 5);
 });
+
+Deno.test("what small entries hold is kept together", async () => {
+  const names = Array.from({ length: 3000 }, (_, i) => new TextEncoder().encode(`name ${i}`));
+  const bytes = serialiseSnapshotTable(names.map((name) => snapshot({ name })), 0);
+  const { snapshots } = await readSnapshotTable(from(bytes), 4096, names.length);
+  assert.deepEqual(snapshots.map(({ name }) => name), names);
+  const kept = new Set(
+    snapshots.flatMap(({ id, name, extra }) => [id, name, extra].map((part) => part.buffer)),
+  );
+  assert.ok(kept.size < 10, `${kept.size} pieces of memory`);
+});

@@ -15,6 +15,7 @@
  */
 import { assert, BlockError, type MaybePromise } from "../../../base/mod.ts";
 import { Bounds, EntryHigh, highWord } from "./format.ts";
+import { ClusterSet } from "./cluster_set.ts";
 import type { Range } from "./discard.ts";
 import type { Header } from "./header.ts";
 import type { Image } from "./image.ts";
@@ -56,7 +57,9 @@ export class Transition implements StateChange {
   readonly #left: number[] = [];
   /** Clusters that were taken meanwhile, as [first, count], and clusters whose last reference went. */
   readonly #taken: (readonly [number, number])[] = [];
-  readonly #dropped: number[] = [];
+  readonly #dropped = new ClusterSet();
+  /** Clusters that had no reference to lose. */
+  #uncounted = 0;
 
   constructor(image: Image) {
     this.#image = image;
@@ -140,7 +143,8 @@ export class Transition implements StateChange {
     const count = slot === undefined ? 0 : refcounts.read(slot, cluster % refcountBlockEntries);
     if (slot === undefined || count <= 1) {
       // The state on disk still needs it.
-      this.#dropped.push(cluster);
+      if (count === 1) this.#dropped.add(cluster);
+      else this.#uncounted++;
       return undefined;
     }
     const index = Math.floor(cluster / refcountBlockEntries);
@@ -332,17 +336,14 @@ export class Transition implements StateChange {
   /** Gives back what has lost its last reference; what cannot be is a leak. */
   async clear(): Promise<void> {
     const { releases, geometry: { clusterSize } } = this.#image;
-    const sorted = Float64Array.from(this.#dropped).sort();
-    for (let i = 0; i < sorted.length;) {
-      let count = 1;
-      while (sorted[i + count] === sorted[i]! + count) count++;
+    for (const { first, count } of this.#dropped.take()) {
       try {
-        await releases.now(sorted[i]! * clusterSize, count * clusterSize, "snapshot");
+        await releases.now(first * clusterSize, count * clusterSize, "snapshot");
       } catch (error) {
         this.#warn(error);
       }
-      i += count;
     }
+    if (this.#uncounted > 0) this.#warn(`${this.#uncounted} were free already`);
     try {
       await this.#image.commit();
     } catch (error) {
