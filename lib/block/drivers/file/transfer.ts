@@ -128,8 +128,12 @@ export class Transfer {
   async #timed(guard: SlowGuard, length: number, pending: Promise<number>): Promise<number> {
     const queued = guard.enter(length);
     const began = guard.slow ? this.#sys.monotonicNs() : 0;
-    const rc = await pending;
-    guard.leave(length);
+    let rc: number;
+    try {
+      rc = await pending;
+    } finally {
+      guard.leave(length);
+    }
     if (began > 0) guard.pooled(queued, this.#sys.monotonicNs() - began);
     return rc;
   }
