@@ -24,6 +24,23 @@ async function start(dir: TestDir): Promise<Daemon> {
   });
 }
 
+/** As `start`, with a bitmap `b` of `q` that export `look`, which asks for `iothread`, shows to its clients. */
+async function startWithBitmap(dir: TestDir, iothread: string): Promise<Daemon> {
+  const daemon = await start(dir);
+  const { qmp } = daemon;
+  await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
+  await qmp.execute("block-export-add", {
+    type: "nbd",
+    id: "look",
+    name: "look",
+    "node-name": "q",
+    iothread,
+    writable: true,
+    bitmaps: ["b"],
+  });
+  return daemon;
+}
+
 const image = (dir: TestDir) =>
   ok("qemu-img", ["create", "-q", "-f", "qcow2", dir.file("d.qcow2"), "64M"]);
 const move = (daemon: Daemon, iothread: string | null) =>
@@ -118,18 +135,8 @@ Deno.test({
   fn: async () => {
     await using dir = TestDir.make();
     await image(dir);
-    await using daemon = await start(dir);
+    await using daemon = await startWithBitmap(dir, "t0");
     const { qmp } = daemon;
-    await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
-    await qmp.execute("block-export-add", {
-      type: "nbd",
-      id: "look",
-      name: "look",
-      "node-name": "q",
-      iothread: "t0",
-      writable: true,
-      bitmaps: ["b"],
-    });
     assert.deepEqual(await dirty(daemon, "look"), []);
     let over = false;
     let moves = 0;
@@ -165,18 +172,7 @@ Deno.test({
   fn: async () => {
     await using dir = TestDir.make();
     await image(dir);
-    await using daemon = await start(dir);
-    const { qmp } = daemon;
-    await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
-    await qmp.execute("block-export-add", {
-      type: "nbd",
-      id: "look",
-      name: "look",
-      "node-name": "q",
-      iothread: "t1",
-      writable: true,
-      bitmaps: ["b"],
-    });
+    await using daemon = await startWithBitmap(dir, "t1");
     const turns = async () => {
       const { iothreads } = await statusOf(daemon);
       return iothreads.find(({ id }) => id === "t1")!.turns;
