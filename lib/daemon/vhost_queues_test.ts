@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import { createContext } from "../sys/mod.ts";
 import { BlkFeature } from "../vhost/config.ts";
-import { Frontend, type FrontendSetup, payload } from "../vhost/testing.ts";
+import { Frontend, type FrontendSetup, GUEST_BASE, payload, USER_BASE } from "../vhost/testing.ts";
 import { BlkDriver } from "../vhost/testing_blk.ts";
 import { Feature, Request } from "../vhost/wire.ts";
 import { loggedServices, until } from "./testing.ts";
@@ -222,6 +222,65 @@ Deno.test("a resize holds for every queue before the guest hears of it; drains w
   await until(services, () => frontend.channelMessages().length > 0);
   for (const disk of disks) assert.equal((await disk.call(beyond)).status, 0);
   assert.ok(disks.every((disk) => disk.inFlight === 0));
+});
+
+Deno.test("whatever changes under queues in threads waits for what they have in flight, which is done once", async () => {
+  await using parts = await made();
+  const { services, folder } = parts;
+  // So slow that requests are in flight when the messages come.
+  const slow = { driver: "null-co", "node-name": "s", "latency-ns": 60n * 10n ** 6n } as const;
+  await services.graph.add(slow, { monitorOwned: true });
+  await services.exports.add(exported(folder, ["t0", "t1"], { "node-name": "s" }));
+  const { frontend, disks } = await parts.attach();
+  const extra = payload.longs(0, GUEST_BASE * 2, 65536, USER_BASE * 1.5, 0);
+  const restarted = async (bases: readonly number[]) => {
+    for (const [i, base] of bases.entries()) await frontend.startQueue(i, base);
+  };
+  const answered = () => {
+    for (const disk of disks) disk.collect();
+    assert.ok(disks.every((disk) => disk.inFlight === 0), "what was taken is shown by the reply");
+  };
+  const changes: Record<string, () => Promise<void>> = {
+    SET_MEM_TABLE: () => frontend.shareMemory(),
+    ADD_MEM_REG: () => frontend.mustGrant(Request.addMemReg, extra, [frontend.memoryFd]),
+    REM_MEM_REG: () => frontend.mustGrant(Request.remMemReg, extra),
+    async GET_VRING_BASE() {
+      const bases: number[] = [];
+      for (let i = 0; i < QUEUES; i++) bases.push(await frontend.stopQueue(i));
+      answered();
+      await frontend.shareMemory(USER_BASE + 0x1000_0000);
+      await restarted(bases);
+    },
+    async RESET_DEVICE() {
+      await frontend.mustGrant(Request.resetDevice);
+      answered();
+      // As a driver that is loaded anew: with rings of its own.
+      for (let i = 0; i < QUEUES; i++) frontend.makeRing(i, 128);
+      await restarted(disks.map(() => 0));
+    },
+  };
+  for (const [round, [name, change]] of Object.entries(changes).entries()) {
+    const wanted = disks.flatMap((disk) =>
+      Array.from({ length: 10 }, (_, n) => disk.submit({ type: IN, sector: n, read: 512 }))
+    );
+    for (let i = 0; i < QUEUES; i++) frontend.kick(i, true);
+    const [{ instance }] = services.exports.list() as [ReturnType<typeof services.exports.list>[0]];
+    let asked: Promise<unknown> | undefined;
+    await until(services, () => {
+      asked ??= Promise.resolve(instance.refresh!()).finally(() => asked = undefined);
+      return instance.statistics!().requests === 40 * (round + 1);
+    });
+    assert.ok(Number(instance.statistics!().inFlight) > 0, `${name}: nothing is in flight`);
+    await change();
+    for (let i = 0; i < QUEUES; i++) frontend.kick(i, true);
+    await until(services, () => {
+      for (const disk of disks) disk.collect();
+      return disks.every((disk) => disk.inFlight === 0);
+    });
+    for (const { status } of await Promise.all(wanted)) assert.equal(status, 0, name);
+    await instance.refresh!();
+    assert.equal(instance.statistics!().requests, 40 * (round + 1), `${name}: each once`);
+  }
 });
 
 Deno.test("a thread that fails takes the export along, and nothing else", async () => {
