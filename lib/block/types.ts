@@ -44,6 +44,8 @@ export const RequestFlag = {
   writeCompressed: 16,
   /** A read into memory that only the requester has ever seen (a guest's): bytes that have no contents may stay. */
   ownMemory: 32,
+  /** write-zeroes leaves nothing of the range in the page cache where it can, be it as a hole (Child.inPageCache). */
+  noPages: 64,
 } as const;
 
 /** What a node can take in one request. Bytes; the defaults are in brackets. */

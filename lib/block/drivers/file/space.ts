@@ -2,7 +2,7 @@
  * Zeroes and discards without moving data. What the file system or device refuses once is not tried again, and
  * what cannot be done quickly is ENOTSUP: the seam then writes zeroes, or ignores a discard.
  *
- * zeroes, file:    mayUnmap: punch a hole | zero range | punch a hole and allocate it again
+ * zeroes, file:    mayUnmap: punch a hole | zero range | punch a hole and (not with noPages) allocate it again
  * zeroes, device:  mayUnmap: punch (unmaps, never slow) | BLK.BLKZEROOUT (may write: not with noFallback)
  * discard:         punch a hole (file) | BLK.BLKDISCARD (device)
  */
@@ -51,7 +51,7 @@ export class Space {
       return;
     }
     const done = this.kind === "file"
-      ? await this.#zeroFile(offset, length)
+      ? await this.#zeroFile(offset, length, (flags & RequestFlag.noPages) === 0)
       : (flags & RequestFlag.noFallback) === 0 && await this.#zeroDevice(offset, length);
     if (!done) throw this.#unsupported("write-zeroes", offset);
   }
@@ -71,7 +71,7 @@ export class Space {
     this.statistics.discardBytesOk += length;
   }
 
-  async #zeroFile(offset: number, length: number): Promise<boolean> {
+  async #zeroFile(offset: number, length: number, allocate: boolean): Promise<boolean> {
     if (this.#canZeroRange) {
       const rc = await this.#fallocate(FALLOC.ZERO_RANGE, offset, length, "write-zeroes");
       if (rc === 0) return true;
@@ -79,7 +79,7 @@ export class Space {
     }
     // Without zero range (tmpfs): a hole, then room in its place so that later writes cannot run out of it.
     if (!await this.#punch(offset, length, "write-zeroes")) return false;
-    await this.#fallocate(0, offset, length, "write-zeroes");
+    if (allocate) await this.#fallocate(0, offset, length, "write-zeroes");
     return true;
   }
 

@@ -192,10 +192,6 @@ export class Image implements OpenedImage {
   get readOnly(): boolean {
     return this.#readOnly;
   }
-  /** Data files are not allocated from: guest data lies at its own offset. */
-  get fixed(): boolean {
-    return this.geometry.externalData;
-  }
   get size(): number {
     return this.#size;
   }
@@ -235,7 +231,8 @@ export class Image implements OpenedImage {
   // --- requests ---
 
   sending(at: number, length: number): boolean {
-    return this.sent.sending(at, length);
+    // Data files are not allocated from: guest data lies at its own offset.
+    return this.geometry.externalData || this.sent.sending(at, length);
   }
 
   locate(start: number, length: number, out: Placement): MaybePromise<void> {

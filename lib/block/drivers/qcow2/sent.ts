@@ -88,12 +88,11 @@ export class SentClusters {
   async #replacePages(offset: number, length: number, unmap: boolean): Promise<boolean> {
     assert(offset % PAGE === 0, "clusters are whole pages");
     const { file } = this.#image;
+    const { noFallback, noPages, mayUnmap } = RequestFlag;
     for (let attempt = 0; file.inPageCache(offset, length) !== false; attempt++) {
       if (attempt === ATTEMPTS) return false;
       if (attempt > 0) await file.flush();
-      // In tmpfs only a hole has no pages.
-      const hole = unmap || attempt === ATTEMPTS - 1 ? RequestFlag.mayUnmap : 0;
-      await file.writeZeroes(offset, length, RequestFlag.noFallback | hole);
+      await file.writeZeroes(offset, length, noFallback | noPages | (unmap ? mayUnmap : 0));
     }
     return true;
   }
