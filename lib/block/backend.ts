@@ -197,6 +197,27 @@ export class Backend implements BlockBackend {
     return this.seam.locateFile(this.node, offset, length, known, out);
   }
 
+  takesPipe(offset: number, length: number): boolean {
+    return this.#drained === 0 && this.#writeFlags === 0 &&
+      (this.needed & (Perm.write | Perm.writeUnchanged)) !== 0 &&
+      offset >= 0 && this.node.holds(offset + length) &&
+      this.seam.takesPipe(this.node, offset, length);
+  }
+
+  writeFromPipe(offset: number, pipe: number, length: number): number {
+    return this.seam.writeFromPipe(this.node, offset, pipe, length);
+  }
+
+  countWrite(length: number, failed: boolean): void {
+    const { write } = this.statistics;
+    if (failed) {
+      write.failed++;
+    } else {
+      write.operations++;
+      write.bytes += length;
+    }
+  }
+
   countRead(length: number): void {
     this.statistics.read.operations++;
     this.statistics.read.bytes += length;

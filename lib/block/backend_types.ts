@@ -66,6 +66,18 @@ export interface BlockBackend {
   locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
   /** Counts a read that its user makes by itself, with locateFile. */
   countRead?(length: number): void;
+  /**
+   * Whether data for a range within the node may come out of a pipe, now: it goes to one file, just as it is. False:
+   * write it. Absent: always false.
+   */
+  takesPipe?(offset: number, length: number): boolean;
+  /**
+   * Writes at once the `length` bytes that wait in the pipe whose reading end is `pipe`, as part of a request that
+   * countWrite counts in the end. Call it when takesPipe has just said so of the range. Bytes written, or -errno.
+   */
+  writeFromPipe?(offset: number, pipe: number, length: number): number;
+  /** Counts a write that was made with writeFromPipe, of `length` bytes. */
+  countWrite?(length: number, failed: boolean): void;
   /** Changes what it needs and shares; throws CommandError with QEMU's conflict text. */
   setPermissions(needed: number, shared: number): Promise<void>;
   /** Requests that have not completed. */

@@ -16,7 +16,13 @@ import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
 import { mergedWrite, writeMerged } from "./merged.ts";
 import type { Seam } from "./seam.ts";
-import { type FilePlace, type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
+import {
+  type FilePlace,
+  type FormatInstance,
+  Perm,
+  RequestFlag,
+  type WriteIntent,
+} from "./types.ts";
 
 /** The engine of one context. */
 export class Engine {
@@ -154,6 +160,22 @@ export class Engine {
     const place = this.#locateWhole(format, offset, length);
     if (place?.kind !== Placed.child) return undefined;
     return this.seam.inPageCache(place.child!.node, place.at, length);
+  }
+
+  /** As Seam.takesPipe, for a format that is `fixed`: a write goes to where a read comes from. */
+  takesPipe(format: FormatInstance, offset: number, length: number): boolean {
+    const place = this.#locateWhole(format, offset, length);
+    if (place?.kind !== Placed.child) return false;
+    const { needed, node } = place.child!;
+    if ((needed & (Perm.write | Perm.writeUnchanged)) === 0) return false;
+    return this.seam.takesPipe(node, place.at, length);
+  }
+
+  /** As Seam.writeFromPipe, when takesPipe has just said so. */
+  writeFromPipe(format: FormatInstance, offset: number, pipe: number, length: number): number {
+    const place = this.#locateWhole(format, offset, length);
+    assert(place?.kind === Placed.child, "takesPipe was not asked");
+    return this.seam.writeFromPipe(place.child!.node, place.at, pipe, length);
   }
 
   /**

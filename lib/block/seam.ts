@@ -207,6 +207,29 @@ export class Seam {
     return this.track(node, "write", offset, iov.total, result);
   }
 
+  /** See BlockBackend.takesPipe. Whoever wants to see, or to change, what is written has it written. */
+  takesPipe(node: BlockNode, offset: number, length: number): boolean {
+    const { instance, common } = node;
+    if (!node.plain || node.elsewhere !== undefined || offset + length > instance.size) {
+      return false;
+    }
+    if (common.readOnly || !common.active || common.detectZeroes !== "off") return false;
+    if (node.writeThreshold !== 0 || this.#traceWrite.enabled) return false;
+    if (instance.kind === "io") return instance.takesPipe?.() ?? false;
+    return instance.fixed === true && this.engine.takesPipe(instance, offset, length);
+  }
+
+  /** See BlockBackend.writeFromPipe. */
+  writeFromPipe(node: BlockNode, offset: number, pipe: number, length: number): number {
+    const { instance } = node;
+    const rc = instance.kind === "format"
+      ? this.engine.writeFromPipe(instance, offset, pipe, length)
+      : instance.writeFromPipe!(offset, pipe, length);
+    changed(node, offset, length);
+    if (rc > 0 && offset + rc > node.writeHighest) node.writeHighest = offset + rc;
+    return rc;
+  }
+
   /** Counts a write once it is done, whatever became of it, and flushes it for an emulated FUA. */
   afterWrite(
     node: BlockNode,

@@ -309,6 +309,10 @@ export interface IoInstance extends DriverInstanceBase {
   locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
   /** See Child.inPageCache. */
   inPageCache?(offset: number, length: number): boolean | undefined;
+  /** See BlockBackend.takesPipe. */
+  takesPipe?(): boolean;
+  /** See BlockBackend.writeFromPipe. */
+  writeFromPipe?(offset: number, pipe: number, length: number): number;
   /** Brings data into the cache (NBD CACHE); advice. */
   prefetch?(offset: number, length: number): MaybePromise<void>;
   /** The node lives in another context: every request goes there as it is, and is checked there. */

@@ -9,7 +9,14 @@ import {
   type Limits,
   resolveLimits,
 } from "../block/mod.ts";
-import { type Context, createContext, EPOLL, type Memory, type OwnedContext } from "../sys/mod.ts";
+import {
+  type Context,
+  createContext,
+  EPOLL,
+  Errno,
+  type Memory,
+  type OwnedContext,
+} from "../sys/mod.ts";
 import { AGAIN } from "./transport.ts";
 import { Connection, type ConnectionHost } from "./connection.ts";
 import { type ExportDirectory, NbdExport } from "./export.ts";
@@ -79,6 +86,26 @@ export class MemoryBackend implements BlockBackend {
   }
 
   countRead(): void {}
+
+  /** Whether writes may come out of a pipe; each, and what countWrite hears, is a call. */
+  piping = false;
+  /** Most bytes that it takes at once. */
+  pipeMost = Infinity;
+  takesPipe(): boolean {
+    return this.piping;
+  }
+
+  writeFromPipe(offset: number, pipe: number, length: number): number {
+    this.calls.push(`pipe ${offset} ${length}`);
+    const errno = this.failing?.("pipe", offset);
+    if (errno !== undefined) return -Errno[errno as keyof typeof Errno];
+    this.touch(offset, length);
+    return this.#context.sys.splice(pipe, this.#fd, Math.min(length, this.pipeMost), offset);
+  }
+
+  countWrite(length: number, failed: boolean): void {
+    this.calls.push(`${failed ? "failed" : "wrote"} ${length}`);
+  }
 
   get size(): number {
     return this.#size;

@@ -6,6 +6,7 @@
 import { alignDown, assert } from "../base/mod.ts";
 import { payloadLength, type Refusal } from "./check.ts";
 import { Input, INPUT_PIECE } from "./input.ts";
+import type { PayloadPipe } from "./pipe.ts";
 import { type Cookie, keepCookie } from "./replies.ts";
 import type { Executor, WriteJob } from "./serve.ts";
 import type { Slab } from "./slab.ts";
@@ -17,6 +18,8 @@ const SMALL_PAYLOAD = 32 * 1024;
 const ALIGN_FROM = 16 * 1024;
 /** Longest payload that is drained when its request is refused; beyond it the client is cut off. */
 const MAX_DRAIN = 2 ** 32 - 1;
+/** Writes at least this large go through a pipe where they can. */
+const PIPE_FROM = 64 * 1024;
 /** Pieces of large writes end at multiples of this, a common cluster size. */
 const PIECE_ALIGN = 64 * 1024;
 
@@ -45,6 +48,9 @@ export class TransmissionInput {
   #base = 0;
   #filled = 0;
   #pieceLength = 0;
+  /** Whether that write's payload goes through the pipe, which is made with the first that may. */
+  #piped = false;
+  #pipe: PayloadPipe | undefined;
   /** Whether the last `receive` got less than it asked for. */
   drained = false;
 
@@ -64,6 +70,7 @@ export class TransmissionInput {
 
   /** Receives into the buffer, or the payload under way into its place. As Input.receive. */
   receive(): number {
+    if (this.#piped) return this.#receivePiped(this.#job!);
     if (this.#slab === undefined) {
       const received = this.#input.receive();
       this.drained = this.#input.drained;
@@ -79,6 +86,34 @@ export class TransmissionInput {
     return received;
   }
 
+  /** Takes what there is of a large payload through the pipe to the file. As Input.receive. */
+  #receivePiped(job: WriteJob): number {
+    const pipe = this.#pipe!;
+    const length = this.#executor.takesPipe(job.position, job.left)
+      ? pipe.fill(job.position, job.left)
+      : undefined;
+    if (length === undefined) {
+      this.#leavePipe(job);
+      return this.receive();
+    }
+    if (length <= 0) return length;
+    this.drained = false; // more may have come while it was written
+    this.#bytesLeft -= length;
+    if (!this.#executor.writeFromPipe(job, pipe.fd, length)) {
+      pipe.close();
+      this.#pipe = undefined;
+      if (job.left > 0) this.#leavePipe(job);
+    }
+    if (job.left === 0) this.#endJob(job);
+    return length;
+  }
+
+  /** The next piece of the payload is received, and what follows perhaps too. */
+  #leavePipe(job: WriteJob): void {
+    this.#piped = false;
+    this.#piece(job);
+  }
+
   /** Serves the next request, or a piece of it. */
   step(): Step {
     if (this.#executor.saturated) return "wait";
@@ -92,7 +127,10 @@ export class TransmissionInput {
     if (!header.parse(input.view, input.at, this.#extended)) return "garbage";
     if (header.type === Cmd.disc) return "end";
     const payload = payloadLength(header, this.#executor.framing);
-    if (payload > 0 && payload <= SMALL_PAYLOAD && !input.require(size + payload)) return "more";
+    if (payload > 0 && payload <= SMALL_PAYLOAD && !input.require(size + payload)) {
+      input.limit = Infinity;
+      return "more";
+    }
     this.#requestsLeft--;
     const refusal = this.#executor.check(header);
     if (refusal !== undefined) return this.#refuse(refusal, payload);
@@ -110,7 +148,10 @@ export class TransmissionInput {
     const input = this.#input;
     const { length } = header;
     const size = this.#headerSize;
-    input.limit = length >= ALIGN_FROM ? size + Math.min(length, INPUT_PIECE) : Infinity;
+    const pipes = length >= PIPE_FROM && this.#pipes(header.offset, length);
+    // With the header alone the next payload is still in the socket, for the pipe.
+    if (pipes) input.limit = size;
+    else input.limit = length >= ALIGN_FROM ? size + Math.min(length, INPUT_PIECE) : Infinity;
     if (input.end - input.at >= size + length) {
       this.#bytesLeft -= length;
       this.#executor.write(header, input.slab, input.address + size);
@@ -119,7 +160,19 @@ export class TransmissionInput {
     }
     input.at += size;
     this.#job = this.#executor.beginWrite(header);
+    this.#piped = pipes && this.#emptied;
     return this.#piece(this.#job);
+  }
+
+  /** Whether the range may come through the pipe, which is there then. */
+  #pipes(offset: number, length: number): boolean {
+    return this.#executor.takesPipe(offset, length) &&
+      (this.#pipe ??= this.#input.openPipe()) !== undefined;
+  }
+
+  /** Whether nothing that was received is left: what comes next is still in the socket. */
+  get #emptied(): boolean {
+    return this.#input.at === this.#input.end;
   }
 
   /** The payload of BLOCK_STATUS: small, or refused. */
@@ -160,6 +213,7 @@ export class TransmissionInput {
 
   /** The next piece of a large write: written when it is complete. */
   #piece(job: WriteJob): Step {
+    if (this.#piped) return "more";
     const input = this.#input;
     const length = this.#lengthOfPiece(job);
     if (this.#slab === undefined) {
@@ -192,11 +246,18 @@ export class TransmissionInput {
 
   #afterPiece(job: WriteJob, length: number): Step {
     this.#bytesLeft -= length;
-    if (job.left === 0) {
-      this.#job = undefined;
-      this.#executor.endWrite(job);
+    if (job.left === 0) this.#endJob(job);
+    else if (job.left >= PIPE_FROM) {
+      this.#piped = this.#emptied && job.error === undefined &&
+        this.#pipes(job.position, job.left);
     }
     return "ok";
+  }
+
+  #endJob(job: WriteJob): void {
+    this.#job = undefined;
+    this.#piped = false;
+    this.#executor.endWrite(job);
   }
 
   /** The stream has ended: a write that is not complete never will be. */
@@ -206,6 +267,9 @@ export class TransmissionInput {
     this.#slab?.release();
     this.#slab = undefined;
     this.#refused = undefined;
+    this.#piped = false;
+    this.#pipe?.close();
+    this.#pipe = undefined;
     if (job !== undefined) this.#executor.endWrite(job, true);
   }
 }

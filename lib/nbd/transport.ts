@@ -4,6 +4,7 @@
  */
 import type { IoVec } from "../base/mod.ts";
 import { type Context, EPOLL, Errno, MSG, type Watch } from "../sys/mod.ts";
+import { PayloadPipe } from "./pipe.ts";
 
 /** -EAGAIN: nothing can be moved now. */
 export const AGAIN = -Errno.EAGAIN;
@@ -21,6 +22,11 @@ export interface Transport {
    * our hands (TLS).
    */
   sendFile?(file: number, offset: number, length: number): number;
+  /**
+   * A pipe that payloads can pass through on their way to a file, or -errno; the caller's to close. Absent where data
+   * has to pass through our hands (TLS).
+   */
+  openPipe?(): PayloadPipe | number;
   /** Which of the two `ready` is called for; level-triggered. With neither it is not called at all. */
   interest(read: boolean, write: boolean): void;
   /**
@@ -63,6 +69,10 @@ export class SocketTransport implements Transport {
 
   sendFile(file: number, offset: number, length: number): number {
     return this.#context.sys.sendfile(this.#fd, file, offset, length);
+  }
+
+  openPipe(): PayloadPipe | number {
+    return PayloadPipe.open(this.#context.sys, this.#fd);
   }
 
   sendv(iov: IoVec): number {

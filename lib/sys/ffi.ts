@@ -61,6 +61,7 @@ export const rareSymbols = {
   realpath: { parameters: ["buffer", "usize"], result: "usize" },
   dup2: { parameters: ["i32", "i32"], result: "i32" },
   pipe2: { parameters: ["usize", "i32"], result: "i32" },
+  splice: { parameters: ["i32", "usize", "i32", "usize", "usize", "u32"], result: "i32" },
   madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   socketpair: { parameters: ["i32", "i32", "i32", "usize"], result: "i32" },

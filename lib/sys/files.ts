@@ -3,7 +3,15 @@ import type { IoVec } from "../base/mod.ts";
 import { AT, F } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import type { Libc } from "./ffi.ts";
-import { getFlockType, getStatx, IOV_MAX, putFlock, putIovecs, STATX_SIZE } from "./layout.ts";
+import {
+  getFlockType,
+  getStatx,
+  IOV_MAX,
+  putFlock,
+  putIovecs,
+  putU64,
+  STATX_SIZE,
+} from "./layout.ts";
 import { cstring, hasNul, MemorySys } from "./memory.ts";
 import type { FileStat } from "./types.ts";
 
@@ -12,6 +20,8 @@ const STRUCT_AT = 16384;
 const PATH_AT = 20480;
 const PATH_MAX = 4096;
 const STATX_MASK = 0x7ff; // STATX_BASIC_STATS
+const FIONREAD = 0x541bn;
+const SPLICE_F_NONBLOCK = 2;
 
 /** Files, locks, pipes. Results: >= 0, or -errno. */
 export class FileSys extends MemorySys {
@@ -224,5 +234,18 @@ export class FileSys extends MemorySys {
   pipe2(flags: number): readonly [number, number] | number {
     if (this.libc.rare.pipe2(this.structPointer, flags) < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
+  }
+
+  splice(from: number, to: number, length: number, offset = -1): number {
+    if (offset >= 0) putU64(this.struct, 0, offset);
+    const where = offset >= 0 ? this.structPointer : 0n;
+    const size = this.wide.of(length);
+    const rc = this.libc.rare.splice(from, 0n, to, where, size, SPLICE_F_NONBLOCK);
+    return rc < 0 ? this.fail() : rc;
+  }
+
+  unread(fd: number): number {
+    const rc = this.libc.symbols.ioctl(fd, FIONREAD, this.structPointer);
+    return rc < 0 ? this.fail() : this.struct.getInt32(0, true);
   }
 }

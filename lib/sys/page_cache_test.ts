@@ -78,6 +78,35 @@ Deno.test("sendfile takes what the socket has room for, then says EAGAIN; a peer
     sys.close(a);
   }));
 
+Deno.test("splice takes a socket's data through a pipe to an offset of a file, and no more than asked for", () =>
+  withFile(4, (sys, fd) => {
+    const [a, b] = pair(sys);
+    const pipe = sys.pipe2(O.CLOEXEC | O.NONBLOCK);
+    assert(typeof pipe !== "number");
+    const memory = sys.allocate(PAGE);
+    memory.bytes.fill(7, 0, 100);
+    assert.equal(sys.unread(b), 0);
+    assert.equal(sys.splice(b, pipe[1], PAGE), -Errno.EAGAIN);
+    assert.equal(sys.send(a, memory.address, 100, 0), 100);
+    assert.equal(sys.unread(b), 100);
+    assert.equal(sys.splice(b, pipe[1], 60), 60);
+    assert.equal(sys.unread(b), 40);
+    assert.equal(sys.unread(pipe[0]), 60);
+    assert.equal(sys.splice(pipe[0], fd, 60, PAGE - 30), 60);
+    assert.equal(sys.splice(pipe[0], fd, 60, 0), -Errno.EAGAIN, "an empty pipe is not waited for");
+    assert.equal(sys.pread(fd, memory.address, PAGE, PAGE - 64), PAGE);
+    const bytes = [...memory.bytes.subarray(32, 96)];
+    assert.deepEqual(bytes, [0, 0, ...new Array(60).fill(7), 1, 1]);
+    assert.equal(sys.lseek(fd, 0, 1), 0, "SEEK_CUR");
+    sys.shutdown(a, SHUT.RDWR);
+    assert.equal(sys.splice(b, pipe[1], 100), 40);
+    assert.equal(sys.splice(b, pipe[1], 100), 0, "the end of the stream");
+    assert.equal(sys.splice(pipe[0], -1, 40, 0), -Errno.EBADF);
+    assert.equal(sys.unread(-1), -Errno.EBADF);
+    memory.unmap();
+    for (const end of [a, b, ...pipe]) sys.close(end);
+  }));
+
 Deno.test("cachedPages counts the pages of a range that are in memory", () =>
   withFile(8, (sys, fd) => {
     const cached = sys.cachedPages(fd, 0, 8 * PAGE);

@@ -104,6 +104,13 @@ export interface Sys extends FileCalls<number> {
   dup(fd: number): number;
   dup2(from: number, to: number): number;
   pipe2(flags: number): readonly [number, number] | number;
+  /**
+   * Moves pages instead of copying them, where the kernel can: from a socket into a pipe, or out of a pipe to `offset`
+   * of a file. Waits for neither end of the pipe, but for the file. Bytes, 0 at the end of the stream, -errno.
+   */
+  splice(from: number, to: number, length: number, offset?: number): number;
+  /** Bytes that wait to be read from a socket or a pipe. */
+  unread(fd: number): number;
 
   // --- memory ---
   /** Anonymous private memory, zeroed, rounded up to whole pages. Throws SysError when there is none. */

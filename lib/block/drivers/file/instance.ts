@@ -199,6 +199,14 @@ export class FileInstance implements IoInstance {
     return this.#fileKind === "file" ? this.#transfer.inPageCache(offset, length) : undefined;
   }
 
+  takesPipe(): boolean {
+    return this.#driver !== "host_cdrom" && this.#transfer.takesPipe;
+  }
+
+  writeFromPipe(offset: number, pipe: number, length: number): number {
+    return this.#transfer.writeFromPipe(offset, pipe, length);
+  }
+
   write(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
     if (this.#driver === "host_cdrom") this.#requireMedium("write", offset);
     return this.#transfer.write(offset, iov);

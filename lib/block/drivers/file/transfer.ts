@@ -164,6 +164,23 @@ export class Transfer {
     return this.#writeLater(offset, iov, Math.max(rc, 0));
   }
 
+  /** Whether writeFromPipe may be called: a write is made inline now, and plainly (splice knows no RWF.NOWAIT). */
+  get takesPipe(): boolean {
+    return this.directAlignment === 0 && !this.#nowaitWrites && !this.writeGuard.slow;
+  }
+
+  /** Writes `length` bytes out of a pipe: bytes, or -errno. */
+  writeFromPipe(offset: number, pipe: number, length: number): number {
+    this.writeGuard.begin();
+    const rc = this.#sys.splice(pipe, this.fd, length, offset);
+    this.writeGuard.end(length);
+    if (rc > 0) {
+      this.counters.inline++;
+      if (offset + rc > this.size) this.size = offset + rc;
+    }
+    return rc;
+  }
+
   #writePlainly(offset: number, iov: IoVec): number {
     this.writeGuard.begin();
     const rc = iov.count === 1
