@@ -38,6 +38,8 @@ const BUDGET_NS = 500_000;
 const SPIN_NS = 6_000;
 /** With work that is always done at once, for this long: a turn costs more than a small request. */
 const LINGER_NS = 50_000;
+/** Then again for as long, if nobody else was found to wait; timers of the runtime may, so not for longer than this. */
+const LINGER_MOST_NS = 400_000;
 /** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
 const NEAR_NS = 100_000;
 /** How often a loop looks for work that nobody would wake it for. */
@@ -326,18 +328,28 @@ export class EpollLoop implements Loop {
 
   /**
    * Rings alone had work, and it is done: they are looked at again at once, as long as they have more, or will have
-   * soon. Everything else of this thread waits for LINGER_NS, counted from `began`, and a pass of the pollers.
+   * soon. Whoever else has work in this thread waits for LINGER_NS, counted from `began`, and a pass of the pollers.
    */
   #linger(began: number): void {
     const patience = Math.min(SPIN_NS, this.#polling.ns);
+    const most = began + LINGER_MOST_NS;
+    let until = began + LINGER_NS;
     let last = now();
     while (this.#deferred.length === 0 && this.#settled() && !this.#isStopped()) {
       const worked = this.#poll();
       const time = now();
       if (worked) last = time;
       else if (time - last >= patience) break;
-      if (time - began >= LINGER_NS) return;
+      if (time < until) continue;
+      if (time >= most || !this.#alone(time)) return;
+      until = time + LINGER_NS;
     }
+  }
+
+  /** Whether nothing but rings has work for this thread. Events that there are wait for the next turn. */
+  #alone(time: number): boolean {
+    if (this.#timers.next() <= time || (this.#options.awaitsOthers?.() ?? false)) return false;
+    return !this.#main.left && !this.#main.wait(0);
   }
 
   /** Whether pollers wait for nothing that only another turn brings. */

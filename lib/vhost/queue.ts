@@ -15,9 +15,9 @@ import type { DirtyLog } from "./dirty.ts";
 import { BlkRequest, type RequestOwner } from "./request.ts";
 import { type Ring, RingError } from "./ring.ts";
 
-/** Requests and bytes of one queue in one turn. */
-const TURN_REQUESTS = 256;
-const TURN_BYTES = 2 * 1024 * 1024;
+/** Requests and bytes of one queue before others of its thread get their turn: a guest keeps its ring full. */
+const TURN_REQUESTS = 64;
+const TURN_BYTES = 1024 * 1024;
 /** Requests of one queue in flight. */
 const MAX_IN_FLIGHT = 1024;
 /** So many requests that are done, or bytes, are shown before more is begun. */
