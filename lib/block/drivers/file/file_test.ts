@@ -443,3 +443,25 @@ test(
   },
   impatient.wrap,
 );
+
+/** Where the tests' files lie by themselves, and in tmpfs, which knows no other way than a hole. */
+for (const place of [undefined, "/dev/shm"]) {
+  test(`zeroes without pages leave none in the page cache: ${place ?? "here"}`, async (context) => {
+    const dir = await Deno.makeTempDir(place === undefined ? {} : { dir: place });
+    try {
+      await Deno.writeFile(`${dir}/f`, new Uint8Array(65_536).fill(7));
+      const node = await open(context, `${dir}/f`);
+      const there = () => node.inPageCache(16_384, 32_768);
+      if (there() === undefined) return await node.close(); // before Linux 6.5
+      assert.equal(there(), true);
+      await node.flush();
+      await node.writeZeroes(16_384, 32_768, RequestFlag.noFallback | RequestFlag.noPages);
+      assert.equal(there(), false);
+      const bytes = await read(context, node, 0, 65_536);
+      assert.ok(bytes.every((byte, at) => byte === (at >= 16_384 && at < 49_152 ? 0 : 7)));
+      await node.close();
+    } finally {
+      await Deno.remove(dir, { recursive: true });
+    }
+  });
+}

@@ -25,7 +25,7 @@ const MANY_PARTS = 1024;
 const ATTEMPTS = 3;
 
 /** What the set needs of its image. */
-type Owner = Pick<Image, "file" | "geometry" | "context" | "nodeName">;
+type Owner = Pick<Image, "file" | "geometry" | "context" | "nodeName" | "readOnly">;
 
 /** The set of one instance, as the next one can take it over: parts by index, a bit for each cluster. */
 export type SentState = ReadonlyMap<number, Uint32Array>;
@@ -55,11 +55,15 @@ export class SentClusters {
 
   /** See FormatInstance. Also what is only read now may be written to after a reopen. */
   sending(at: number, length: number): boolean {
-    const { file, geometry: { clusterSize } } = this.#image;
-    this.#replaces ??= clusterSize % PAGE === 0 && file.inPageCache(0, PAGE) !== undefined;
-    if (!this.#replaces) return false;
+    const { readOnly, geometry: { clusterSize } } = this.#image;
+    if (!this.#canReplace && !readOnly) return false;
     const first = Math.floor(at / clusterSize);
     return this.#add(first, Math.ceil((at + length) / clusterSize));
+  }
+
+  get #canReplace(): boolean {
+    const { file, geometry: { clusterSize } } = this.#image;
+    return this.#replaces ??= clusterSize % PAGE === 0 && file.inPageCache(0, PAGE) !== undefined;
   }
 
   /** The file may be another one now, or have other options. */
@@ -72,6 +76,7 @@ export class SentClusters {
    * had better become a hole. Where that fails they stay in the set.
    */
   async replace(offset: number, length: number, unmap: boolean): Promise<void> {
+    if (!this.#canReplace) return;
     const { file, geometry: { clusterSize } } = this.#image;
     // The last cluster of the file may be written in part only.
     const inside = Math.min(length, file.size - offset);

@@ -237,10 +237,12 @@ Deno.test("what cannot be replaced is not used again, and nothing is sent any mo
 function setOver(
   inPageCache: (offset: number) => boolean | undefined,
   state?: SentState,
+  readOnly = false,
 ): { set: SentClusters; calls: string[] } {
   const calls: string[] = [];
   const set = new SentClusters(
     {
+      readOnly,
       nodeName: "disk",
       geometry: { clusterSize: CLUSTER },
       context: { log: { warn: (text: string) => calls.push(`warning: ${text}`) } },
@@ -292,8 +294,12 @@ Deno.test("pages that never go are told of once, and what was sent stays in the 
   assert.equal(set.sending(0, CLUSTER), true);
 });
 
-Deno.test("where it cannot be told what is in the page cache nothing is sent", () => {
+Deno.test("where it cannot be told what is in the page cache only images that are not written are sent", async () => {
   assert.equal(setOver(() => undefined).set.sending(0, CLUSTER), false);
+  const { set, calls } = setOver(() => undefined, undefined, true);
+  assert.equal(set.sending(0, CLUSTER), true);
+  await set.replace(0, CLUSTER, false);
+  assert.deepEqual([set.has(0), calls], [true, []], "after a reopen it is not used again");
 });
 
 Deno.test("a set that is full takes what it has, and nothing else", () => {
