@@ -15,7 +15,7 @@ Deno.test("a transfer that the engine rejects leaves nothing in the guard's coun
   assert.deepEqual([transfer.readGuard.enter(0), transfer.writeGuard.enter(0)], [0, 0]);
 });
 
-Deno.test("data out of a pipe is written where writes are made inline, and no RWF.NOWAIT is to be had", async () => {
+Deno.test("data out of a pipe is written where writes are made inline, and no RWF.NOWAIT is to be had", () => {
   const answers: number[] = [];
   let flagged = -Errno.EOPNOTSUPP;
   const sys = {
