@@ -17,6 +17,8 @@ export interface Range {
   readonly reason: DiscardReason;
 }
 
+/** Bytes whose pages are replaced with one call; a multiple of all cluster sizes. */
+const REPLACED_AT_ONCE = 4 * 1024 * 1024;
 /** More ranges than this, and a commit is due. */
 const MANY = 1024;
 
@@ -104,13 +106,16 @@ export class Releases {
 
   async #apply(ranges: readonly Range[], wait: Promise<void> | undefined): Promise<void> {
     if (wait !== undefined) await wait;
-    const { clusterSize } = this.image.geometry;
     for (const { offset, length, reason } of ranges) {
       const passes = this.#passes(reason);
       if (passes) await this.#punch(offset, length);
-      if (this.image.sent.any) await this.#replace(offset, length, passes);
-      const first = offset / clusterSize;
-      for (let i = 0; i < length / clusterSize; i++) await this.#drop(first + i);
+      // Zeroing takes its time: what is done is free.
+      const step = this.image.sent.any ? REPLACED_AT_ONCE : length;
+      for (let done = 0; done < length; done += step) {
+        const part = Math.min(step, length - done);
+        if (this.image.sent.any) await this.#replace(offset + done, part, passes);
+        await this.#dropAll(offset + done, part);
+      }
     }
   }
 
@@ -128,6 +133,11 @@ export class Releases {
     }
   }
 
+  async #dropAll(offset: number, length: number): Promise<void> {
+    const { clusterSize } = this.image.geometry;
+    const end = (offset + length) / clusterSize;
+    for (let cluster = offset / clusterSize; cluster < end; cluster++) await this.#drop(cluster);
+  }
   #drop(cluster: number): Promise<void> {
     return this.image.refcounts.fetch(cluster, (slot) => this.#dropIn(slot, cluster));
   }

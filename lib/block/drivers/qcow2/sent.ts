@@ -6,8 +6,9 @@
  * is part of a larger dirty folio; so it is asked afterwards whether any page is left, and if one is, the data is
  * flushed and zeroed again.
  *
- * What cannot be replaced stays free and is not allocated as long as the image is open. Nothing waits for a client: one
- * that never reads holds back no reopen, no snapshot and no end.
+ * What cannot be replaced stays free and is not allocated as long as the image is open. That is no more than had been
+ * sent by then, since nothing is sent after the first failure. Nothing waits for a client: one that never reads holds
+ * back no reopen, no snapshot and no end.
  *
  * This ends with the image. A reply that waits in the socket of a client that was hung up on may show what somebody
  * else, who opens the image later, writes to clusters that were given back then.
