@@ -39,6 +39,26 @@ for (const [name, features] of Object.entries(rings)) {
     });
   });
 
+  Deno.test(`${name} ring: a few requests are served before others of the thread get their turn`, async () => {
+    await withExport({}, async (bed) => {
+      const { frontend, disk } = await bed.start({ features, queueSize: 1024 });
+      const answers: Promise<unknown>[] = [];
+      for (let i = 0; i < 300; i++) answers.push(disk.submit({ type: BlkType.in, read: 512 }));
+      let most = 0;
+      let before = 0;
+      const other = bed.context.loop.addPoller(() => {
+        most = Math.max(most, bed.disk.calls.length - before);
+        before = bed.disk.calls.length;
+        return false;
+      });
+      frontend.kick();
+      await disk.wait(Promise.all(answers));
+      assert.equal(bed.disk.calls.length, 300);
+      assert.ok(most <= 2 * 64, `${most}: for the kick, and when the ring is looked at`);
+      other.remove();
+    });
+  });
+
   Deno.test(`${name} ring: a full ring is served in batches, each request once`, async () => {
     await withExport({}, async (bed) => {
       const { frontend, disk } = await bed.start({ features, queueSize: 64 });
