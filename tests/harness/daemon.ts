@@ -88,7 +88,8 @@ export class Daemon {
     const daemon = Daemon.spawn(options);
     try {
       await daemon.ready();
-      if (options.qmp ?? true) daemon.client = await QmpClient.open(daemon.file("qmp"));
+      const original = basename(options.program ?? subject()) === ORIGINAL;
+      if (options.qmp ?? true) daemon.client = await QmpClient.open(daemon.file("qmp"), original);
       return daemon;
     } catch (error) {
       await daemon[Symbol.asyncDispose]();

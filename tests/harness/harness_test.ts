@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { Daemon, runToEnd } from "./daemon.ts";
 import { NbdPeer } from "./nbd.ts";
 import { noisy } from "./images.ts";
+import { QmpClient } from "./qmp.ts";
 import { TestDir } from "./dir.ts";
 
 Deno.test("a daemon starts, answers QMP and NBD, and stops with status 0", async () => {
@@ -33,4 +34,21 @@ Deno.test("a daemon that fails to start is reported with its words", async () =>
   const { status, stderr } = await runToEnd({ args: ["--nonsense"] });
   assert.equal(status, 1);
   assert.match(stderr, /unrecognized option '--nonsense'/);
+});
+
+Deno.test("a greeting that the original sends twice is taken once", async () => {
+  const greeting = '{"QMP": {"version": {}, "capabilities": []}}\n';
+  const { readable, writable } = new TransformStream<Uint8Array>();
+  const server = writable.getWriter();
+  const answered = new TransformStream<Uint8Array>();
+  const qmp = new QmpClient({ readable, writable: answered.writable }, true);
+  const requests = answered.readable.getReader();
+  const negotiated = qmp.negotiate();
+  await server.write(new TextEncoder().encode(greeting + greeting));
+  await requests.read();
+  await server.write(new TextEncoder().encode('{"return": {}}\n'));
+  assert.ok("QMP" in await negotiated);
+  await server.close();
+  await requests.cancel();
+  await qmp.close();
 });

@@ -27,20 +27,21 @@ export class QmpClient {
   private waiters: (() => void)[] = [];
   private ended = false;
 
-  constructor(private readonly stream: Duplex) {
+  /** `mayGreetTwice`: the server has been seen to send its greeting again; a second one is dropped. */
+  constructor(private readonly stream: Duplex, private readonly mayGreetTwice = false) {
     this.writer = stream.writable.getWriter();
     this.reader = stream.readable.getReader();
     this.pump = this.receive();
   }
 
   /** Connects to a Unix socket; the greeting is left to be read. */
-  static async connect(path: string): Promise<QmpClient> {
-    return new QmpClient(await Deno.connect({ transport: "unix", path }));
+  static async connect(path: string, mayGreetTwice = false): Promise<QmpClient> {
+    return new QmpClient(await Deno.connect({ transport: "unix", path }), mayGreetTwice);
   }
 
   /** Connects, reads the greeting and negotiates. */
-  static async open(path: string): Promise<QmpClient> {
-    const client = await QmpClient.connect(path);
+  static async open(path: string, mayGreetTwice = false): Promise<QmpClient> {
+    const client = await QmpClient.connect(path, mayGreetTwice);
     await client.negotiate();
     return client;
   }
@@ -159,6 +160,7 @@ export class QmpClient {
       this.endings.add(crlf ? "\r\n" : "\n");
       const line = text.slice(0, crlf ? end - 1 : end);
       text = text.slice(end + 1);
+      if (this.mayGreetTwice && this.lines.length === 1 && line === this.lines[0]) continue;
       this.lines.push(line);
       if (line.trim() !== "") this.file(line);
     }

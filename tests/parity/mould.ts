@@ -167,7 +167,7 @@ async function observe(each: Case, program: string): Promise<Transcript> {
   Deno.symlinkSync(program, dir.file(`.bin/${ORIGINAL}`));
   const options = { dir, program: dir.file(`.bin/${ORIGINAL}`), wrapper: each.wrapper ?? [] };
   await using _holder = await hold(each, dir);
-  const run = new Observation(each, dir);
+  const run = new Observation(each, dir, program.endsWith(ORIGINAL));
   if (each.steps === undefined) {
     await using daemon = Daemon.spawn({
       ...options,
@@ -189,10 +189,15 @@ class Observation {
   private readonly steps: unknown[] = [];
   private readonly events: unknown[] = [];
 
-  constructor(private readonly each: Case, private readonly dir: TestDir) {}
+  constructor(
+    private readonly each: Case,
+    private readonly dir: TestDir,
+    private readonly original: boolean,
+  ) {}
 
   async play(daemon: Daemon, steps: readonly Step[]): Promise<Ended> {
-    let qmp = await QmpClient.connect(daemon.file("qmp"));
+    // A client that connects while the original sets its monitor up is greeted twice, once in a thousand starts.
+    let qmp = await QmpClient.connect(daemon.file("qmp"), this.original);
     try {
       if (this.each.negotiate ?? true) await qmp.negotiate();
       else if (!this.each.monitor) this.steps.push(await qmp.reply());

@@ -42,7 +42,7 @@ async function schemaOf(program: string): Promise<Schema> {
     qmp: false,
   });
   await daemon.ready();
-  const qmp = await QmpClient.connect(daemon.file("qmp"));
+  const qmp = await QmpClient.connect(daemon.file("qmp"), program.endsWith(ORIGINAL));
   try {
     await qmp.negotiate();
     const reply = await qmp.command({ execute: "query-qmp-schema" });
