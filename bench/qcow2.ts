@@ -5,6 +5,7 @@
  * judged by raw have qsd on a raw image take its turns, too.
  */
 import { randomBytes } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { Generator, type Pattern, runProgram, type Sample } from "./clients.ts";
 import { DEFAULTS } from "./load/workload.ts";
@@ -268,10 +269,20 @@ class Subject {
       seed,
       cpuOf: server.pid,
     });
+    // Or its pages would stay in memory.
+    await this.#drop(name);
     await Deno.remove(image);
     if (this.#slices > warmSlices(row)) {
       this.samples.push({ rate: result.rate, cpuUs: result.serverCpuUs! });
     }
+  }
+
+  async #drop(name: string): Promise<void> {
+    const qmp = this.qmp!;
+    const gone = () => qmp.execute("query-block-exports");
+    await qmp.execute("block-export-del", { id: name, mode: "hard" });
+    while (JSON.stringify(await gone()).includes(`"${name}"`)) await delay(5);
+    await qmp.execute("blockdev-del", { "node-name": name });
   }
 
   /** What it took of memory at most, in MiB, and its end. */
