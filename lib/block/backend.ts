@@ -208,14 +208,9 @@ export class Backend implements BlockBackend {
     return this.seam.writeFromPipe(this.node, offset, pipe, length);
   }
 
-  countWrite(length: number, failed: boolean): void {
-    const { write } = this.statistics;
-    if (failed) {
-      write.failed++;
-    } else {
-      write.operations++;
-      write.bytes += length;
-    }
+  countWrite(length: number): void {
+    this.statistics.write.operations++;
+    this.statistics.write.bytes += length;
   }
 
   countRead(length: number): void {

@@ -73,11 +73,12 @@ export interface BlockBackend {
   takesPipe?(offset: number, length: number): boolean;
   /**
    * Writes at once the `length` bytes that wait in the pipe whose reading end is `pipe`, as part of a request that
-   * countWrite counts in the end. Call it when takesPipe has just said so of the range. Bytes written, or -errno.
+   * countWrite counts in the end. Call it when takesPipe has just said so of the range. Bytes written, or -errno:
+   * what is left in the pipe can still be written, which works where pages cannot be moved, or tells why not.
    */
   writeFromPipe?(offset: number, pipe: number, length: number): number;
-  /** Counts a write that was made with writeFromPipe, of `length` bytes. */
-  countWrite?(length: number, failed: boolean): void;
+  /** Counts a write of `length` bytes that was made with writeFromPipe. */
+  countWrite?(length: number): void;
   /** Changes what it needs and shares; throws CommandError with QEMU's conflict text. */
   setPermissions(needed: number, shared: number): Promise<void>;
   /** Requests that have not completed. */

@@ -16,6 +16,7 @@ import {
   type Outcome,
 } from "./negotiate.ts";
 import { Output } from "./output.ts";
+import { PayloadPipe } from "./pipe.ts";
 import { OUTPUT_LIMIT } from "./read.ts";
 import { Replies } from "./replies.ts";
 import { Executor, type ServeTraces } from "./serve.ts";
@@ -348,7 +349,8 @@ export class Connection {
     this.#executor = executor;
     executor.resume(TURN_BYTES);
     const extended = chosen.framing === Framing.extended;
-    this.#transmission = new TransmissionInput(this.#input, executor, extended);
+    const pipe = new PayloadPipe(this.#transport, this.#context);
+    this.#transmission = new TransmissionInput(this.#input, executor, pipe, extended);
     this.#transmission.refill(TURN_REQUESTS, TURN_BYTES);
   }
 

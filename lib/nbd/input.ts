@@ -4,7 +4,6 @@
  */
 import { assert } from "../base/mod.ts";
 import type { BufferPool } from "../sys/mod.ts";
-import type { PayloadPipe } from "./pipe.ts";
 import { Slab } from "./slab.ts";
 import type { Transport } from "./transport.ts";
 
@@ -67,12 +66,6 @@ export class Input {
     this.drained = received < wanted;
     if (received > 0) this.end += received;
     return received;
-  }
-
-  /** See Transport.openPipe. */
-  openPipe(): PayloadPipe | undefined {
-    const pipe = this.#transport.openPipe?.();
-    return typeof pipe === "object" ? pipe : undefined;
   }
 
   /** Receives at most `length` bytes to `address`; as `receive`. */

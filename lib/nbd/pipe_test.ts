@@ -1,7 +1,7 @@
 /** Writes whose payload goes through a pipe to the file. */
 import { Buffer } from "node:buffer";
 import assert from "node:assert/strict";
-import { O, type Sys } from "../sys/mod.ts";
+import { Errno, type Sys } from "../sys/mod.ts";
 import { PayloadPipe, PIPE_BYTES } from "./pipe.ts";
 import {
   concat,
@@ -13,6 +13,7 @@ import {
   TestServer,
   withServer,
 } from "./testing.ts";
+import type { Transport } from "./transport.ts";
 import { Cmd, CmdFlag, NbdErrno } from "./wire.ts";
 
 const MiB = 1024 * 1024;
@@ -36,6 +37,8 @@ const write = (offset: number, data: Uint8Array, flags = 0, extended = false) =>
   if (extended) flags |= CmdFlag.payloadLen;
   return request(Cmd.write, offset, data.length, { data, flags, extended });
 };
+
+const openDescriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
 
 /** A payload that a socket holds: the pipe gets it whole. */
 const WHOLE = 128 * KiB;
@@ -111,11 +114,13 @@ Deno.test("a failed write through the pipe fails alone, and nothing of it reache
       for (const length of [WHOLE, MiB]) {
         backend.calls.length = 0;
         backend.pipeMost = 4096;
-        backend.failing = (op, at) => op === "pipe" && at >= failing ? "ENOSPC" : undefined;
+        backend.failing = (_op, at) => at >= failing ? "ENOSPC" : undefined;
         await client.send(write(2 * MiB, lost.subarray(0, length)));
         assert.equal((await reply(client, 0)).error, NbdErrno.ENOSPC);
-        assert.equal(backend.calls.filter((call) => call.startsWith("failed")).length, 1);
-        assert.equal(backend.calls.filter((call) => call.startsWith("write")).length, 0);
+        const through = failing - 2 * MiB;
+        assert.equal(backend.calls.includes(`wrote ${through}`), through > 0);
+        // What is left in the pipe is tried again, once; the rest of the payload is not.
+        assert.equal(backend.calls.filter((call) => call.startsWith("write")).length, 1);
         backend.failing = undefined;
         backend.pipeMost = Infinity;
         await client.send(write(4 * MiB, kept));
@@ -124,6 +129,60 @@ Deno.test("a failed write through the pipe fails alone, and nothing of it reache
         backend.bytes.fill(0, 4 * MiB, 5 * MiB);
       }
     }
+  }));
+
+for (const errno of ["EINVAL", "ENOSYS", "EPERM", "EAGAIN"]) {
+  Deno.test(`a file that takes no pages (${errno}) is written all the same, from the first byte on`, () =>
+    withPipe(async (server) => {
+      const { backend } = server;
+      const client = await writer(server);
+      for (const taken of [0, 5000]) {
+        backend.pipeMost = 5000;
+        backend.failing = (op, at) => op === "pipe" && at >= MiB + taken ? errno : undefined;
+        const data = noise(MiB + 1, taken + 1);
+        await client.send(write(MiB, data));
+        assert.equal((await reply(client, 0)).error, 0);
+        const written = backend.bytes.subarray(MiB, MiB + data.length);
+        assert.ok(Buffer.compare(written, data) === 0);
+      }
+    }));
+}
+
+Deno.test("where sockets know no splice, large writes are received; it is tried once a client", () =>
+  withPipe(async (server) => {
+    const { backend, context } = server;
+    const client = await writer(server);
+    let tries = 0;
+    Object.assign(context.sys, { splice: () => (tries++, -Errno.EINVAL) });
+    for (let round = 0; round < 3; round++) {
+      const data = noise(WHOLE, round + 1);
+      await client.send(write(MiB, data));
+      assert.equal((await reply(client, 0)).error, 0);
+      assert.ok(Buffer.compare(backend.bytes.subarray(MiB, MiB + WHOLE), data) === 0);
+    }
+    assert.equal(tries, 1);
+  }));
+
+Deno.test("clients that write a lot cost a descriptor each, in the middle of a write, too", () =>
+  withPipe(async (server) => {
+    const first = await writer(server);
+    const before = openDescriptors();
+    const bytes = write(MiB, noise(WHOLE));
+    const clients = [];
+    for (let count = 0; count < 20; count++) {
+      const client = await writer(server);
+      await client.send(bytes.subarray(0, 100_000));
+      clients.push(client);
+    }
+    const each = (openDescriptors() - before) / clients.length;
+    for (const client of clients) {
+      await client.send(bytes.subarray(100_000));
+      assert.equal((await reply(client, 0)).error, 0);
+    }
+    assert.equal((openDescriptors() - before) / clients.length, each);
+    assert.equal(each, 3, "our end of the pair, and what a client of this test has");
+    assert.ok(piped(server).length > 0);
+    first.close();
   }));
 
 Deno.test("a disk that takes the pipe no longer, amid a write, gets the rest as it comes", () =>
@@ -145,8 +204,9 @@ Deno.test("a disk that takes the pipe no longer, amid a write, gets the rest as 
 Deno.test("a payload in trickles, and clients that go amid one, leave no descriptor behind", () =>
   withPipe(async (server) => {
     const { backend } = server;
-    const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
-    const before = open();
+    (await writer(server)).close(); // the context's pipe has been made
+    await server.allGone();
+    const before = openDescriptors();
     const data = noise(256 * KiB);
     for (let round = 0; round < 8; round++) {
       const client = await writer(server);
@@ -166,28 +226,36 @@ Deno.test("a payload in trickles, and clients that go amid one, leave no descrip
       client.close();
       await server.allGone();
     }
-    assert.equal(open(), before);
+    assert.equal(openDescriptors(), before);
   }));
 
 Deno.test("a pipe takes whole pages of the file, all of a payload's end, and no trickle", () => {
-  const pages: number[] = [];
+  const lengths: number[] = [];
+  const lent: string[] = [];
   let waiting = 0;
-  const sys = {
-    pipe2: (flags: number) => (assert.equal(flags, O.CLOEXEC | O.NONBLOCK), [10, 11] as const),
-    fcntl: () => 0,
+  const pipes = {
+    available: true,
+    borrow: () => (lent.push("lent"), { from: 10, into: 11 }),
+    giveBack: () => lent.push("back"),
+    discard: () => lent.push("discarded"),
+  };
+  const transport = {
     unread: () => waiting,
-    splice: (from: number, to: number, length: number) => {
-      assert.deepEqual([from, to], [5, 11]);
-      pages.push(length);
+    splice: (to: number, length: number) => {
+      assert.equal(to, 11);
+      lengths.push(length);
       return length;
     },
-    close: (fd: number) => pages.push(-fd),
-  } as unknown as Sys;
-  const pipe = PayloadPipe.open(sys, 5);
-  assert.ok(typeof pipe === "object");
+  } as unknown as Transport;
+  const pipe = new PayloadPipe(transport, { sys: {} as Sys, pipes });
   const fill = (inSocket: number, position: number, left: number) => {
     waiting = inSocket;
-    return pipe.fill(position, left);
+    const filled = pipe.fill(position, left);
+    if (filled !== undefined) {
+      assert.equal(pipe.from, 10);
+      pipe.took(filled);
+    }
+    return filled;
   };
   assert.equal(fill(50_000, 0, 100_000), 49_152);
   assert.equal(fill(50_000, 100, 100_000), 49_052);
@@ -195,9 +263,12 @@ Deno.test("a pipe takes whole pages of the file, all of a payload's end, and no 
   assert.equal(fill(50_000, 100, 49_999), 49_999);
   assert.equal(fill(PIPE_BYTES + 5000, 0, PIPE_BYTES + 6000), PIPE_BYTES);
   assert.equal(fill(0, 0, 100_000), 100_000, "asks what will come");
+  assert.equal(lent.length, 12, "lent, and given back");
   assert.equal(fill(10_000, 0, 100_000), undefined);
-  pages.length = 0;
+  assert.equal(lent.length, 12);
+  waiting = 50_000;
+  pipe.fill(0, 50_000);
   pipe.close();
   pipe.close();
-  assert.deepEqual(pages, [-10, -11]);
+  assert.deepEqual(lent.slice(12), ["lent", "discarded"]);
 });

@@ -5,7 +5,7 @@
  */
 import { BlockError, chain, IoVec, type MaybePromise } from "../base/mod.ts";
 import { type BlockBackend, RequestFlag } from "../block/mod.ts";
-import { Errno, errnoName, SysError } from "../sys/mod.ts";
+import { Errno, SysError } from "../sys/mod.ts";
 import { collectExtents, Extents } from "./block_status.ts";
 import { type CheckContext, checkRequest, checkStatusRange, type Refusal } from "./check.ts";
 import { Counters, type MetaContext, type NbdExport } from "./export.ts";
@@ -249,23 +249,19 @@ export class Executor implements CheckContext {
     return this.#backend.takesPipe?.(offset, length) === true;
   }
 
-  /** As writePiece, for `length` bytes that are in a pipe, all of which it takes; false: it may have left some. */
-  writeFromPipe(job: WriteJob, pipe: number, length: number): boolean {
-    const { position } = job;
-    job.position += length;
-    job.left -= length;
-    job.piped += length;
-    for (let done = 0; done < length;) {
-      const rc = this.#backend.writeFromPipe!(position + done, pipe, length - done);
+  /** As writePiece, for `length` bytes that are in a pipe. How many were written; the rest is for writePiece. */
+  writeFromPipe(job: WriteJob, pipe: number, length: number): number {
+    let done = 0;
+    while (done < length) {
+      const rc = this.#backend.writeFromPipe!(job.position + done, pipe, length - done);
       if (rc === -Errno.EINTR) continue;
-      if (rc <= 0) {
-        const code = rc < 0 ? errnoName(-rc) : "EIO";
-        job.error = new BlockError(code, "write failed", { op: "write", offset: position + done });
-        return false;
-      }
+      if (rc <= 0) break;
       done += rc;
     }
-    return true;
+    job.position += done;
+    job.left -= done;
+    job.piped += done;
+    return done;
   }
 
   /** All of the payload was received and given to `writePiece`, or (`gone`) the client is. */
@@ -277,7 +273,7 @@ export class Executor implements CheckContext {
 
   #finishWrite(job: WriteJob): void {
     this.counters.inFlight--;
-    if (job.piped > 0) this.#backend.countWrite!(job.piped, job.error !== undefined);
+    if (job.piped > 0) this.#backend.countWrite!(job.piped);
     if (job.error !== undefined) return this.fail(job.cookie, job.error, "writing to file failed");
     if (!job.durable) return this.replies.ok(job.cookie);
     let pending: MaybePromise<void>;

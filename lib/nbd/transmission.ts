@@ -4,6 +4,7 @@
  * there as they come. Payloads of refused requests are drained.
  */
 import { alignDown, assert } from "../base/mod.ts";
+import { Errno } from "../sys/mod.ts";
 import { payloadLength, type Refusal } from "./check.ts";
 import { Input, INPUT_PIECE } from "./input.ts";
 import type { PayloadPipe } from "./pipe.ts";
@@ -34,6 +35,7 @@ export type Step = "ok" | "more" | "wait" | "budget" | "end" | "garbage";
 export class TransmissionInput {
   readonly #input: Input;
   readonly #executor: Executor;
+  readonly #pipe: PayloadPipe;
   readonly #headerSize: number;
   readonly #extended: boolean;
   readonly #header = new RequestHeader();
@@ -48,15 +50,15 @@ export class TransmissionInput {
   #base = 0;
   #filled = 0;
   #pieceLength = 0;
-  /** Whether that write's payload goes through the pipe, which is made with the first that may. */
+  /** Whether that write's payload goes through the pipe. */
   #piped = false;
-  #pipe: PayloadPipe | undefined;
   /** Whether the last `receive` got less than it asked for. */
   drained = false;
 
-  constructor(input: Input, executor: Executor, extended: boolean) {
+  constructor(input: Input, executor: Executor, pipe: PayloadPipe, extended: boolean) {
     this.#input = input;
     this.#executor = executor;
+    this.#pipe = pipe;
     this.#extended = extended;
     this.#headerSize = extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
     input.headerSize = this.#headerSize;
@@ -88,7 +90,7 @@ export class TransmissionInput {
 
   /** Takes what there is of a large payload through the pipe to the file. As Input.receive. */
   #receivePiped(job: WriteJob): number {
-    const pipe = this.#pipe!;
+    const pipe = this.#pipe;
     const length = this.#executor.takesPipe(job.position, job.left)
       ? pipe.fill(job.position, job.left)
       : undefined;
@@ -98,14 +100,23 @@ export class TransmissionInput {
     }
     if (length <= 0) return length;
     this.drained = false; // more may have come while it was written
-    this.#bytesLeft -= length;
-    if (!this.#executor.writeFromPipe(job, pipe.fd, length)) {
-      pipe.close();
-      this.#pipe = undefined;
-      if (job.left > 0) this.#leavePipe(job);
-    }
+    const written = this.#executor.writeFromPipe(job, pipe.from, length);
+    this.#bytesLeft -= written;
+    pipe.took(written);
+    if (written < length) return this.#rescue(job, length - written);
     if (job.left === 0) this.#endJob(job);
     return length;
+  }
+
+  /** What the file has not taken out of the pipe is written as other payloads are. That works, or says why not. */
+  #rescue(job: WriteJob, length: number): number {
+    const { slab, base } = this.#input.takeOver(length);
+    this.#piped = false;
+    this.#slab = slab;
+    this.#base = base;
+    this.#filled = this.#pipe.rescue(slab.memory.address + base);
+    this.#pieceLength = Math.max(length, this.#lengthOfPiece(job));
+    return this.#filled === length ? length : -Errno.EIO;
   }
 
   /** The next piece of the payload is received, and what follows perhaps too. */
@@ -164,10 +175,9 @@ export class TransmissionInput {
     return this.#piece(this.#job);
   }
 
-  /** Whether the range may come through the pipe, which is there then. */
+  /** Whether the range may come through the pipe. */
   #pipes(offset: number, length: number): boolean {
-    return this.#executor.takesPipe(offset, length) &&
-      (this.#pipe ??= this.#input.openPipe()) !== undefined;
+    return this.#executor.takesPipe(offset, length) && this.#pipe.available;
   }
 
   /** Whether nothing that was received is left: what comes next is still in the socket. */
@@ -268,8 +278,7 @@ export class TransmissionInput {
     this.#slab = undefined;
     this.#refused = undefined;
     this.#piped = false;
-    this.#pipe?.close();
-    this.#pipe = undefined;
+    this.#pipe.close();
     if (job !== undefined) this.#executor.endWrite(job, true);
   }
 }

@@ -4,7 +4,6 @@
  */
 import type { IoVec } from "../base/mod.ts";
 import { type Context, EPOLL, Errno, MSG, type Watch } from "../sys/mod.ts";
-import { PayloadPipe } from "./pipe.ts";
 
 /** -EAGAIN: nothing can be moved now. */
 export const AGAIN = -Errno.EAGAIN;
@@ -23,10 +22,12 @@ export interface Transport {
    */
   sendFile?(file: number, offset: number, length: number): number;
   /**
-   * A pipe that payloads can pass through on their way to a file, or -errno; the caller's to close. Absent where data
+   * Moves what has been received into an empty pipe, at most `length` bytes; results as of `receive`. Absent where data
    * has to pass through our hands (TLS).
    */
-  openPipe?(): PayloadPipe | number;
+  splice?(pipe: number, length: number): number;
+  /** Bytes that wait to be received, or -errno. Present with `splice`. */
+  unread?(): number;
   /** Which of the two `ready` is called for; level-triggered. With neither it is not called at all. */
   interest(read: boolean, write: boolean): void;
   /**
@@ -71,8 +72,12 @@ export class SocketTransport implements Transport {
     return this.#context.sys.sendfile(this.#fd, file, offset, length);
   }
 
-  openPipe(): PayloadPipe | number {
-    return PayloadPipe.open(this.#context.sys, this.#fd);
+  splice(pipe: number, length: number): number {
+    return this.#context.sys.splice(this.#fd, pipe, length);
+  }
+
+  unread(): number {
+    return this.#context.sys.unread(this.#fd);
   }
 
   sendv(iov: IoVec): number {

@@ -5,6 +5,7 @@ import { OwnedInflateThreads } from "./inflate_threads.ts";
 import { LinuxSys } from "./linux.ts";
 import { createLog, writeStderr } from "./log.ts";
 import { EpollLoop } from "./loop.ts";
+import { Pipes } from "./pipes.ts";
 import { poolTraces, silentPoints } from "./traces.ts";
 import type { Context, Log, TracePoint } from "./types.ts";
 import { Poller, type PollerHandle } from "./wakeup.ts";
@@ -80,6 +81,7 @@ export function createContext(options: ContextOptions): OwnedContext {
   const trace = options.trace ?? silentPoints();
   sys.pool.traces = poolTraces(trace);
 
+  const pipes = new Pipes(sys);
   const inflaters = new OwnedInflateThreads(sys, loop, complain);
   const tuning = { aioMaxBatch: 0 };
   let closing: Promise<void> | undefined;
@@ -91,6 +93,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     } finally {
       await owned?.stop();
       buffers.trim();
+      pipes.close();
       if (options.sys === undefined) sys.dispose();
     }
   };
@@ -99,6 +102,7 @@ export function createContext(options: ContextOptions): OwnedContext {
     sys,
     loop,
     buffers,
+    pipes,
     log,
     trace,
     poller,

@@ -265,6 +265,24 @@ export interface BufferPool {
   trim(): void;
 }
 
+/** An empty pipe that waits neither for room nor for data: its reading and its writing end. */
+export interface Pipe {
+  readonly from: number;
+  readonly into: number;
+}
+
+/** Pipes, reused. One pool per context. */
+export interface PipePool {
+  /** Whether `borrow` gives one now. */
+  readonly available: boolean;
+  /** An empty pipe with room for 64 KiB and more, until it is given back or discarded; undefined: not to be had. */
+  borrow(): Pipe | undefined;
+  /** Takes one back that is empty again. */
+  giveBack(pipe: Pipe): void;
+  /** Takes one back that may hold something. */
+  discard(pipe: Pipe): void;
+}
+
 /** What streams are made by: raw deflate, or a single frame of zstd. */
 export type StreamFormat = "deflate" | "zstd";
 
@@ -306,6 +324,8 @@ export interface Context {
   readonly sys: Sys;
   readonly loop: Loop;
   readonly buffers: BufferPool;
+  /** Absent: nothing passes through pipes. */
+  readonly pipes?: PipePool;
   readonly log: Log;
   /** Most requests that an AIO engine submits at once, where its node does not say; 0: the engine's choice. Live. */
   readonly tuning?: { readonly aioMaxBatch: number };

@@ -27,6 +27,8 @@ const INLINE_MAX = 512 * 1024;
  */
 const CACHED_RUN = 16;
 const PAGE = 4096;
+/** What splice may answer where writing works. */
+const NO_SPLICE = [-Errno.EINVAL, -Errno.ENOSYS, -Errno.EOPNOTSUPP, -Errno.EPERM];
 
 /** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
@@ -44,6 +46,8 @@ export class Transfer {
   #tellsCached = true;
   #nowaitReads = true;
   #nowaitWrites = true;
+  /** Not every file system takes pages out of a pipe, and filters of system calls may know no splice. */
+  #splices = true;
   readonly #sys: Sys;
 
   constructor(sys: Sys, readonly fd: number, readonly node: string, public engine: TransferEngine) {
@@ -166,7 +170,8 @@ export class Transfer {
 
   /** Whether writeFromPipe may be called: a write is made inline now, and plainly (splice knows no RWF.NOWAIT). */
   get takesPipe(): boolean {
-    return this.directAlignment === 0 && !this.#nowaitWrites && !this.writeGuard.slow;
+    return this.directAlignment === 0 && !this.#nowaitWrites && !this.writeGuard.slow &&
+      this.#splices;
   }
 
   /** Writes `length` bytes out of a pipe: bytes, or -errno. */
@@ -177,6 +182,8 @@ export class Transfer {
     if (rc > 0) {
       this.counters.inline++;
       if (offset + rc > this.size) this.size = offset + rc;
+    } else if (NO_SPLICE.includes(rc)) {
+      this.#splices = false;
     }
     return rc;
   }

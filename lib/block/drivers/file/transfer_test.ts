@@ -44,6 +44,10 @@ Deno.test("data out of a pipe is written where writes are made inline, and no RW
   transfer.writeGuard.slow = true;
   assert.equal(transfer.takesPipe, false);
   transfer.writeGuard.slow = false;
+  assert.equal(transfer.takesPipe, true, "a failed write says nothing of the way");
+  answers.push(-Errno.EINVAL);
+  assert.equal(transfer.writeFromPipe(8192, 9, 4096), -Errno.EINVAL);
+  assert.equal(transfer.takesPipe, false, "the file system takes no pages");
   transfer.directAlignment = 512;
   assert.equal(transfer.takesPipe, false);
 });
