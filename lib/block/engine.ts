@@ -162,6 +162,13 @@ export class Engine {
     return this.seam.inPageCache(place.child!.node, place.at, length);
   }
 
+  /** As Child.dropPages, for a format whose data stays in its place. */
+  dropPages(format: FormatInstance, offset: number, length: number): MaybePromise<void> {
+    const place = this.#locateWhole(format, offset, length);
+    if (place?.kind !== Placed.child) return undefined;
+    return this.seam.dropPages(place.child!.node, place.at, length);
+  }
+
   /** As Seam.takesPipe, for a format that is `fixed`: a write goes to where a read comes from. */
   takesPipe(format: FormatInstance, offset: number, length: number): boolean {
     const place = this.#locateWhole(format, offset, length);

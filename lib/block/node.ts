@@ -238,6 +238,9 @@ export class Edge implements Child {
   inPageCache(offset: number, length: number): boolean | undefined {
     return this.seam.inPageCache(this.node, offset, length);
   }
+  dropPages(offset: number, length: number): MaybePromise<void> {
+    return this.seam.dropPages(this.node, offset, length);
+  }
 }
 
 /** Whether `flags` ask for force unit access. */

@@ -126,6 +126,16 @@ export class Seam {
     return instance.fixed === true ? this.engine.inPageCache(instance, offset, length) : undefined;
   }
 
+  /** See Child.dropPages. */
+  dropPages(node: BlockNode, offset: number, length: number): MaybePromise<void> {
+    const { instance } = node;
+    if (instance.kind === "io") {
+      const result = instance.dropPages?.(offset, length);
+      return result === undefined ? undefined : this.track(node, "drop", offset, length, result);
+    }
+    if (instance.fixed === true) return this.engine.dropPages(instance, offset, length);
+  }
+
   // --- writes ---
 
   /** Writes on behalf of a parent: past the end only with the resize permission. */

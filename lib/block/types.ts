@@ -309,6 +309,8 @@ export interface IoInstance extends DriverInstanceBase {
   locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
   /** See Child.inPageCache. */
   inPageCache?(offset: number, length: number): boolean | undefined;
+  /** See Child.dropPages. */
+  dropPages?(offset: number, length: number): MaybePromise<void>;
   /** See BlockBackend.takesPipe. */
   takesPipe?(): boolean;
   /** See BlockBackend.writeFromPipe. */
@@ -374,6 +376,11 @@ export interface Child {
    * could not take it out of there.
    */
   inPageCache(offset: number, length: number): boolean | undefined;
+  /**
+   * Asks the kernel to take those pages of a file out of the page cache that lie in the range, are written out and are
+   * held by nobody else; none that is part of a larger one which reaches beyond the range. It never fails.
+   */
+  dropPages(offset: number, length: number): MaybePromise<void>;
 }
 
 /** What a driver learns when it opens (or reopens) a node. */

@@ -444,6 +444,34 @@ test(
   impatient.wrap,
 );
 
+test("pages that nobody holds can be dropped, those in a socket stay", async (context) => {
+  const dir = await Deno.makeTempDir();
+  const ends = context.sys.socketpair();
+  assert(typeof ends !== "number");
+  try {
+    await Deno.writeFile(`${dir}/f`, new Uint8Array(65_536).fill(7));
+    const node = await open(context, `${dir}/f`);
+    const there = () => node.inPageCache(0, 65_536);
+    if (there() === undefined) return await node.close(); // before Linux 6.5
+    const file = context.sys.open(`${dir}/f`, 0, 0);
+    assert.equal(context.sys.sendfile(ends[0], file, 8192, 512), 512);
+    context.sys.close(file);
+    await node.flush();
+    await node.dropPages(0, 65_536);
+    assert.equal(there(), true);
+    const memory = context.buffers.acquire(512);
+    assert.equal(context.sys.recv(ends[1], memory.address, 512, 0), 512);
+    assert.ok(memory.bytes.subarray(0, 512).every((byte) => byte === 7));
+    context.buffers.release(memory);
+    await node.dropPages(0, 65_536);
+    assert.equal(there(), false);
+    await node.close();
+  } finally {
+    for (const fd of ends) context.sys.close(fd);
+    await Deno.remove(dir, { recursive: true });
+  }
+});
+
 /** Where the tests' files lie by themselves, and in tmpfs, which knows no other way than a hole. */
 for (const place of [undefined, "/dev/shm"]) {
   test(`zeroes without pages leave none in the page cache: ${place ?? "here"}`, async (context) => {

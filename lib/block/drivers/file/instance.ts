@@ -25,7 +25,13 @@ import { probeDirectAlignment, sectorSize } from "./alignment.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
-import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
+import {
+  CDS_DISC_OK,
+  CDSL_CURRENT,
+  POSIX_FADV_DONTNEED,
+  POSIX_FADV_WILLNEED,
+  sysFadvise64,
+} from "./linux.ts";
 import { ImageLocks } from "./locking.ts";
 import {
   type DriverName,
@@ -242,10 +248,17 @@ export class FileInstance implements IoInstance {
   }
 
   async prefetch(offset: number, length: number): Promise<void> {
-    if (this.#state.direct) return;
+    if (!this.#state.direct) await this.#advise(offset, length, POSIX_FADV_WILLNEED);
+  }
+
+  async dropPages(offset: number, length: number): Promise<void> {
+    if (this.#fileKind === "file") await this.#advise(offset, length, POSIX_FADV_DONTNEED);
+  }
+
+  /** Advice: what the call returns changes nothing. */
+  async #advise(offset: number, length: number, advice: number): Promise<void> {
     const { sys } = this.#context;
-    // Advice: what it returns changes nothing.
-    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, POSIX_FADV_WILLNEED);
+    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, advice);
   }
 
   async flush(): Promise<void> {

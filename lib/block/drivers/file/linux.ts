@@ -7,6 +7,8 @@ export const CDS_DISC_OK = 4;
 
 /** posix_fadvise(2): read ahead. */
 export const POSIX_FADV_WILLNEED = 3;
+/** posix_fadvise(2): drop pages. */
+export const POSIX_FADV_DONTNEED = 4;
 
 /** System call number of fadvise64. */
 export function sysFadvise64(arch: "x86_64" | "aarch64"): number {

@@ -95,8 +95,11 @@ export class Allocator {
 
   /** Whether `cluster`, counted in `slot`, may be taken. */
   #isFree(slot: Slot, cluster: number): boolean {
-    const { refcounts, sent } = this.#image;
-    return refcounts.read(slot, cluster % this.#entries) === 0 && !sent.has(cluster);
+    const { refcounts, sent, held } = this.#image;
+    if (refcounts.read(slot, cluster % this.#entries) !== 0) return false;
+    if (!sent.has(cluster)) return true;
+    held.add(cluster);
+    return false;
   }
 
   /** Index in `slot` of the first cluster from `cluster` on that is free. */
@@ -182,25 +185,80 @@ export class Allocator {
   }
 
   async #allocateRun(count: number): Promise<number> {
+    const { refcounts, overlap } = this.#image;
+    for (;;) {
+      const start = await this.#findRun(count);
+      const missing = this.#missingBlocks(start, count);
+      if (missing.length > 0) {
+        await this.#addBlocks(start, missing);
+        continue;
+      }
+      overlap.checkAllocation(start, count);
+      for (let i = 0; i < count; i++) {
+        await this.#withBlock(start + i, (slot) => refcounts.set(slot, start + i, 1));
+      }
+      this.#note(start, count);
+      return start * this.#clusterSize;
+    }
+  }
+
+  /** The first of `count` neighbouring clusters that are free; those that no block counts are. */
+  async #findRun(count: number): Promise<number> {
     const { refcounts } = this.#image;
     let start = this.#hint;
-    for (let run = 0; run < count;) {
-      const cluster = start + run;
+    for (let end = start; end < start + count;) {
       this.#checkEnd(start + count);
-      // Making the block may have taken this very cluster.
-      if (await this.#withBlock(cluster, (slot) => this.#isFree(slot, cluster))) {
-        run++;
-      } else {
-        start = cluster + 1;
-        run = 0;
+      const slot = refcounts.block(end);
+      if (mustWait(slot)) {
+        await slot;
+        continue;
       }
+      const blockEnd = (Math.floor(end / this.#entries) + 1) * this.#entries;
+      const last = Math.min(start + count, blockEnd);
+      if (slot === undefined) end = last;
+      else for (; end < last; end++) if (!this.#isFree(slot, end)) start = end + 1;
     }
-    this.#image.overlap.checkAllocation(start, count);
-    for (let i = 0; i < count; i++) {
-      await this.#withBlock(start + i, (slot) => refcounts.set(slot, start + i, 1));
+    return start;
+  }
+
+  /** Indices of the blocks that are to count these clusters and do not exist. */
+  #missingBlocks(start: number, count: number): number[] {
+    const missing: number[] = [];
+    const last = Math.floor((start + count - 1) / this.#entries);
+    for (let index = Math.floor(start / this.#entries); index <= last; index++) {
+      if (this.#image.refcounts.target(index) === 0) missing.push(index);
     }
-    this.#note(start, count);
-    return start * this.#clusterSize;
+    return missing;
+  }
+
+  /**
+   * Makes blocks for a run from `start` on, side by side in its first clusters; as many of them as one block can
+   * count. Nothing on disk leads to the others before that one is there: whatever a cut leaves, each is counted.
+   */
+  async #addBlocks(start: number, missing: readonly number[]): Promise<void> {
+    const { refcounts, commits, transition } = this.#image;
+    const needed = missing.at(-1)! + 1;
+    if (needed > refcounts.table.length) {
+      if (transition === undefined) return await this.#growTable(needed + missing.length);
+      transition.widen(needed);
+    }
+    const own = Math.floor(start / this.#entries);
+    const end = Math.min(start + missing.length, (own + 1) * this.#entries);
+    let next = start;
+    if (missing[0] === own) await this.#putBlock(own, next++);
+    if (next === end) return;
+    const count = (value: number) =>
+      this.#withBlock(start, (slot) => {
+        for (let i = next; i < end; i++) refcounts.set(slot, i, value);
+      });
+    await count(1);
+    this.#note(next, end - next);
+    try {
+      await commits.commit(true);
+      for (; next < end; next++) await this.#putBlock(missing[next - start]!, next, false);
+    } finally {
+      if (next < end) await count(0);
+    }
   }
 
   /** Acts on the block with the count of `cluster`, made if there is none. The caller holds the lock. */
@@ -216,7 +274,7 @@ export class Allocator {
 
   /** Makes the block for `cluster`, in the cluster itself. */
   async #addBlock(cluster: number): Promise<void> {
-    const { refcounts, overlap } = this.#image;
+    const { refcounts } = this.#image;
     const index = Math.floor(cluster / this.#entries);
     if (refcounts.target(index) !== 0) return;
     if (index >= refcounts.table.length) {
@@ -224,6 +282,12 @@ export class Allocator {
       if (transition === undefined) return await this.#growTable(index + 1);
       transition.widen(index + 1);
     }
+    await this.#putBlock(index, cluster);
+  }
+
+  /** Makes block `index` in a free cluster: one that it counts itself, or (`own`: false) that is counted already. */
+  async #putBlock(index: number, cluster: number, own = true): Promise<void> {
+    const { refcounts, overlap } = this.#image;
     this.#checkEnd(cluster + 1);
     overlap.checkAllocation(cluster, 1);
     const host = cluster * this.#clusterSize;
@@ -233,11 +297,11 @@ export class Allocator {
         await slot;
         continue;
       }
-      refcounts.set(slot, cluster, 1);
+      if (own) refcounts.set(slot, cluster, 1);
       break;
     }
     refcounts.addBlock(index, host);
-    this.#note(cluster, 1);
+    if (own) this.#note(cluster, 1);
     overlap.add(host, this.#clusterSize, "refcount block");
   }
 

@@ -1,7 +1,7 @@
 /**
  * Giving clusters back, late: their counts go down only when the metadata that dropped them is stable, and when
  * the requests that may still use them have ended. Until then nobody gets them, and nothing is punched. Those whose
- * pages clients may hold get other ones first (sent.ts).
+ * pages clients may hold are not used before these are out of the page cache (sent.ts).
  */
 import { alignDown, alignUp } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
@@ -17,8 +17,8 @@ export interface Range {
   readonly reason: DiscardReason;
 }
 
-/** Bytes whose pages are replaced with one call; a multiple of all cluster sizes. */
-const REPLACED_AT_ONCE = 4 * 1024 * 1024;
+/** Bytes whose pages are looked after with one call; a multiple of all cluster sizes. */
+const AT_ONCE = 4 * 1024 * 1024;
 /** More ranges than this, and a commit is due. */
 const MANY = 1024;
 
@@ -106,17 +106,44 @@ export class Releases {
 
   async #apply(ranges: readonly Range[], wait: Promise<void> | undefined): Promise<void> {
     if (wait !== undefined) await wait;
-    for (const { offset, length, reason } of ranges) {
-      const passes = this.#passes(reason);
-      if (passes) await this.#punch(offset, length);
-      // Zeroing takes its time: what is done is free.
-      const step = this.image.sent.any ? REPLACED_AT_ONCE : length;
-      for (let done = 0; done < length; done += step) {
-        const part = Math.min(step, length - done);
-        if (this.image.sent.any) await this.#replace(offset + done, part, passes);
-        await this.#dropAll(offset + done, part);
+    const { sent, held } = this.image;
+    if (held.due) await held.lookAgain();
+    for (const range of ranges) {
+      const { offset, length, reason } = range;
+      if (sent.any) {
+        await this.#applySent(range);
+      } else {
+        if (this.#passes(reason)) await this.#punch(offset, length);
+        await this.#dropAll(offset, length);
       }
     }
+  }
+
+  /** The same where clients may hold pages, in parts: what is done is free. */
+  async #applySent({ offset, length, reason }: Range): Promise<void> {
+    const { sent } = this.image;
+    const passes = this.#passes(reason);
+    const zero = reason === "request";
+    const wanted = (cluster: number) => sent.has(cluster);
+    // Pages that are held may be zeroed by it.
+    if (passes && zero) await this.#punch(offset, length);
+    for (let done = 0; done < length; done += AT_ONCE) {
+      const at = offset + done;
+      const part = Math.min(AT_ONCE, length - done);
+      await this.#lastOnes(
+        at,
+        part,
+        wanted,
+        (start, bytes) => sent.release(start, bytes, zero, passes),
+      );
+      if (passes && !zero) await this.#punch(at, part, (cluster) => !sent.has(cluster));
+      await this.#dropAll(at, part);
+    }
+  }
+
+  /** Looks at clusters again that clients held, if it is time to. */
+  lookAgain(): void {
+    if (this.image.held.due) this.#detached([], undefined);
   }
 
   #passes(reason: DiscardReason): boolean {
@@ -142,7 +169,7 @@ export class Releases {
     return this.image.refcounts.fetch(cluster, (slot) => this.#dropIn(slot, cluster));
   }
   #dropIn(slot: Slot | undefined, cluster: number): void {
-    const { refcounts, allocator, overlap, geometry, sent } = this.image;
+    const { refcounts, allocator, overlap, geometry, sent, held } = this.image;
     const count = slot === undefined
       ? 0
       : refcounts.read(slot, cluster % geometry.refcountBlockEntries);
@@ -157,25 +184,23 @@ export class Releases {
     refcounts.set(slot, cluster, count - 1);
     if (count > 1) return;
     overlap.remove(cluster * geometry.clusterSize, 1);
-    if (!sent.has(cluster)) allocator.freed(cluster);
+    if (sent.has(cluster)) held.add(cluster);
+    else allocator.freed(cluster);
   }
 
   /** Discards in the file below what only this release still holds. Advice: failures do not matter. */
-  async #punch(offset: number, length: number): Promise<void> {
-    await this.#lastOnes(offset, length, () => true, async (start, bytes) => {
+  async #punch(
+    offset: number,
+    length: number,
+    wanted: (cluster: number) => boolean = () => true,
+  ): Promise<void> {
+    await this.#lastOnes(offset, length, wanted, async (start, bytes) => {
       try {
         await this.image.file.discard(start, bytes);
       } catch {
         // The space stays allocated in the file.
       }
     });
-  }
-
-  /** The same clusters get other pages if theirs were sent. */
-  async #replace(offset: number, length: number, unmap: boolean): Promise<void> {
-    const { sent } = this.image;
-    const wanted = (cluster: number) => sent.has(cluster);
-    await this.#lastOnes(offset, length, wanted, (at, bytes) => sent.replace(at, bytes, unmap));
   }
 
   /** Acts on what only this release still holds of the range, and `wanted` is true for. */

@@ -34,6 +34,7 @@ import { type DiscardReason, Releases } from "./discard.ts";
 import { EntryHigh, geometryOf } from "./format.ts";
 import { type Header, MAX_HEADER_BYTES, parseHeader } from "./header.ts";
 import { HeaderState } from "./header_state.ts";
+import { HeldClusters } from "./held.ts";
 import { InFlight } from "./inflight.ts";
 import { L1Table } from "./l1.ts";
 import { ClusterMap } from "./map.ts";
@@ -91,6 +92,7 @@ export class Image implements OpenedImage {
   readonly inFlight: InFlight = new InFlight();
   /** Clusters whose pages clients may hold. */
   readonly sent: SentClusters;
+  readonly held: HeldClusters = new HeldClusters(this);
   readonly snapshots: Snapshots = new Snapshots(this);
   geometry: Geometry;
   l1!: L1Table;
@@ -232,7 +234,10 @@ export class Image implements OpenedImage {
 
   sending(at: number, length: number): boolean {
     // Data files are not allocated from: guest data lies at its own offset.
-    return this.geometry.externalData || this.sent.sending(at, length);
+    if (this.geometry.externalData) return true;
+    if (!this.held.many) return this.sent.sending(at, length);
+    this.releases.lookAgain();
+    return false;
   }
 
   locate(start: number, length: number, out: Placement): MaybePromise<void> {

@@ -1,32 +1,37 @@
 /**
  * Clusters whose data was sent from the page cache: their pages may still be in a client's socket, or in a pipe behind
  * it, and nobody tells when they are not. If such a cluster were given back and written to for another guest address,
- * the client would find that data in its reply. So the pages are replaced first: zeroing a range takes its pages out of
- * the page cache, and whoever holds them keeps what they held (or zeroes). The kernel does not do so with a page that
- * is part of a larger dirty folio; so it is asked afterwards whether any page is left, and if one is, the data is
- * flushed and zeroed again.
+ * the client would find that data in its reply. So its pages must be out of the page cache before it is used again:
+ * then whoever holds them keeps what was there. `cachestat` tells whether they are.
  *
- * What cannot be replaced stays free and is not allocated as long as the image is open. That is no more than had been
- * sent by then, since nothing is sent after the first failure. Nothing waits for a client: one that never reads holds
- * back no reopen, no snapshot and no end.
+ * - The kernel drops pages that are written out and that nobody holds, when it is asked to. This changes nothing for
+ *   anybody, so it comes first. A page that is part of a larger one goes only with all of that.
+ * - Where the guest has asked for zeroes, or has discarded what was there, the range is zeroed, which takes away held
+ *   pages, too. But of a page that is part of a larger one the kernel zeroes its part in place, and the client that
+ *   holds it reads zeroes: what it may be told there, and nowhere else (a snapshot that is deleted changes no reply).
+ *
+ * What is held after that stays in the set. It is free and not allocated, and is looked at again later (held.ts). So
+ * nothing waits for a client: one that never reads holds back no reopen, no snapshot and no end.
  *
  * This ends with the image. A reply that waits in the socket of a client that was hung up on may show what somebody
  * else, who opens the image later, writes to clusters that were given back then.
  */
-import { assert } from "../../../base/mod.ts";
+import { alignDown, alignUp, assert } from "../../../base/mod.ts";
 import { RequestFlag } from "../../mod.ts";
 import type { Image } from "./image.ts";
 
 /** Pages, where this works at all: see Transfer.isCached. */
 const PAGE = 4096;
+/** Pages are at most this large, aligned as they are large. */
+const LARGE_PAGE = 2 * 1024 * 1024;
 /** Clusters of one part of the set, and most parts: 4 MiB, enough for 2 TiB in clusters of 64 KiB. */
 const PART = 32768;
 const MANY_PARTS = 1024;
-/** So often the pages of a range are replaced before it is given up. */
+/** So often a range is zeroed at most. */
 const ATTEMPTS = 3;
 
 /** What the set needs of its image. */
-type Owner = Pick<Image, "file" | "geometry" | "context" | "nodeName" | "readOnly">;
+type Owner = Pick<Image, "file" | "geometry" | "readOnly">;
 
 /** The set of one instance, as the next one can take it over: parts by index, a bit for each cluster. */
 export type SentState = ReadonlyMap<number, Uint32Array>;
@@ -38,8 +43,10 @@ export class SentClusters {
   /** The part that was asked for last. */
   #index = -1;
   #part: Uint32Array | undefined;
-  /** Whether pages can be replaced; undefined: to be found out. */
-  #replaces: boolean | undefined;
+  /** Whether it can be told what is in the page cache; undefined: to be found out. */
+  #tells: boolean | undefined;
+  /** Zeroes can be written to the file without pages. */
+  #zeroes = true;
 
   constructor(image: Owner, state?: SentState) {
     this.#image = image;
@@ -57,61 +64,92 @@ export class SentClusters {
   /** See FormatInstance. Also what is only read now may be written to after a reopen. */
   sending(at: number, length: number): boolean {
     const { readOnly, geometry: { clusterSize } } = this.#image;
-    if (!this.#canReplace && !readOnly) return false;
+    if (!this.#told && !readOnly) return false;
     const first = Math.floor(at / clusterSize);
     return this.#add(first, Math.ceil((at + length) / clusterSize));
   }
 
-  get #canReplace(): boolean {
+  /** Whether it can be told, by clusters, what is in the page cache. */
+  get #told(): boolean {
     const { file, geometry: { clusterSize } } = this.#image;
-    return this.#replaces ??= clusterSize % PAGE === 0 && file.inPageCache(0, PAGE) !== undefined;
+    return this.#tells ??= clusterSize % PAGE === 0 && file.inPageCache(0, PAGE) !== undefined;
   }
 
   /** The file may be another one now, or have other options. */
   reopened(): void {
-    this.#replaces = undefined;
+    this.#tells = undefined;
+    this.#zeroes = true;
   }
 
   /**
-   * Replaces the pages of clusters, `length` bytes at `offset`, whose contents are needed no more. `unmap`: they
-   * had better become a hole. Where that fails they stay in the set.
+   * Takes the pages of clusters, `length` bytes at `offset`, out of the page cache: their contents are needed no more.
+   * `zero`: whoever holds them may as well read zeroes; `unmap`: the clusters had better become a hole then. Those that
+   * somebody may still hold afterwards stay in the set.
    */
-  async replace(offset: number, length: number, unmap: boolean): Promise<void> {
-    if (!this.#canReplace) return;
+  async release(offset: number, length: number, zero: boolean, unmap: boolean): Promise<void> {
     const { file, geometry: { clusterSize } } = this.#image;
-    // The last cluster of the file may be written in part only.
-    const inside = Math.min(length, file.size - offset);
-    try {
-      if (inside > 0 && !await this.#replacePages(offset, inside, unmap)) {
-        throw new Error("pages stay in the page cache");
+    assert(offset % clusterSize === 0 && length % clusterSize === 0, "whole clusters");
+    if (!this.#told || this.#gone(offset, length)) return;
+    await file.dropPages(offset, length);
+    if (this.#gone(offset, length)) return;
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const from = at;
+      while (at < end && this.has(at / clusterSize)) at += clusterSize;
+      if (at > from) {
+        if (zero) await this.#zero(from, at - from, unmap);
+        else await this.#dropLarge(from, at);
+        this.#gone(from, at - from);
       }
+      at += clusterSize;
+    }
+  }
+
+  /** Takes clusters out of the set that have no pages. Whether that was all of the range. */
+  #gone(offset: number, length: number): boolean {
+    const { clusterSize } = this.#image.geometry;
+    if (!this.#cached(offset, length)) {
       this.#remove(offset / clusterSize, (offset + length) / clusterSize);
-    } catch (error) {
-      this.#givesUp(String(error));
+      return true;
     }
+    for (let at = offset; length > clusterSize && at < offset + length; at += clusterSize) {
+      const cluster = at / clusterSize;
+      if (this.has(cluster) && !this.#cached(at, clusterSize)) this.#remove(cluster, cluster + 1);
+    }
+    return false;
   }
 
-  async #replacePages(offset: number, length: number, unmap: boolean): Promise<boolean> {
-    assert(offset % PAGE === 0, "clusters are whole pages");
+  #cached(offset: number, length: number): boolean {
+    const inside = this.#inside(offset, length);
+    return inside > 0 && this.#image.file.inPageCache(offset, inside) !== false;
+  }
+
+  /** How much of the range the file has, in whole pages: the last cluster may be written in part only. */
+  #inside(offset: number, length: number): number {
+    return alignUp(Math.max(0, Math.min(length, this.#image.file.size - offset)), PAGE);
+  }
+
+  async #zero(offset: number, length: number, unmap: boolean): Promise<void> {
     const { file } = this.#image;
+    const inside = this.#inside(offset, length);
     const { noFallback, noPages, mayUnmap } = RequestFlag;
-    for (let attempt = 0; file.inPageCache(offset, length) !== false; attempt++) {
-      if (attempt === ATTEMPTS) return false;
-      if (attempt > 0) await file.flush();
-      await file.writeZeroes(offset, length, noFallback | noPages | (unmap ? mayUnmap : 0));
+    try {
+      for (let done = 0; done < ATTEMPTS && this.#zeroes; done++) {
+        // A page that is part of a larger one is not taken away while that one is not written out.
+        if (done > 0) await file.flush();
+        await file.writeZeroes(offset, inside, noFallback | noPages | (unmap ? mayUnmap : 0));
+        if (!this.#cached(offset, length)) return;
+      }
+    } catch {
+      // They must be let go of, then.
+      this.#zeroes = false;
     }
-    return true;
   }
 
-  /** It is as if nothing could be replaced: nothing is sent any more. */
-  #givesUp(why: string): void {
-    if (this.#replaces === false) return;
-    this.#replaces = false;
-    const { context, nodeName } = this.#image;
-    context.log.warn(
-      `node '${nodeName}': clusters that were sent to clients are not used again until the image is opened anew, ` +
-        `and data is copied from now on: ${why}`,
-    );
+  /** The pages of [start, end), as part of larger ones. */
+  async #dropLarge(start: number, end: number): Promise<void> {
+    const from = alignDown(start, LARGE_PAGE);
+    await this.#image.file.dropPages(from, alignUp(end, LARGE_PAGE) - from);
   }
 
   /** Adds clusters from `first` up to `end`. False: there is no room for more. */
