@@ -159,3 +159,29 @@ Deno.test("clusters that a discard gave back read as zeroes when they are preall
     async () => {},
   );
 });
+
+for (
+  const [name, options, length] of [
+    ["16 bits", "cluster_size=512,refcount_bits=16", 4096 * MiB],
+    ["64 bits", "cluster_size=512,refcount_bits=64", 4096 * MiB],
+    ["64 bits, clusters of 4 KiB", "cluster_size=4k,refcount_bits=64", 1024 * 1024 * MiB],
+    ["lazy ones", "cluster_size=512,lazy_refcounts=on", 1024 * MiB],
+  ] as const
+) {
+  Deno.test(`an L1 table may be longer than what one block counts: ${name}`, async () => {
+    await resized(
+      [options],
+      async (backend) => {
+        await backend.truncate(length, { exact: true, preallocation: "off" });
+      },
+      async (path) => {
+        // The table, and not much more.
+        const l1 = length / (options.includes("4k") ? 4096 : 512) ** 2 * 64;
+        const { size } = await Deno.stat(path);
+        assert.ok(size < 4 * MiB + 2 * l1, `${size} bytes`);
+        const said = await run("qemu-io", "-c", "read -P 7 0 1M", path);
+        assert.ok(!said.includes("failed"), said);
+      },
+    );
+  });
+}
