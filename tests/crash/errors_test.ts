@@ -74,6 +74,57 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name:
+    "EIO and ENOSPC in the middle of a large write are told to it alone, and the next payload is its own",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const model = noisy(dir.file("disk.raw"), 8 * MIB);
+    const faults = await Faults.make(dir, "disk.raw");
+    await using daemon = await serve({ dir, start: { env: faults.env } });
+    using peer = await NbdPeer.attach(daemon.file("nbd"), "disk");
+    const errors = [[EIO, ERR.EIO], [ENOSPC, ERR.ENOSPC]] as const;
+    for (const [round, [errno, told]] of errors.entries()) {
+      const broken = 2 * MIB + 700_000; // where nothing gets through, in the second write
+      faults.set({ call: "write", errno, from: broken, to: broken + 4096 });
+      for (let at = 0; at < 8; at++) {
+        const payload = noise(MIB, 100 * round + at);
+        const answer = await peer.call({ type: CMD.WRITE, offset: at * MIB, payload });
+        assert.equal(answer.error, at === 2 ? told : 0, `write ${at}`);
+        model.set(payload, at * MIB);
+      }
+      faults.set();
+      await peer.write(2 * MIB, model.subarray(2 * MIB, 3 * MIB));
+      assertSameBytes(await peer.read(0, 8 * MIB), model, "the image");
+    }
+    await daemon.stop();
+    assertSameBytes(Deno.readFileSync(dir.file("disk.raw")), model, "the file");
+  },
+});
+
+Deno.test({
+  name: "a file system without splice is written to all the same",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const model = noisy(dir.file("disk.raw"), 8 * MIB);
+    const faults = await Faults.make(dir, "disk.raw");
+    await using daemon = await serve({ dir, start: { env: faults.env } });
+    using peer = await NbdPeer.attach(daemon.file("nbd"), "disk");
+    for (let round = 0; round < 2; round++) {
+      for (let at = 0; at < 8; at++) {
+        const payload = noise(MIB - 512, 50 + at + round);
+        await peer.write(at * MIB, payload);
+        model.set(payload, at * MIB);
+      }
+      faults.set({ call: "splice", errno: 22 }); // EINVAL
+    }
+    await daemon.stop();
+    assertSameBytes(Deno.readFileSync(dir.file("disk.raw")), model, "the file");
+  },
+});
+
 /** Words before the program: its calls fail, also those that FFI makes on other threads; the pid stays. */
 const inject = (calls: string, errno: string): string[] => [
   ...["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", `trace=${calls}`],

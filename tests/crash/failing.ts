@@ -5,7 +5,7 @@ import { ROOT } from "../harness/daemon.ts";
 
 /** One rule: which call fails, with which errno, for which bytes. */
 export interface Rule {
-  readonly call: "read" | "write" | "sync" | "fallocate";
+  readonly call: "read" | "write" | "splice" | "sync" | "fallocate";
   readonly errno: number;
   readonly from?: number;
   readonly to?: number;

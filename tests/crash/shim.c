@@ -2,7 +2,7 @@
  * Makes system calls on one file fail, from outside: LD_PRELOAD=shim.so.
  * FAIL_FILE: the end of the file's path. FAIL_RULE: a file with lines "CALL ERRNO FROM TO" (byte
  * offsets; sync and fallocate are matched by name alone); read again at each call, so that a test can
- * switch faults on and off. CALL is read, write, sync or fallocate.
+ * switch faults on and off. CALL is read, write (splice to the file, too), splice, sync or fallocate.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -77,6 +77,11 @@ ssize_t preadv2(int fd, const struct iovec *v, int c, off_t o, int f) { REAL(pre
 ssize_t preadv64v2(int fd, const struct iovec *v, int c, off64_t o, int f) { REAL(preadv64v2); FAULT("read", o, total(v, c)); return real(fd, v, c, o, f); }
 ssize_t pwritev2(int fd, const struct iovec *v, int c, off_t o, int f) { REAL(pwritev2); FAULT("write", o, total(v, c)); return real(fd, v, c, o, f); }
 ssize_t pwritev64v2(int fd, const struct iovec *v, int c, off64_t o, int f) { REAL(pwritev64v2); FAULT("write", o, total(v, c)); return real(fd, v, c, o, f); }
+ssize_t splice(int from, off64_t *f, int fd, off64_t *o, size_t n, unsigned flags) {
+    REAL(splice);
+    if (o) { FAULT("write", *o, n); FAULT("splice", *o, n); }
+    return real(from, f, fd, o, n, flags);
+}
 int fdatasync(int fd) { REAL(fdatasync); FAULT("sync", -1, 0); return real(fd); }
 int fsync(int fd) { REAL(fsync); FAULT("sync", -1, 0); return real(fd); }
 int fallocate(int fd, int m, off_t o, off_t n) { REAL(fallocate); FAULT("fallocate", -1, 0); return real(fd, m, o, n); }
@@ -108,6 +113,6 @@ void *dlsym(void *handle, const char *wanted) {
     OURS(pread); OURS(pread64); OURS(pwrite); OURS(pwrite64);
     OURS(preadv); OURS(preadv64); OURS(pwritev); OURS(pwritev64);
     OURS(preadv2); OURS(preadv64v2); OURS(pwritev2); OURS(pwritev64v2);
-    OURS(syscall); OURS(fdatasync); OURS(fsync); OURS(fallocate); OURS(fallocate64);
+    OURS(syscall); OURS(splice); OURS(fdatasync); OURS(fsync); OURS(fallocate); OURS(fallocate64);
     return find(handle, wanted);
 }
