@@ -5,10 +5,16 @@
  * may be there, or not, or in part (each 512-byte sector by itself), in any order.
  */
 import { BlockError, type IoVec, type MaybePromise } from "../../lib/base/mod.ts";
-import { defineDriver, type DriverDefinition, type IoInstance } from "../../lib/block/mod.ts";
+import {
+  defineDriver,
+  type DriverDefinition,
+  type FilePlace,
+  type IoInstance,
+} from "../../lib/block/mod.ts";
 import { struct } from "../../lib/qmp/schema/core.ts";
 import type { Sys } from "../../lib/sys/mod.ts";
 import type { Dice } from "../harness/dice.ts";
+import { PageCache } from "./pages.ts";
 
 const SECTOR = 512;
 
@@ -140,6 +146,8 @@ export class RecordingDisk {
   /** Most bytes that it can take. */
   room = Infinity;
   readonly original: Uint8Array;
+  /** What is sent is sent from there. */
+  readonly pages: PageCache;
 
   constructor(
     private readonly journal: Journal,
@@ -149,6 +157,7 @@ export class RecordingDisk {
   ) {
     this.original = bytes.slice();
     this.#bytes = new Bytes(bytes);
+    this.pages = new PageCache(() => this.bytes, dice);
   }
 
   /** What it holds now, were the power never cut. */
@@ -179,6 +188,8 @@ export class RecordingDisk {
     };
     entries.push({ kind: "issue", change });
     const finish = () => {
+      if (kind === "zero") this.pages.zeroing(at, length);
+      if (kind === "write") this.pages.touch(at, length);
       this.#bytes.apply(change);
       change.done = entries.length;
       entries.push({ kind: "done", change });
@@ -248,6 +259,17 @@ class RecordingInstance implements IoInstance {
   }
   truncate(size: number): MaybePromise<void> {
     return this.disk.truncate(size);
+  }
+  locateFile(offset: number, _length: number, _known: boolean, out: FilePlace): boolean {
+    out.fd = -1;
+    out.offset = offset;
+    return true;
+  }
+  inPageCache(offset: number, length: number): boolean {
+    return this.disk.pages.has(offset, length);
+  }
+  dropPages(offset: number, length: number): void {
+    this.disk.pages.drop(offset, length);
   }
   close(): void {}
 }

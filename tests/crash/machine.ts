@@ -6,6 +6,7 @@ import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/b
 import type { BlockdevOptionsValue } from "../../lib/qmp/schema/blockdev.ts";
 import type { Context, Memory } from "../../lib/sys/mod.ts";
 import { type RecordingDisk, recordingDriver } from "./journal.ts";
+import type { Reply } from "./pages.ts";
 
 /** Node of the image under test. */
 export const NODE = "image";
@@ -25,6 +26,7 @@ export class Machine {
     readonly backend: BlockBackend,
     /** Events, as QMP would send them. */
     readonly events: string[],
+    private readonly disks: ImageDisks,
   ) {}
 
   /** Opens the image with more options of its node. `shared`: a context for many images, the caller ends it. */
@@ -64,7 +66,7 @@ export class Machine {
         needed: Perm.consistentRead | (readOnly ? 0 : Perm.write | Perm.resize),
         shared: Perm.all,
       });
-      return new Machine(context, graph, backend, events);
+      return new Machine(context, graph, backend, events, disks);
     } catch (error) {
       await graph.closeAll();
       context.end();
@@ -138,6 +140,13 @@ export class Machine {
       out = memory.bytes.slice(0, length);
     });
     return out;
+  }
+
+  /** A reply that is sent from the page cache; undefined: it cannot be. */
+  send(offset: number, length: number): Reply | undefined {
+    const place = { fd: -1, offset: -1 };
+    if (this.backend.locateFile?.(offset, length, true, place) !== true) return undefined;
+    return this.disks.file.pages.send(place.offset, length);
   }
 
   /** Changes the length of the guest's disk. */

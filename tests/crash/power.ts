@@ -9,6 +9,7 @@ import { Dice } from "../harness/dice.ts";
 import { Journal } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
 import { type ImageDisks, Machine, NODE } from "./machine.ts";
+import type { Reply } from "./pages.ts";
 
 /** An image and what happens to it. */
 export interface Scenario {
@@ -24,6 +25,8 @@ export interface Scenario {
   readonly options?: Record<string, unknown>;
   /** Bitmaps that the image has from the start. */
   readonly bitmaps?: readonly string[];
+  /** The guest sends replies from the page cache. */
+  readonly replies?: boolean;
   readonly work: (guest: Guest) => Promise<void>;
 }
 
@@ -47,7 +50,42 @@ export class Guest {
     readonly ledger: Ledger,
     readonly snapshots: Map<string, Ledger>,
     public size: number,
-  ) {}
+  ) {
+    this.#now = ledger.copy();
+  }
+
+  /** What the disk holds, without cuts; and replies that were not read, with what they may show. */
+  readonly #now: Ledger;
+  #replies: { readonly reply: Reply; readonly offset: number; readonly may: Ledger }[] = [];
+  readonly #taken = new Map<string, Ledger>();
+  /** Replies that were read. */
+  replied = 0;
+
+  /** Something changes the disk now, and shows on it after a cut from here on. */
+  #changes(act: (ledger: Ledger) => void): void {
+    this.journal.note(() => act(this.ledger));
+    act(this.#now);
+    for (const { may } of this.#replies) act(may);
+  }
+
+  /** Asks for data whose reply is sent from the page cache, and is not read yet. Nothing is in flight. */
+  send(offset: number, length: number): void {
+    const reply = this.machine.send(offset, length);
+    if (reply === undefined) return;
+    const may = this.#now.copy();
+    may.flushed();
+    this.#replies.push({ reply, offset, may });
+  }
+
+  /** The client reads all but the last `left` replies. */
+  receive(left = 0): void {
+    const taken = this.#replies.splice(0, Math.max(0, this.#replies.length - left));
+    for (const { reply, offset, may } of taken) {
+      const problem = may.judge(offset, reply.take());
+      if (problem !== undefined) throw new Error(`in a reply: ${problem}`);
+      this.replied++;
+    }
+  }
 
   /** A sector-aligned range of at most `most` bytes within [from, to). */
   range(most: number, from = 0, to = this.size): [number, number] {
@@ -59,15 +97,15 @@ export class Guest {
 
   write(offset: number, length: number, flags = 0): Promise<void> {
     const { number, bytes } = this.ledger.compose(offset, length);
-    this.journal.note(() => this.ledger.sent(offset, length, number));
+    this.#changes((ledger) => ledger.sent(offset, length, number));
     return this.machine.write(offset, bytes, flags);
   }
   async zero(offset: number, length: number, flags = 0): Promise<void> {
-    this.journal.note(() => this.ledger.sent(offset, length, "zeroes"));
+    this.#changes((ledger) => ledger.sent(offset, length, "zeroes"));
     await this.machine.backend.writeZeroes(offset, length, flags);
   }
   async discard(offset: number, length: number): Promise<void> {
-    this.journal.note(() => this.ledger.discarded(offset, length));
+    this.#changes((ledger) => ledger.discarded(offset, length));
     await this.machine.backend.discard(offset, length);
   }
   async flush(): Promise<void> {
@@ -75,7 +113,8 @@ export class Guest {
     this.journal.note(() => this.ledger.flushed());
   }
   async resize(size: number): Promise<void> {
-    this.journal.note(() => this.ledger.cutOff(Math.min(size, this.size)));
+    const end = Math.min(size, this.size);
+    this.#changes((ledger) => ledger.cutOff(end));
     await this.machine.resize(size);
     this.size = size;
   }
@@ -83,6 +122,9 @@ export class Guest {
   /** Takes an internal snapshot, which is safe when this resolves. Nothing is in flight. */
   async snapshot(name: string): Promise<void> {
     await createInternalSnapshot(this.machine.graph, { device: NODE, name });
+    const frozen = this.#now.copy();
+    frozen.flushed();
+    this.#taken.set(name, frozen);
     this.journal.note(() => {
       const frozen = this.ledger.copy();
       frozen.flushed();
@@ -97,6 +139,9 @@ export class Guest {
   /** The disk becomes what it was; a snapshot that is deleted afterwards leaves it so. */
   async applySnapshot(name: string): Promise<void> {
     this.journal.note(() => this.ledger.goesBack(this.snapshots.get(name)!));
+    const then = this.#taken.get(name)!;
+    for (const { may } of this.#replies) may.goesBack(then);
+    this.#now.wentBack(then);
     await this.machine.applySnapshot(name);
     this.journal.note(() => this.ledger.wentBack(this.snapshots.get(name)!));
   }
@@ -150,6 +195,8 @@ export async function cutPower(scenario: Scenario, options: PowerOptions): Promi
   try {
     const guest = new Guest(machine, dice, journal, ledger, snapshots, scenario.size);
     await scenario.work(guest);
+    guest.receive();
+    assert.ok(guest.replied > 0 === (scenario.replies === true), `${guest.replied} replies`);
   } finally {
     await machine.close();
   }

@@ -13,12 +13,19 @@ interface Mix {
   readonly write: number;
   readonly zero?: number;
   readonly discard?: number;
+  /** Most replies that were sent and not read. */
+  readonly replies?: number;
 }
 
 /** Rounds of requests that run together; every third round or so ends with a flush. */
-async function mix(guest: Guest, { rounds, most, write, zero = 0, discard = 0 }: Mix) {
+async function mix(
+  guest: Guest,
+  { rounds, most, write, zero = 0, discard = 0, replies = 0 }: Mix,
+) {
   const { dice } = guest;
   for (let round = 0; round < rounds; round++) {
+    for (let count = replies; count > 0; count -= 4) guest.send(...guest.range(most));
+    if (replies > 0) guest.receive(dice.below(replies));
     await guest.together(1 + dice.below(6), most, (at, length) => {
       const kind = dice.below(write + zero + discard);
       if (kind < write) {
@@ -41,10 +48,10 @@ const TIGHT = {
 };
 
 /** Snapshots between writes, at most three at a time. */
-async function takeAndRemove(guest: Guest): Promise<void> {
+async function takeAndRemove(guest: Guest, replies = 0): Promise<void> {
   const taken: string[] = [];
   for (let round = 0; round < 8; round++) {
-    await mix(guest, { rounds: 5, most: 48 * KIB, write: 4, zero: 1, discard: 1 });
+    await mix(guest, { rounds: 5, most: 48 * KIB, write: 4, zero: 1, discard: 1, replies });
     await guest.flush();
     if (taken.length === 3 || (taken.length > 0 && guest.dice.below(3) === 0)) {
       const [name] = taken.splice(guest.dice.below(taken.length), 1);
@@ -181,7 +188,7 @@ export const scenarios: readonly Scenario[] = [
       name: `internal snapshots that come and go, ${create}`,
       create,
       size: 2 * MIB,
-      work: takeAndRemove,
+      work: (guest) => takeAndRemove(guest),
     }),
   ),
   {
@@ -190,7 +197,45 @@ export const scenarios: readonly Scenario[] = [
     size: 4 * MIB,
     backing: 4 * MIB,
     options: TIGHT,
-    work: takeAndRemove,
+    work: (guest) => takeAndRemove(guest),
+  },
+  {
+    name: "replies that are not read, while their clusters are used again",
+    create: "cluster_size=4k",
+    size: 512 * KIB,
+    replies: true,
+    work: (guest) =>
+      mix(guest, { rounds: 120, most: 48 * KIB, write: 3, zero: 1, discard: 3, replies: 40 }),
+  },
+  {
+    name: "replies that are not read, nothing passed on to the file",
+    create: "cluster_size=8k",
+    size: MIB,
+    options: { "pass-discard-request": false, "pass-discard-snapshot": false },
+    replies: true,
+    work: (guest) => takeAndRemove(guest, 24),
+  },
+  {
+    name: "replies that are not read, with subclusters, small caches and snapshots",
+    create: "extended_l2=on,cluster_size=16k",
+    size: MIB,
+    options: { ...TIGHT, "pass-discard-other": true },
+    replies: true,
+    work: (guest) => takeAndRemove(guest, 24),
+  },
+  {
+    name: "replies that are not read, while the disk grows and shrinks",
+    create: "cluster_size=4k,lazy_refcounts=on",
+    size: MIB,
+    replies: true,
+    async work(guest) {
+      for (let round = 0; round < 10; round++) {
+        const often = { rounds: 8, most: 48 * KIB, replies: 24 };
+        await mix(guest, { ...often, write: 4, zero: 1, discard: 2 });
+        await guest.flush();
+        await guest.resize((2 + guest.dice.below(30)) * 128 * 512);
+      }
+    },
   },
   {
     name: "growing and shrinking",

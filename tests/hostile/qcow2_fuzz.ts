@@ -8,12 +8,16 @@ import { type TestContext, testContext } from "../../lib/block/drivers/testing.t
 import { RequestFlag } from "../../lib/block/mod.ts";
 import { Journal, type RecordingDisk } from "../crash/journal.ts";
 import { Machine } from "../crash/machine.ts";
+import type { Reply } from "../crash/pages.ts";
 import type { TestDir } from "../harness/dir.ts";
 import { Dice } from "../harness/dice.ts";
 import { Qcow2Bytes } from "../harness/qcow2_image.ts";
 import { ok } from "../harness/tools.ts";
 
 const KIB = 1024;
+
+/** A file with bytes that can be compressed in more than one way. */
+const TEXT = "seed.text";
 
 /** Images that are broken: small, so that many cases run. */
 const SEEDS: readonly { create: string; size: number; commands: readonly string[] }[] = [
@@ -45,15 +49,25 @@ const SEEDS: readonly { create: string; size: number; commands: readonly string[
     size: 512 * KIB,
     commands: ["write -P 1 0 70k", "discard 8k 8k"],
   },
+  // For replies from the page cache.
+  { create: "cluster_size=64k", size: 1024 * KIB, commands: ["write -P 5 0 600k"] },
+  {
+    create: "cluster_size=8k,compression_type=zstd",
+    size: 512 * KIB,
+    commands: [`write -s ${TEXT} 0 64k`, `write -c -s ${TEXT} 64k 64k`, "write -c -P 1 128k 8k"],
+  },
 ];
 
 /** Makes the images; every other one with snapshots and bitmaps. */
 export async function seedImages(dir: TestDir): Promise<Uint8Array[]> {
   const images: Uint8Array[] = [];
+  const text = new Uint8Array(128 * KIB).map((_, at) => (at * at) >> (at >> 12) % 17);
+  Deno.writeFileSync(dir.file(TEXT), text);
   for (const { create, size, commands } of SEEDS) {
     const path = dir.file("seed.qcow2");
     await ok("qemu-img", ["create", "-q", "-f", "qcow2", "-o", create, path, String(size)]);
-    const io = ["-f", "qcow2", ...commands.flatMap((command) => ["-c", command]), path];
+    const placed = commands.map((command) => command.replace(TEXT, dir.file(TEXT)));
+    const io = ["-f", "qcow2", ...placed.flatMap((command) => ["-c", command]), path];
     await ok("qemu-io", io);
     images.push(Deno.readFileSync(path));
     if (create.includes("refcount_bits=1")) continue;
@@ -250,8 +264,13 @@ export async function useImage(
   const readOnly = dice.below(4) === 0;
   await attempt(async () => {
     const machine = await Machine.open({ file: disk }, { "read-only": readOnly }, context);
+    const replies: Reply[] = [];
     try {
-      for (let i = 0; i < 6; i++) await attempt(() => request(machine, dice, readOnly));
+      for (let i = 0; i < 10; i++) {
+        await attempt(() => request(machine, dice, readOnly, replies));
+        if (dice.below(4) === 0) await attempt(async () => await machine.backend.flush());
+        if (dice.below(4) === 0) replies.shift()?.take();
+      }
       if (!readOnly && dice.below(4) === 0) {
         await attempt(() => machine.resize(dice.below(2048) * 512));
       }
@@ -273,14 +292,20 @@ async function attempt(act: () => Promise<unknown>): Promise<void> {
   }
 }
 
-async function request(machine: Machine, dice: Dice, readOnly: boolean): Promise<void> {
+async function request(
+  machine: Machine,
+  dice: Dice,
+  readOnly: boolean,
+  replies: Reply[],
+): Promise<void> {
   const { size } = machine.backend;
   if (size === 0) return;
   const at = Math.floor(dice.below(Math.min(size, 2 ** 31)) / 512) * 512;
   const start = dice.below(2) === 0 ? at % Math.min(size, 128 * KIB) : at;
-  const length = Math.min(size - start, 512 * (1 + dice.below(100)));
+  const large = dice.below(3) === 0;
+  const length = Math.min(size - start, 512 * (1 + dice.below(large ? 512 : 100)));
   if (length <= 0) return;
-  const kind = readOnly ? 0 : dice.below(6);
+  const kind = readOnly ? dice.below(2) * 6 : dice.below(9);
   switch (kind) {
     case 0:
     case 1:
@@ -290,8 +315,12 @@ async function request(machine: Machine, dice: Dice, readOnly: boolean): Promise
       return await machine.write(start, new Uint8Array(length).fill(dice.below(256)));
     case 4:
       return await machine.backend.writeZeroes(start, length, RequestFlag.mayUnmap);
-    default:
+    case 5:
       return await machine.backend.discard(start, length);
+    default: {
+      const reply = machine.send(start, length);
+      if (reply !== undefined) replies.push(reply);
+    }
   }
 }
 
