@@ -3,10 +3,11 @@
  * image tells afterwards whose they are: a write that nobody began to overwrite successfully after its end.
  */
 import assert from "node:assert/strict";
-import type { Daemon } from "../harness/daemon.ts";
+import { type Daemon, ON_ORIGINAL } from "../harness/daemon.ts";
 import { Dice } from "../harness/dice.ts";
 import { TestDir } from "../harness/dir.ts";
 import { sparse } from "../harness/images.ts";
+import { addNbdExport, daemonWithThreads, moveNode } from "../harness/iothreads.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CMD, ERR, FLAG, requestHeader, SIMPLE_REPLY_MAGIC, view } from "../harness/nbd_wire.ts";
 import { serve } from "../harness/serve.ts";
@@ -79,6 +80,7 @@ class History {
 /** Writes at random with a few requests in flight; `errors`: what may come back. */
 async function client(
   daemon: Daemon,
+  name: string,
   history: History,
   who: number,
   rounds: number,
@@ -86,7 +88,7 @@ async function client(
 ): Promise<Set<number>> {
   const dice = new Dice(who + 1);
   const structured = who % 2 === 0;
-  using peer = await NbdPeer.attach(daemon.file("nbd"), "disk", { structured });
+  using peer = await NbdPeer.attach(daemon.file("nbd"), name, { structured });
   const flight: [bigint, Change][] = [];
   const seen = new Set<number>();
   const settle = async () => {
@@ -115,8 +117,13 @@ async function client(
 }
 
 /** A client that stops in the middle of a payload until `on`, then sends the rest. */
-async function staller(daemon: Daemon, history: History, on: Promise<unknown>): Promise<void> {
-  using peer = await NbdPeer.attach(daemon.file("nbd"), "disk", { structured: false });
+async function staller(
+  daemon: Daemon,
+  name: string,
+  history: History,
+  on: Promise<unknown>,
+): Promise<void> {
+  using peer = await NbdPeer.attach(daemon.file("nbd"), name, { structured: false });
   const change = history.begin(1, 2 * MIB / SECTOR, false);
   const payload = history.payload(change);
   const offset = SECTOR;
@@ -131,30 +138,59 @@ async function staller(daemon: Daemon, history: History, on: Promise<unknown>): 
   history.ended(change, false);
 }
 
-Deno.test("large writes over each other's leave in each sector one that was not overwritten, whatever befalls the node", async () => {
-  await using dir = TestDir.make();
-  sparse(dir.file("disk.raw"), SIZE);
-  const history = new History();
-  await using daemon = await serve({ dir });
+/** Runs four clients and a stalled one against an export, and calls `befall` again and again meanwhile. */
+async function amid(
+  daemon: Daemon,
+  history: History,
+  name: string,
+  befall: (count: number) => Promise<unknown>,
+): Promise<void> {
   let busy = true;
-  const clients = Promise.all([0, 1, 2, 3].map((who) => client(daemon, history, who, 60, [0])))
-    .finally(() => busy = false);
-  const stalled = staller(daemon, history, clients);
-  const options = { driver: "file", "node-name": "disk", filename: "disk.raw" };
-  const changes = [{ "detect-zeroes": "on" }, {}, { cache: { direct: true } }, {}, {
-    discard: "unmap",
-  }];
-  let reopened = 0;
-  while (busy) {
-    const change = changes[reopened++ % changes.length];
-    await daemon.qmp.execute("blockdev-reopen", { options: [{ ...options, ...change }] });
-  }
+  const clients = Promise.all(
+    [0, 1, 2, 3].map((who) => client(daemon, name, history, who, 60, [0])),
+  ).finally(() => busy = false);
+  const stalled = staller(daemon, name, history, clients);
+  let count = 0;
+  while (busy) await befall(count++);
   await clients;
   await stalled;
-  assert.ok(reopened > 3, `${reopened} reopens`);
+  assert.ok(count > 3, `${count} times`);
   assert.equal((await daemon.stop()).status, 0);
-  history.check(Deno.readFileSync(dir.file("disk.raw")));
+  history.check(Deno.readFileSync(daemon.file("disk.raw")));
+}
+
+Deno.test("large writes over each other's leave in each sector one that was not overwritten, amid reopens", async () => {
+  await using dir = TestDir.make();
+  sparse(dir.file("disk.raw"), SIZE);
+  await using daemon = await serve({ dir });
+  const options = { driver: "file", "node-name": "disk", filename: "disk.raw" };
+  const changes = [
+    { "detect-zeroes": "on" },
+    {},
+    { cache: { direct: true } },
+    {},
+    { discard: "unmap" },
+  ];
+  await amid(daemon, new History(), "disk", async (count) => {
+    const change = changes[count % changes.length];
+    await daemon.qmp.execute("blockdev-reopen", { options: [{ ...options, ...change }] });
+  });
 });
+
+for (const exported of [{}, { iothread: "t0" }]) {
+  Deno.test({
+    name: `the same amid moves between threads${"iothread" in exported ? ", in a thread" : ""}`,
+    ignore: ON_ORIGINAL && skip("interop/large_writes", "the original has no such command"),
+    fn: async () => {
+      await using dir = TestDir.make();
+      sparse(dir.file("disk.raw"), SIZE);
+      await using daemon = await daemonWithThreads(dir);
+      await addNbdExport(daemon, "e0", exported);
+      const places = ["t0", "t1", null];
+      await amid(daemon, new History(), "e0", (count) => moveNode(daemon, "n", places[count % 3]!));
+    },
+  });
+}
 
 const canMount = Deno.uid() === 0 ||
   skip("interop/large_writes", "mounting a tmpfs needs root") !== true;
@@ -175,7 +211,7 @@ Deno.test({
       const node = ",discard=unmap";
       await using daemon = await serve({ dir, file: "small/disk.raw", node });
       const seen = await Promise.all(
-        [4, 5, 6, 7].map((who) => client(daemon, history, who, 60, [0, ERR.ENOSPC])),
+        [4, 5, 6, 7].map((who) => client(daemon, "disk", history, who, 60, [0, ERR.ENOSPC])),
       );
       assert.ok(
         seen.some((errors) => errors.has(0)) && seen.some((errors) => errors.has(ERR.ENOSPC)),
