@@ -225,6 +225,36 @@ Deno.test("polling grows while it would have helped and shrinks when it cannot",
   assert.equal(polling.ns, 0);
 });
 
+Deno.test("polling that ends no wait rests, for longer each time, until it ends one again", () => {
+  const polling = new AdaptivePolling();
+  /** Whoever is waited for begins once we sleep: each wait is `more` longer than the polling. Waits with polling. */
+  const inVain = (waits: number, more: number) => {
+    let polled = 0;
+    for (let i = 0; i < waits; i++) {
+      if (polling.ns > 0) polled++;
+      polling.learn(polling.ns + more);
+    }
+    return polled;
+  };
+  assert.ok(inVain(10_000, 10_000) < 200);
+  // It still finds out that things have changed.
+  let caught = 0;
+  for (let i = 0; i < 300; i++) {
+    if (polling.ns >= 10_000) caught++;
+    polling.learn(10_000);
+  }
+  assert.ok(caught > 20, `${caught}`);
+  assert.equal(polling.ns, 16_000);
+  // From then on it does not give up so soon, and long waits alone are no reason to rest.
+  for (let i = 0; i < 100; i++) {
+    polling.learn(1e6);
+    assert.equal(polling.ns, 0);
+    polling.learn(3000);
+    assert.equal(polling.ns, 4000);
+    polling.learn(3000);
+  }
+});
+
 /** Memory that only counts. */
 function counting(): { live: () => number; allocate: (length: number) => Memory } {
   let live = 0;
