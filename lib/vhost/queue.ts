@@ -10,7 +10,7 @@
  */
 import type { MaybePromise } from "../base/mod.ts";
 import { type Context, EPOLL, F, O, type Watch } from "../sys/mod.ts";
-import type { BlkDevice } from "./device.ts";
+import { type BlkDevice, BlkStatus, BlkType } from "./device.ts";
 import type { DirtyLog } from "./dirty.ts";
 import { BlkRequest, type RequestOwner } from "./request.ts";
 import { type Ring, RingError } from "./ring.ts";
@@ -24,8 +24,9 @@ const MAX_IN_FLIGHT = 1024;
 const SHOW_REQUESTS = 8;
 const SHOW_BYTES = 256 * 1024;
 /**
- * Where nothing is copied (null-co) that many bytes take no time, and requests shown singly cost both sides more
- * than they gain. So one in TIMED requests of LARGE bytes or more is timed: was it faster than a copy can be?
+ * Where nothing is copied (null-co) that many bytes take no time: they keep nobody waiting, and requests shown singly
+ * cost both sides more than they gain. So one in TIMED requests of LARGE bytes or more is timed: was it faster than a
+ * copy can be?
  */
 const SHOW_UNCOPIED_BYTES = 1024 * 1024;
 const TIMED = 32;
@@ -143,7 +144,8 @@ export class Queue implements RequestOwner, SessionQueue {
   #closed = false;
   #idle: (() => void)[] = [];
   readonly #flush = (): void => this.#flushNow();
-  #showBytes = SHOW_BYTES;
+  /** Whether the last large request that was timed was served without a copy. */
+  #uncopied = false;
   /** Large requests until the next one that is timed. */
   #untimed = 0;
 
@@ -331,9 +333,8 @@ export class Queue implements RequestOwner, SessionQueue {
       ring.suspend();
     }
     while (ring.available()) {
-      if (requests >= TURN_REQUESTS || bytes >= TURN_BYTES || this.inFlight >= MAX_IN_FLIGHT) {
-        break;
-      }
+      if (requests >= TURN_REQUESTS || this.inFlight >= MAX_IN_FLIGHT) break;
+      if (bytes >= TURN_BYTES && !this.#uncopied) break;
       const request = this.#record();
       ring.take(request);
       const length = request.in.total + request.out.total;
@@ -343,7 +344,8 @@ export class Queue implements RequestOwner, SessionQueue {
       const done = length < LARGE ? device.submit(request) : this.#submitLarge(request, length);
       if (!done) continue;
       this.#finish(ring, request);
-      if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= this.#showBytes) {
+      const showBytes = this.#uncopied ? SHOW_UNCOPIED_BYTES : SHOW_BYTES;
+      if (requests - shown >= SHOW_REQUESTS || bytes - shownBytes >= showBytes) {
         this.#show(ring);
         shown = requests;
         shownBytes = bytes;
@@ -360,10 +362,11 @@ export class Queue implements RequestOwner, SessionQueue {
     this.#untimed = TIMED;
     const began = context.sys.monotonicNs();
     const done = device.submit(request);
-    if (done) {
+    // What is refused, and what moves less than there is room for, tells nothing.
+    const { type, status } = request;
+    if (done && status === BlkStatus.ok && (type === BlkType.in || type === BlkType.out)) {
       const ns = context.sys.monotonicNs() - began;
-      const uncopied = ns * 1024 < length * UNCOPIED_NS_PER_KIB;
-      this.#showBytes = uncopied ? SHOW_UNCOPIED_BYTES : SHOW_BYTES;
+      this.#uncopied = ns * 1024 < length * UNCOPIED_NS_PER_KIB;
     }
     return done;
   }

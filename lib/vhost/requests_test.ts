@@ -310,6 +310,50 @@ Deno.test("large requests are carried out in pieces, between which others are se
   }
 });
 
+Deno.test("large requests leave others their turns after a mebibyte, unless nothing is copied for them", async () => {
+  const length = 64 * 1024;
+  const bed = await ExportBed.make({}, 16 * length);
+  // A clock of our own: how long a request takes decides.
+  const { sys, loop } = bed.context;
+  let ns = 0;
+  const clock = sys.monotonicNs;
+  sys.monotonicNs = () => ns;
+  try {
+    const { frontend, disk } = await bed.start({ queueSize: 256, memory: 64 << 20 });
+    /** The most bytes that were read in one turn. */
+    const most = async (nsPerKib: number) => {
+      bed.disk.later = () => void (ns += nsPerKib * length / 1024);
+      const answers: Promise<unknown>[] = [];
+      let [most, before] = [0, bed.disk.calls.length];
+      const other = loop.addPoller(() => {
+        most = Math.max(most, bed.disk.calls.length - before);
+        before = bed.disk.calls.length;
+        return false;
+      });
+      // What is refused, or moves next to nothing, is not taken for a copy that takes no time.
+      const refused = { type: BlkType.in, sector: 1 << 20, read: length };
+      for (let i = 0; i < 36; i++) {
+        answers.push(disk.submit({ type: BlkType.in, read: length }));
+        answers.push(disk.submit(refused));
+        answers.push(disk.submit({ type: BlkType.getId, read: length }));
+        answers.push(disk.submit(refused));
+      }
+      frontend.kick();
+      await disk.wait(Promise.all(answers));
+      other.remove();
+      return most;
+    };
+    // In each turn the ring is looked at twice at most: for the kick, and in any case.
+    for (let round = 0; round < 4; round++) assert.ok(await most(100) <= 2 * 4);
+    for (let round = 0; round < 3; round++) await most(1);
+    const uncopied = await most(1);
+    assert.ok(uncopied > 2 * 4, `${uncopied}`);
+  } finally {
+    sys.monotonicNs = clock;
+    await bed.close();
+  }
+});
+
 Deno.test("two queues are served, each with its own notifications", async () => {
   await withExport({ "num-queues": 2 }, async (bed) => {
     const { frontend } = await bed.start({ queues: 2 });
