@@ -88,6 +88,7 @@ const made: readonly Row[] = [
   create("as it comes", {}),
   create("no length", { size: 0 }, { mapped: false }),
   create("a large one", { size: 2 ** 44 }),
+  create("a table longer than what a block counts", { size: 2 ** 32, "cluster-size": 512 }),
   create("an odd one", { size: 5 * MiB + 512 }),
   create("version 2", { version: "v2" }),
   ...[512, 4096, 2 * MiB].map((size) => create(`clusters of ${size}`, { "cluster-size": size })),
@@ -117,6 +118,11 @@ const made: readonly Row[] = [
     "extended-l2": true,
     preallocation: "metadata",
   }),
+  create("a backing file whose name takes the room of the features' names", {
+    ...backing,
+    "backing-file": "x".repeat(370),
+    "cluster-size": 512,
+  }, { mapped: false }),
   create("a data file", { "data-file": "d" }),
   create("a raw data file", { "data-file": "d", "data-file-raw": true }, { mapped: false }),
   create("a data file, preallocated", { "data-file": "d", preallocation: "full" }, {
@@ -142,6 +148,11 @@ const refusals: readonly Row[] = [
   refuse("a format without a backing file", { "backing-fmt": "raw" }),
   refuse("a backing file and preallocation", { ...backing, preallocation: "metadata" }),
   refuse("a backing file with a long name", { "backing-file": "x".repeat(1024) }),
+  refuse("a backing file whose name does not fit into a cluster", {
+    ...backing,
+    "backing-file": "x".repeat(385),
+    "cluster-size": 512,
+  }),
   refuse("too large", { size: 2 ** 40, "cluster-size": 512 }),
   refuse("LUKS without a key", { encrypt: { format: "luks" } }),
   refuse("AES without a key", { encrypt: { format: "qcow" } }),

@@ -8,7 +8,13 @@ import type { BlockdevCreateOptionsQcow2Value } from "../../../qmp/schema/qcow2.
 import { type BlockBackend, type CreateContext, Perm } from "../../mod.ts";
 import { defaultFeatureTable } from "./extensions.ts";
 import { Autoclear, Bounds, Compatible, CompressionType, Incompatible } from "./format.ts";
-import { type Header, l1EntriesFor, NEW_HEADER_LENGTH, serialiseHeader } from "./header.ts";
+import {
+  type Header,
+  headerFits,
+  l1EntriesFor,
+  NEW_HEADER_LENGTH,
+  serialiseHeader,
+} from "./header.ts";
 
 type CreateOptions = BlockdevCreateOptionsQcow2Value;
 
@@ -238,13 +244,18 @@ async function writeEmpty(
   dataFile: string | undefined,
 ): Promise<void> {
   const name = options["backing-file"];
-  if (name !== undefined && new TextEncoder().encode(name).length > Bounds.maxBackingName) {
+  const refuse = (why: string): never => {
     const format = options["backing-fmt"] ?? "(null)";
     throw new CommandError(
-      `Could not assign backing file '${name}' with format '${format}': Invalid argument`,
+      `Could not assign backing file '${name}' with format '${format}': ${why}`,
     );
+  };
+  if (name !== undefined && new TextEncoder().encode(name).length > Bounds.maxBackingName) {
+    refuse("Invalid argument");
   }
-  const bytes = emptyImage(headerOf(options, shape, dataFile), shape.refcountBits);
+  const header = headerOf(options, shape, dataFile);
+  if (name !== undefined && !headerFits(header)) refuse("No space left on device");
+  const bytes = emptyImage(header, shape.refcountBits);
   if (file.size < bytes.length) {
     await file.truncate(bytes.length, { exact: false, preallocation: "off" });
   }

@@ -419,9 +419,9 @@ export function serialiseHeader(header: Header): Uint8Array {
   view.setBigUint64(At.snapshotsOffset, BigInt(header.snapshotsOffset));
   let at: number = Bounds.headerV2;
   if (header.version === 3) at = writeVersion3(view, cluster, header);
-  const extensions = serialiseExtensions(header);
   const name = new TextEncoder().encode(header.backingFile ?? "");
-  if (at + extensions.length + name.length > cluster.length) {
+  const extensions = extensionsThatFit(header, cluster.length - at - name.length);
+  if (extensions === undefined) {
     throw new BlockError("ENOSPC", "The header does not fit into the first cluster");
   }
   cluster.set(extensions, at);
@@ -434,15 +434,33 @@ export function serialiseHeader(header: Header): Uint8Array {
   return cluster;
 }
 
+/** Whether the header fits into the first cluster. */
+export function headerFits(header: Header): boolean {
+  const name = new TextEncoder().encode(header.backingFile ?? "").length;
+  const fields = header.version === 3 ? lengthOfVersion3(header) : Bounds.headerV2;
+  return extensionsThatFit(header, 2 ** header.clusterBits - fields - name) !== undefined;
+}
+
+/** The extensions in at most `room` bytes; names of features, a comfort, are left out for it. */
+function extensionsThatFit(header: Header, room: number): Uint8Array | undefined {
+  const all = serialiseExtensions(header);
+  if (all.length <= room) return all;
+  const needed = serialiseExtensions({ ...header, featureTable: undefined });
+  return needed.length <= room ? needed : undefined;
+}
+
+function lengthOfVersion3({ compressionType, headerLength }: Header): number {
+  const zlib = compressionType === CompressionType.zlib;
+  return Math.max(headerLength, zlib ? Bounds.headerV3 : NEW_HEADER_LENGTH);
+}
+
 /** The fields that version 2 does not have; returns the header's length. */
 function writeVersion3(view: DataView, cluster: Uint8Array, header: Header): number {
   view.setBigUint64(At.incompatible, header.incompatibleFeatures);
   view.setBigUint64(At.compatible, header.compatibleFeatures);
   view.setBigUint64(At.autoclear, header.autoclearFeatures);
   view.setUint32(At.refcountOrder, header.refcountOrder);
-  const length = header.compressionType === CompressionType.zlib
-    ? Math.max(header.headerLength, Bounds.headerV3)
-    : Math.max(header.headerLength, NEW_HEADER_LENGTH);
+  const length = lengthOfVersion3(header);
   view.setUint32(At.headerLength, length);
   if (length > At.compression) {
     view.setUint8(At.compression, header.compressionType);

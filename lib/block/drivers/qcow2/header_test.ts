@@ -361,6 +361,15 @@ Deno.test("a header that does not fit into its cluster is refused when it is wri
   assert.throws(() => serialiseHeader(small), { errno: "ENOSPC" });
 });
 
+Deno.test("names of features make room for what an image needs", () => {
+  const named = { ...plain, clusterBits: 9, size: 0, featureTable: defaultFeatureTable() };
+  assert.notEqual(parseHeader(serialiseHeader(named)).featureTable, undefined);
+  const small = { ...named, backingFile: "b".repeat(376), backingFormat: "raw" };
+  const read = parseHeader(serialiseHeader(small));
+  assert.equal(read.backingFile, small.backingFile);
+  assert.equal(read.featureTable, undefined);
+});
+
 /** Numbers that look random, the same for the same seed. */
 function* numbers(seed: number): Generator<number> {
   for (let state = seed >>> 0;;) {
