@@ -110,6 +110,7 @@ export class Places {
       node.place = undefined;
       node.instance = new LostInstance(node.name, thread.name, factsOf(node));
       if (node.bitmaps !== undefined) node.bitmaps.away = false;
+      for (const { bits } of node.bitmaps?.all() ?? []) bits.keep();
       for (const [other, { forwards }] of this.#threads) {
         if (other !== thread && forwards.has(node)) forwards.set(node, thread);
       }

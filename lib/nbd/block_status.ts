@@ -1,8 +1,7 @@
 /** Collects the extents that answer BLOCK_STATUS. */
 import type { MaybePromise } from "../base/mod.ts";
-import type { Bits } from "../block/bitmaps/mod.ts";
 import type { BlockBackend, BlockStatus } from "../block/mod.ts";
-import type { MetaContext } from "./export.ts";
+import type { ExportedBitmap, MetaContext } from "./export.ts";
 import { BaseAllocation } from "./wire.ts";
 
 /**
@@ -60,13 +59,17 @@ export function collectExtents(backend: BlockBackend, extents: Extents): MaybePr
     case "depth":
       return collectDepth(backend, extents);
     case "bitmap":
-      return collectDirty(context.bits, extents);
+      return collectDirty(context.bitmap, extents);
     default:
       return collectAllocation(backend, extents);
   }
 }
 
-function collectDirty(bits: Bits, extents: Extents): void {
+function collectDirty(bitmap: ExportedBitmap, extents: Extents): MaybePromise<void> {
+  const { bits } = bitmap;
+  if (bits.replaced && bitmap.renew !== undefined) {
+    return bitmap.renew().then(() => collectDirty(bitmap, extents));
+  }
   const end = extents.offset + extents.length;
   while (extents.more()) {
     const at = extents.offset + extents.covered;

@@ -10,7 +10,7 @@ import type {
 } from "../export/mod.ts";
 import type { BlockExportOptionsValue, NbdServerOptionsValue } from "../qmp/schema/export.ts";
 import type { Context } from "../sys/mod.ts";
-import type { NbdExportOptions } from "./export.ts";
+import type { ExportedBitmap, NbdExportOptions } from "./export.ts";
 import type { NbdServer } from "./server.ts";
 import { MAX_STRING } from "./wire.ts";
 
@@ -18,6 +18,9 @@ type BlockNode = NonNullable<ReturnType<BlockGraph["find"]>>;
 type Edge = BlockNode["children"][number];
 type BitmapReference = NonNullable<NbdOptions["bitmaps"]>[number];
 type NbdOptions = Extract<BlockExportOptionsValue, { type: "nbd" }>;
+
+/** Between two looks whether a thread's news has come. */
+const NEWS_NS = 100_000;
 
 /** Holds the server. Register it as an export type. */
 export class NbdControl implements ExportType {
@@ -162,14 +165,16 @@ export class NbdControl implements ExportType {
       writethrough: options.writethrough ?? false,
       allocationDepth: options["allocation-depth"] ?? false,
     };
-    const target = new NbdExport(backend, described, bitmaps);
-    const { sys } = this.#context;
-    // Bitmaps of other nodes may get other memory when these are resized, which the main context alone is told of.
-    const node = this.#graph.find(options["node-name"]);
-    if (bitmaps.every((bitmap) => node?.bitmaps?.find(bitmap.name) === bitmap)) {
-      const parts = { node: backend.node.name, export: described, bitmaps };
-      target.remote = new RemoteExport(around, parts, (fd) => sys.close(fd));
-    }
+    const { sys, loop } = this.#context;
+    const exported: ExportedBitmap[] = bitmaps.map(({ name, bits }) => ({
+      name,
+      bits,
+      // The thread that resized them has said so already.
+      renew: () => loop.sleep(NEWS_NS),
+    }));
+    const target = new NbdExport(backend, described, exported);
+    const parts = { node: backend.node.name, export: described, bitmaps: exported };
+    target.remote = new RemoteExport(around, parts, (fd) => sys.close(fd));
     for (const bitmap of bitmaps) bitmap.users++;
     server.addExport(target);
     return {

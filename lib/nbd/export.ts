@@ -14,15 +14,22 @@ import {
 } from "./wire.ts";
 
 /** A metadata context that an export offers. */
-export type MetaContext = {
-  readonly id: number;
-  readonly name: string;
-} & ({ readonly kind: "allocation" | "depth" } | { readonly kind: "bitmap"; readonly bits: Bits });
+export type MetaContext =
+  & {
+    readonly id: number;
+    readonly name: string;
+  }
+  & (
+    | { readonly kind: "allocation" | "depth" }
+    | { readonly kind: "bitmap"; readonly bitmap: ExportedBitmap }
+  );
 
 /** A dirty bitmap as an export needs it. */
 export interface ExportedBitmap {
   readonly name: string;
   readonly bits: Bits;
+  /** Resolves when `bits`, which were resized in another thread, are as they are there. */
+  renew?(): Promise<void>;
 }
 
 /** What an export is made of. */
@@ -95,8 +102,8 @@ export class NbdExport {
     if (options.allocationDepth) {
       contexts.push({ id: 1, name: QEMU_ALLOCATION_DEPTH, kind: "depth" });
     }
-    bitmaps.forEach(({ name, bits }, i) =>
-      contexts.push({ id: 2 + i, name: QEMU_DIRTY_BITMAP + name, kind: "bitmap", bits })
+    bitmaps.forEach((bitmap, i) =>
+      contexts.push({ id: 2 + i, name: QEMU_DIRTY_BITMAP + bitmap.name, kind: "bitmap", bitmap })
     );
     this.contexts = contexts;
   }

@@ -53,7 +53,6 @@ interface Place {
 export interface RemoteOptions {
   readonly node: string;
   readonly export: NbdExportOptions;
-  /** Their memory stays the same as long as they are exported. */
   readonly bitmaps: readonly ExportedBitmap[];
 }
 
@@ -130,7 +129,12 @@ export class RemoteExport {
       let part: RemotePart;
       try {
         part = await thread.start("nbd", options, {
-          told: (_method, args) => closed(...args as [number, PlainCounters]),
+          told: (method, args) => {
+            if (method === "closed") return closed(...args as [number, PlainCounters]);
+            // A bitmap was resized. If it is not known here yet the part finds so, and asks again.
+            const index = args as number;
+            part.post("bits", [index, this.#options.bitmaps[index]!.bits.state]);
+          },
           lost: () => {
             this.#places.delete(thread);
             for (const client of [...clients.values()]) closed(client.number, client.counters);

@@ -7,7 +7,13 @@ import type { BlockBackend } from "../block/mod.ts";
 import { Perm } from "../block/mod.ts";
 import type { PartHost, ThreadPart, ThreadPartKind } from "../thread/mod.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
-import { type Counters, type ExportDirectory, NbdExport, type NbdExportOptions } from "./export.ts";
+import {
+  type Counters,
+  type ExportDirectory,
+  type ExportedBitmap,
+  NbdExport,
+  type NbdExportOptions,
+} from "./export.ts";
 import { connectionTraces } from "./traces.ts";
 import { SocketTransport } from "./transport.ts";
 import type { Framing } from "./wire.ts";
@@ -56,6 +62,35 @@ export const nbdPart: ThreadPartKind = {
 
 const NOTHING: ExportDirectory = { find: () => undefined, list: () => [], multiConn: true };
 
+/** A bitmap of a node that may run in another thread. When it is resized there the main context is asked for it. */
+class RemoteBitmap implements ExportedBitmap {
+  readonly name: string;
+  readonly bits: Bits;
+  readonly #ask: () => void;
+  #waiting: PromiseWithResolvers<void> | undefined;
+
+  constructor({ name, bits }: NbdPartOptions["bitmaps"][number], ask: () => void) {
+    this.name = name;
+    this.bits = Bits.of(bits);
+    this.#ask = ask;
+  }
+
+  renew(): Promise<void> {
+    if (this.#waiting === undefined) {
+      this.#waiting = Promise.withResolvers();
+      this.#ask();
+    }
+    return this.#waiting.promise;
+  }
+
+  /** The main context's answer. */
+  renewed(state: BitsState): void {
+    this.bits.adopt(state);
+    this.#waiting?.resolve();
+    this.#waiting = undefined;
+  }
+}
+
 class NbdThreadPart implements ThreadPart, ConnectionHost {
   readonly exports = NOTHING;
   readonly handshakeNs = 0;
@@ -63,6 +98,7 @@ class NbdThreadPart implements ThreadPart, ConnectionHost {
   readonly #host: PartHost;
   readonly #backend: BlockBackend;
   readonly #target: NbdExport;
+  readonly #bitmaps: readonly RemoteBitmap[];
   readonly #clients = new Map<Connection, number>();
   #empty: (() => void) | undefined;
 
@@ -74,8 +110,10 @@ class NbdThreadPart implements ThreadPart, ConnectionHost {
       needed: Perm.consistentRead | (options.export.writable ? Perm.write : 0),
       shared: Perm.all & ~Perm.resize,
     });
-    const bitmaps = options.bitmaps.map(({ name, bits }) => ({ name, bits: Bits.of(bits) }));
-    this.#target = new NbdExport(this.#backend, options.export, bitmaps);
+    this.#bitmaps = options.bitmaps.map((bitmap, i) =>
+      new RemoteBitmap(bitmap, () => host.tell("bits", i))
+    );
+    this.#target = new NbdExport(this.#backend, options.export, this.#bitmaps);
   }
 
   call(method: string, args: unknown): unknown {
@@ -84,6 +122,10 @@ class NbdThreadPart implements ThreadPart, ConnectionHost {
         return this.#welcome(args as ClientHandOver);
       case "shutdown":
         return this.#find(args as number)?.shutdown();
+      case "bits": {
+        const [index, state] = args as readonly [number, BitsState];
+        return this.#bitmaps[index]?.renewed(state);
+      }
       default:
         return this.#counters();
     }

@@ -6,6 +6,7 @@ import { statusOf } from "../harness/iothreads.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CHUNK, CMD, view } from "../harness/nbd_wire.ts";
 import { lacks, ok, qemuIo } from "../harness/tools.ts";
+import { VhostPeer } from "../harness/vhost.ts";
 
 const ignore = lacks("interop/iothread-bitmaps", "qemu-io", "qemu-img");
 const MIB = 1024 * 1024;
@@ -59,20 +60,21 @@ async function stored(dir: TestDir): Promise<unknown[]> {
 }
 
 /** The dirty runs of the whole export, as its context tells: [start, end] in MiB. */
-async function dirty(daemon: Daemon, name: string): Promise<number[][]> {
+async function dirty(daemon: Daemon, name: string, size = 64 * MIB): Promise<number[][]> {
   const peer = await NbdPeer.attach(daemon.file("nbd"), name, { contexts: [CONTEXT] });
   try {
     const runs: number[][] = [];
-    for (let at = 0; at < 64 * MIB;) {
+    for (let at = 0; at < size;) {
       const { error, chunks } = await peer.call({
         type: CMD.BLOCK_STATUS,
         offset: at,
-        length: 64 * MIB - at,
+        length: size - at,
       });
       assert.equal(error, 0);
       const { data } = chunks.find(({ type }) => type === CHUNK.BLOCK_STATUS)!;
       for (let i = 4; i < data.length; i += 8) {
         const [length, flags] = [view(data).getUint32(i), view(data).getUint32(i + 4)];
+        assert.ok(length > 0);
         if (flags !== 0) runs.push([at / MIB, (at + length) / MIB]);
         at += length;
       }
@@ -195,3 +197,55 @@ Deno.test({
     assert.equal((await daemon.stop()).status, 0);
   },
 });
+
+for (const place of ["t1", undefined]) {
+  Deno.test({
+    name: `an export in ${
+      place ?? "the main thread"
+    } shows the bitmap of a node in t0, which grows`,
+    ignore,
+    fn: async () => {
+      await using dir = TestDir.make();
+      await image(dir);
+      await using daemon = await Daemon.start({
+        dir,
+        args: [
+          ...["--object", "iothread,id=t0", "--object", "iothread,id=t1"],
+          ...["--blockdev", "qcow2,node-name=q,file.driver=file,file.filename=d.qcow2"],
+          // What a backup client sees; larger than the node of the bitmap.
+          ...["--blockdev", "null-co,node-name=look,size=1073741824"],
+          ...["--nbd-server", "addr.type=unix,addr.path=nbd"],
+          ...["--export", VhostPeer.exported("v", "q", "v", ",iothread=t0")],
+        ],
+      });
+      const { qmp } = daemon;
+      await qmp.execute("block-dirty-bitmap-add", { node: "q", name: "b", granularity: 65536 });
+      await qmp.execute("block-export-add", {
+        type: "nbd",
+        id: "look",
+        "node-name": "look",
+        bitmaps: [{ node: "q", name: "b" }],
+        ...(place === undefined ? {} : { iothread: place }),
+      });
+      const { exports } = await statusOf(daemon);
+      assert.deepEqual(exports.map(({ iothread }) => iothread), ["t0", place]);
+      const turns = async () =>
+        (await statusOf(daemon)).iothreads.find(({ id }) => id === "t1")!.turns;
+      await using guest = await VhostPeer.attach(dir.file("v"));
+      const before = await turns();
+      const wanted: number[][] = [];
+      for (let round = 0; round < 20; round++) {
+        const at = round === 0 ? 1 : 60 + 4 * round;
+        // It grows by less than a word of bits, and by more.
+        await qmp.execute("block_resize", { "node-name": "q", size: (at + 2 + round % 2) * MIB });
+        const write = new Uint8Array(65536);
+        assert.equal((await guest.disk.call({ type: 1, sector: at * 2048, write })).status, 0);
+        wanted.push([at, at + 1 / 16]);
+        assert.deepEqual(await dirty(daemon, "look", 1024 * MIB), wanted);
+      }
+      if (place === "t1") assert.ok(await turns() - before >= 20, "it is served there");
+      const { status, stderr } = await daemon.stop();
+      assert.deepEqual([status, stderr], [0, ""]);
+    },
+  });
+}

@@ -22,6 +22,7 @@ export interface BitsState {
   readonly granularity: number;
   readonly size: number;
   readonly words: Uint32Array<SharedArrayBuffer>;
+  /** How many are set, and whether this state has been replaced by another. */
   readonly count: Float64Array<SharedArrayBuffer>;
 }
 
@@ -32,7 +33,7 @@ export class Bits {
   /** Granules, the last one perhaps a part only. */
   #bits: number;
   #words: Uint32Array<SharedArrayBuffer>;
-  /** [0]: how many are set. */
+  /** See BitsState. */
   #count: Float64Array<SharedArrayBuffer>;
 
   /** `size / granularity` is at most MAX_BITS. */
@@ -43,7 +44,7 @@ export class Bits {
     this.#bits = Math.ceil(size / granularity);
     assert(this.#bits <= MAX_BITS, "too many bits");
     this.#words = wordsFor(this.#bits);
-    this.#count = new Float64Array(new SharedArrayBuffer(8));
+    this.#count = newCount();
   }
 
   /** Bits in memory that another thread posted. */
@@ -68,9 +69,20 @@ export class Bits {
     this.#count = count;
   }
 
+  /** The thread that may have replaced the memory has failed: what is here is all that there is. */
+  keep(): void {
+    const count = newCount();
+    count[0] = this.count;
+    this.#count = count;
+  }
+
   /** Bytes that it covers. */
   get size(): number {
     return this.#size;
+  }
+  /** Whether they were resized in another thread: what is here is what they were before, until `adopt`. */
+  get replaced(): boolean {
+    return this.#count[1] !== 0;
   }
   /** Granules that are set. */
   get count(): number {
@@ -123,10 +135,14 @@ export class Bits {
     return bit < this.#bits && (this.#words[Math.floor(bit / 32)]! & (1 << (bit & 31))) !== 0;
   }
 
-  /** Where, from `offset` on, the first byte lies whose granule is set (`dirty`) or not; `end` if there is none. */
+  /**
+   * Where, from `offset` on, the first byte lies whose granule is set (`dirty`) or not; `end` if there is none. What
+   * lies behind the last granule is not set.
+   */
   next(dirty: boolean, offset: number, end: number): number {
     if (offset >= end) return end;
     const found = this.#find(dirty, Math.floor(offset / this.granularity));
+    if (dirty && found >= this.#bits) return end;
     return Math.min(Math.max(found * this.granularity, offset), end);
   }
 
@@ -160,8 +176,12 @@ export class Bits {
     return copy;
   }
 
-  /** Changes the length in bytes; new granules are clean, and so is what the end cut a granule short of. */
+  /**
+   * Changes the length in bytes; new granules are clean, and so is what the end cut a granule short of. Other threads
+   * find that their state was replaced before they could miss what is set from now on.
+   */
   resize(size: number): void {
+    if (size === this.#size) return;
     const bits = Math.ceil(size / this.granularity);
     assert(bits <= MAX_BITS, "too many bits");
     if (bits < this.#bits) this.#change(bits, this.#bits, false);
@@ -172,6 +192,10 @@ export class Bits {
     }
     this.#size = size;
     this.#bits = bits;
+    const before = this.#count;
+    this.#count = newCount();
+    this.#count[0] = before[0]!;
+    before[1] = 1;
   }
 
   /** The memory as bytes, with clear bits after the last granule. Valid until the next `resize`. */
@@ -253,6 +277,11 @@ export class Bits {
 /** How many words so many bits need: an even number. */
 function wordCount(bits: number): number {
   return alignUp(Math.ceil(bits / 32), 2);
+}
+
+/** See BitsState. */
+function newCount(): Float64Array<SharedArrayBuffer> {
+  return new Float64Array(new SharedArrayBuffer(16));
 }
 
 /** Words for so many bits. Throws RangeError where so much memory cannot be had. */

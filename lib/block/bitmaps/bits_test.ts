@@ -117,8 +117,13 @@ Deno.test("next finds the first granule of a kind, cut to the range", () => {
   assert.equal(bits.next(false, 80_000, 1 << 20), 131072);
   assert.equal(bits.next(true, 131072, 1 << 20), 1 << 20);
   assert.equal(bits.next(true, 0, 1000), 1000);
+  // Behind the end, where a larger node may be looked at, everything is clean.
+  assert.equal(bits.next(true, 131072, 1 << 21), 1 << 21);
+  assert.equal(bits.next(true, 1 << 20, 1 << 21), 1 << 21);
+  assert.equal(bits.next(false, 1 << 20, 1 << 21), 1 << 20);
   bits.setAll();
   assert.equal(bits.next(false, 0, 1 << 20), 1 << 20);
+  assert.equal(bits.next(false, 0, 1 << 21), 1 << 20);
   bits.clearAll();
   assert.equal(bits.count, 0);
 });
@@ -131,4 +136,24 @@ Deno.test("offsets beyond 2^32 are told apart", () => {
   assert.equal(bits.next(true, 0, 2 ** 40), 2 ** 39 + 65536);
   bits.clear(2 ** 39, 2 ** 20);
   assert.equal(bits.count, 0);
+});
+
+Deno.test("whoever has the memory of bits that are resized finds so before it can miss anything", () => {
+  const bits = new Bits(1 << 20, 65536);
+  bits.set(0, 1);
+  const other = Bits.of(bits.state);
+  const third = Bits.of(bits.state);
+  bits.resize(1 << 20);
+  assert.equal(other.replaced, false, "nothing has changed");
+  // Within the same words, and beyond them.
+  for (const size of [(1 << 20) + 65536, 1 << 24, 1 << 19]) {
+    bits.resize(size);
+    assert.deepEqual([bits.replaced, other.replaced, other.count], [false, true, 1]);
+    other.adopt(bits.state);
+    bits.set(size - 1, 1);
+    assert.deepEqual([other.replaced, other.size, other.has(size - 1)], [false, size, true]);
+    bits.clear(65536, size);
+  }
+  third.keep();
+  assert.deepEqual([third.replaced, third.count, third.has(0)], [false, 1, true]);
 });
