@@ -52,6 +52,8 @@ export class Backend implements BlockBackend {
   #quiet: (() => void)[] = [];
   #detached = false;
   readonly #writeFlags: number;
+  /** PipeSource.tell. */
+  readonly #leaves = (begun: Promise<void>) => void this.#track("write", undefined, 0, 0, begun);
 
   constructor(
     private readonly owner: BackendOwner,
@@ -197,15 +199,15 @@ export class Backend implements BlockBackend {
     return this.seam.locateFile(this.node, offset, length, known, out);
   }
 
-  takesPipe(offset: number, length: number): boolean {
-    return this.#drained === 0 && this.#writeFlags === 0 &&
+  takesPipe(offset: number, length: number): number {
+    const may = this.#drained === 0 && this.#writeFlags === 0 &&
       (this.needed & (Perm.write | Perm.writeUnchanged)) !== 0 &&
-      offset >= 0 && this.node.holds(offset + length) &&
-      this.seam.takesPipe(this.node, offset, length);
+      offset >= 0 && offset + length <= this.node.instance.size;
+    return may ? this.seam.takesPipe(this.node, offset, length) : 0;
   }
 
   writeFromPipe(offset: number, pipe: number, length: number): number {
-    return this.seam.writeFromPipe(this.node, offset, pipe, length);
+    return this.seam.writeFromPipe(this.node, offset, { fd: pipe, tell: this.#leaves }, length);
   }
 
   countWrite(length: number): void {

@@ -67,14 +67,15 @@ export interface BlockBackend {
   /** Counts a read that its user makes by itself, with locateFile. */
   countRead?(length: number): void;
   /**
-   * Whether data for a range within the node may come out of a pipe, now: it goes to one file, just as it is. False:
-   * write it. Absent: always false.
+   * Whether data for a range within the node had better come out of a pipe, now: it goes to a file, just as it is. 0:
+   * no, write it. Else parts of it are to end at multiples of so many bytes where they can. Absent: always 0.
    */
-  takesPipe?(offset: number, length: number): boolean;
+  takesPipe?(offset: number, length: number): number;
   /**
    * Writes at once the `length` bytes that wait in the pipe whose reading end is `pipe`, as part of a request that
    * countWrite counts in the end. Call it when takesPipe has just said so of the range. Bytes written, or -errno:
-   * what is left in the pipe can still be written, which works where pages cannot be moved, or tells why not.
+   * what is left in the pipe can still be written, which works where pages cannot be moved, or tells why not. Throws
+   * BlockError when data was taken out of the pipe and not written.
    */
   writeFromPipe?(offset: number, pipe: number, length: number): number;
   /** Counts a write of `length` bytes that was made with writeFromPipe. */

@@ -16,13 +16,7 @@ import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
 import { mergedWrite, writeMerged } from "./merged.ts";
 import type { Seam } from "./seam.ts";
-import {
-  type FilePlace,
-  type FormatInstance,
-  Perm,
-  RequestFlag,
-  type WriteIntent,
-} from "./types.ts";
+import { type FilePlace, type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
 
 /** The engine of one context. */
 export class Engine {
@@ -143,7 +137,7 @@ export class Engine {
     known: boolean,
     out: FilePlace,
   ): boolean {
-    const place = this.#locateWhole(format, offset, length);
+    const place = this.locateWhole(format, offset, length);
     if (place?.child === undefined) return false;
     const { node } = place.child;
     // What the backing file shows is that one's business.
@@ -157,39 +151,23 @@ export class Engine {
 
   /** As Child.inPageCache, for a format whose data stays in its place. */
   inPageCache(format: FormatInstance, offset: number, length: number): boolean | undefined {
-    const place = this.#locateWhole(format, offset, length);
+    const place = this.locateWhole(format, offset, length);
     if (place?.kind !== Placed.child) return undefined;
     return this.seam.inPageCache(place.child!.node, place.at, length);
   }
 
   /** As Child.dropPages, for a format whose data stays in its place. */
   dropPages(format: FormatInstance, offset: number, length: number): MaybePromise<void> {
-    const place = this.#locateWhole(format, offset, length);
+    const place = this.locateWhole(format, offset, length);
     if (place?.kind !== Placed.child) return undefined;
     return this.seam.dropPages(place.child!.node, place.at, length);
-  }
-
-  /** As Seam.takesPipe, for a format that is `fixed`: a write goes to where a read comes from. */
-  takesPipe(format: FormatInstance, offset: number, length: number): boolean {
-    const place = this.#locateWhole(format, offset, length);
-    if (place?.kind !== Placed.child) return false;
-    const { needed, node } = place.child!;
-    if ((needed & (Perm.write | Perm.writeUnchanged)) === 0) return false;
-    return this.seam.takesPipe(node, place.at, length);
-  }
-
-  /** As Seam.writeFromPipe, when takesPipe has just said so. */
-  writeFromPipe(format: FormatInstance, offset: number, pipe: number, length: number): number {
-    const place = this.#locateWhole(format, offset, length);
-    assert(place?.kind === Placed.child, "takesPipe was not asked");
-    return this.seam.writeFromPipe(place.child!.node, place.at, pipe, length);
   }
 
   /**
    * Where all of the range lies, if that is a child, or the backing file, and can be told at once. To be used before
    * anything else runs.
    */
-  #locateWhole(
+  locateWhole(
     format: FormatInstance,
     offset: number,
     length: number,

@@ -1,15 +1,33 @@
 /** Writes that come out of a pipe: who takes them, and what they leave behind. */
 import assert from "node:assert/strict";
+import { BlockError } from "../base/mod.ts";
 import { BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { struct } from "../qmp/schema/core.ts";
+import { Errno } from "../sys/mod.ts";
 import { testGraph } from "./testing.ts";
-import { defineDriver, type DriverDefinition, type FormatInstance, Perm } from "./types.ts";
+import {
+  type Child,
+  defineDriver,
+  type DriverDefinition,
+  type FormatInstance,
+  Perm,
+} from "./types.ts";
 
 const SIZE = 8192;
+/** What the window writes as one. */
+const UNIT = 1024;
 
 /** A graph of "f", which takes pipes unless told otherwise, and "w", a window of all but its first 512 bytes. */
 async function setUp(common: Record<string, unknown> = {}, needed: number = Perm.write) {
-  const state = { takes: true, fixed: true, result: (length: number) => length };
+  const state = {
+    takes: true,
+    empty: false,
+    pipes: true,
+    /** What the file answers, and what it still takes then. */
+    result: (length: number): number => length,
+    located: true,
+    reserve: undefined as FormatInstance["reserve"] | undefined,
+  };
   const log: string[] = [];
   const file = defineDriver({
     name: "file",
@@ -19,7 +37,7 @@ async function setUp(common: Record<string, unknown> = {}, needed: number = Perm
       kind: "io",
       size: SIZE,
       read() {},
-      write() {},
+      write: (offset, iov) => void log.push(`${iov.total} at ${offset}`),
       flush: () => void log.push("flush"),
       takesPipe: () => state.takes,
       writeFromPipe(offset, pipe, length) {
@@ -38,11 +56,18 @@ async function setUp(common: Record<string, unknown> = {}, needed: number = Perm
       return {
         kind: "format",
         size: SIZE - 512,
-        get fixed() {
-          return state.fixed;
+        limits: { writeZeroesAlignment: UNIT },
+        get pipes() {
+          return state.pipes ? child : undefined;
         },
-        locate: (start, length, out) => out.inChild(child, start + 512, length),
-        reserve: (start, length, plan) => plan.inChild(child, start + 512, length),
+        locate: (start, length, out) =>
+          state.located
+            ? out.inChild(child, start + 512, length)
+            : out.unallocated(state.empty ? undefined : child, length),
+        reserve(start, length, plan, intent, flags) {
+          if (state.reserve === undefined) return plan.inChild(child, start + 512, length);
+          return state.reserve.call(child as never, start, length, plan, intent, flags);
+        },
         close() {},
       };
     },
@@ -66,7 +91,7 @@ Deno.test("a write out of a pipe goes down to the file, marks what it changed in
     const mark = (offset: number, length: number) => marked.push(`${name} ${offset}+${length}`);
     Object.assign(graph.find(name)!, { bitmaps: { mark } });
   }
-  assert.equal(backend.takesPipe!(0, 1024), true);
+  assert.equal(backend.takesPipe!(0, 1024), 1);
   assert.equal(backend.writeFromPipe!(0, 7, 1024), 1024);
   assert.deepEqual(marked, ["f 512+1024", "w 0+1024"]);
   assert.deepEqual(["f", "w"].map((name) => graph.find(name)!.writeHighest), [1536, 1024]);
@@ -95,16 +120,16 @@ Deno.test("writes out of a pipe are counted as their user says", async () => {
 
 Deno.test("whoever looks at what is written, or must not be written to, takes no pipe", async () => {
   const { graph, context, state, backend, end } = await setUp();
-  const takes = (offset = 0, length = 512) => backend.takesPipe!(offset, length);
+  const takes = (offset = 0, length = 512) => backend.takesPipe!(offset, length) > 0;
   assert.equal(takes(0, SIZE - 512), true);
   assert.equal(takes(0, SIZE - 511), false, "beyond the end");
   assert.equal(takes(-512, 512), false);
   state.takes = false;
   assert.equal(takes(), false, "the file");
   state.takes = true;
-  state.fixed = false;
-  assert.equal(takes(), false, "a format whose data moves");
-  state.fixed = true;
+  state.pipes = false;
+  assert.equal(takes(), false, "a format that says so");
+  state.pipes = true;
   const trace = context.trace("bdrv_co_pwritev_part");
   trace.enabled = true;
   assert.equal(takes(), false, "a trace of writes");
@@ -119,7 +144,97 @@ Deno.test("whoever looks at what is written, or must not be written to, takes no
   await end();
   for (const common of [{ "read-only": true }, { "detect-zeroes": "on" }]) {
     const other = await setUp(common, "read-only" in common ? Perm.consistentRead : Perm.write);
-    assert.equal(other.backend.takesPipe!(0, 512), false, JSON.stringify(common));
+    assert.equal(other.backend.takesPipe!(0, 512), 0, JSON.stringify(common));
     await other.end();
   }
+});
+
+Deno.test("parts end where they are written as one, unless the data has its place, or nothing is below", async () => {
+  const { state, backend, end } = await setUp();
+  assert.equal(backend.takesPipe!(0, 4096), 1);
+  state.located = false;
+  assert.equal(backend.takesPipe!(0, 4096), UNIT);
+  state.empty = true;
+  assert.equal(backend.takesPipe!(0, 4096), 1);
+  await end();
+});
+
+/** Plans units one by one, each behind what is free, with a log of what becomes of them. */
+function planner(log: string[], options: { copy?: number; wait?: Promise<void> } = {}) {
+  return function (this: Child, start, length, plan) {
+    const planned = Math.min(length, UNIT - start % UNIT);
+    const fill = () => {
+      if (options.copy === start) plan.copy(start - 512, this, start, 512);
+      plan.inChild(this, start + 512, planned);
+      plan.onCommit(() => void log.push(`commit ${start}`));
+      plan.onAbandon(() => void log.push(`abandon ${start}`));
+    };
+    return options.wait === undefined ? fill() : options.wait.then(fill);
+  } as NonNullable<FormatInstance["reserve"]>;
+}
+
+Deno.test("what a format plans is committed when the data of it has come out of the pipe, part by part", async () => {
+  const { state, log, backend, end } = await setUp();
+  state.reserve = planner(log);
+  state.result = (length) => Math.min(length, 600);
+  assert.equal(backend.writeFromPipe!(512, 7, 1536), 1536);
+  assert.deepEqual(log.splice(0), [
+    "512 at 1024 of pipe 7",
+    "commit 512",
+    "1024 at 1536 of pipe 7",
+    "424 at 2136 of pipe 7",
+    "commit 1024",
+  ]);
+  await end();
+});
+
+Deno.test("what must be waited for, or copied, is given up; a drain waits for what was begun", async () => {
+  const { graph, state, log, backend, end } = await setUp();
+  state.reserve = planner(log, { copy: 1024 });
+  assert.equal(backend.writeFromPipe!(0, 7, 4096), 1024);
+  assert.deepEqual(log.splice(0), ["1024 at 512 of pipe 7", "commit 0", "abandon 1024"]);
+  assert.equal(backend.writeFromPipe!(1024, 7, 3072), -Errno.EAGAIN);
+  assert.deepEqual(log.splice(0), ["abandon 1024"]);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  state.reserve = planner(log, { wait: promise });
+  assert.equal(backend.writeFromPipe!(0, 7, 4096), -Errno.EAGAIN);
+  assert.deepEqual([log.length, backend.inFlight], [0, 1]);
+  const drain = graph.drain("w").then((section) => {
+    log.push("drained");
+    section.end();
+  });
+  resolve();
+  await drain;
+  assert.deepEqual(log.splice(0), ["abandon 0", "drained"]);
+  assert.deepEqual(backend.statistics.write, { operations: 0, bytes: 0, failed: 0 });
+  await end();
+});
+
+Deno.test("a file that fails: what left the pipe for a place that is given up is lost, and nothing else", async () => {
+  const { graph, state, log, backend, end } = await setUp();
+  state.reserve = planner(log);
+  let calls = 0;
+  state.result = () => ++calls > 1 ? -Errno.ENOSPC : UNIT;
+  assert.equal(backend.writeFromPipe!(0, 7, 4096), UNIT);
+  assert.equal(log.at(-1), "abandon 1024");
+  assert.equal(backend.writeFromPipe!(1024, 7, 3072), -Errno.ENOSPC);
+  calls = 0;
+  state.result = () => ++calls > 1 ? -Errno.ENOSPC : 512;
+  log.length = 0;
+  const marked: string[] = [];
+  const mark = (offset: number, length: number) => marked.push(`${offset}+${length}`);
+  Object.assign(graph.find("w")!, { bitmaps: { mark } });
+  assert.throws(() => backend.writeFromPipe!(0, 7, 4096), { errno: "ENOSPC" });
+  Object.assign(graph.find("w")!, { bitmaps: undefined });
+  assert.deepEqual(marked, ["0+4096"], "some may have been written");
+  assert.deepEqual(log.splice(0), ["1024 at 512 of pipe 7", "512 at 1024 of pipe 7", "abandon 0"]);
+  // Where nothing is given up, as much was written.
+  state.reserve = undefined;
+  calls = 0;
+  assert.equal(backend.writeFromPipe!(0, 7, 4096), 512);
+  state.reserve = () => {
+    throw new BlockError("EIO", "broken");
+  };
+  assert.throws(() => backend.writeFromPipe!(0, 7, 4096), { message: /broken/ });
+  await end();
 });

@@ -12,6 +12,7 @@ import { inOrder, readAligned, writeAligned } from "./align.ts";
 import { Bounded } from "./bounded.ts";
 import { Engine } from "./engine.ts";
 import type { RequestInFlight } from "./graph_types.ts";
+import { type PipeSource, takesPipe, writeFromPipe } from "./piped.ts";
 import { isAllZero, zeroFill } from "./memory.ts";
 import { type BlockNode, type Edge, wantsFua } from "./node.ts";
 import { layerStatus } from "./status.ts";
@@ -218,25 +219,33 @@ export class Seam {
   }
 
   /** See BlockBackend.takesPipe. Whoever wants to see, or to change, what is written has it written. */
-  takesPipe(node: BlockNode, offset: number, length: number): boolean {
+  takesPipe(node: BlockNode, offset: number, length: number): number {
     const { instance, common } = node;
-    if (!node.plain || node.elsewhere !== undefined || offset + length > instance.size) {
-      return false;
-    }
-    if (common.readOnly || !common.active || common.detectZeroes !== "off") return false;
-    if (node.writeThreshold !== 0 || this.#traceWrite.enabled) return false;
-    if (instance.kind === "io") return instance.takesPipe?.() ?? false;
-    return instance.fixed === true && this.engine.takesPipe(instance, offset, length);
+    if (!node.plain || node.elsewhere !== undefined) return 0;
+    if (common.readOnly || !common.active || common.detectZeroes !== "off") return 0;
+    if (node.writeThreshold !== 0 || this.#traceWrite.enabled) return 0;
+    if (instance.kind === "io") return instance.takesPipe?.() === true ? 1 : 0;
+    return takesPipe(this, this.engine, node, instance, offset, length);
+  }
+
+  /** As writeChild, for data in a pipe. */
+  writeChildFromPipe(edge: Edge, offset: number, source: PipeSource, length: number): number {
+    this.#checkChild(edge, "write", offset, length);
+    return this.writeFromPipe(edge.node, offset, source, length);
   }
 
   /** See BlockBackend.writeFromPipe. */
-  writeFromPipe(node: BlockNode, offset: number, pipe: number, length: number): number {
+  writeFromPipe(node: BlockNode, offset: number, source: PipeSource, length: number): number {
     const { instance } = node;
-    const rc = instance.kind === "format"
-      ? this.engine.writeFromPipe(instance, offset, pipe, length)
-      : instance.writeFromPipe!(offset, pipe, length);
-    changed(node, offset, length);
-    if (rc > 0 && offset + rc > node.writeHighest) node.writeHighest = offset + rc;
+    let rc = 0;
+    try {
+      rc = instance.kind === "format"
+        ? writeFromPipe(this, node, instance, offset, source, length)
+        : instance.writeFromPipe!(offset, source.fd, length);
+    } finally {
+      changed(node, offset, length); // as in write
+      if (rc > 0 && offset + rc > node.writeHighest) node.writeHighest = offset + rc;
+    }
     return rc;
   }
 

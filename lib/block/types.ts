@@ -275,6 +275,11 @@ export interface FormatInstance extends DriverInstanceBase {
   sending?(at: number, length: number): boolean;
   /** Says where the bytes from `start` on live: at least one, at most `length` (more is cut off by the seam). */
   locate(start: number, length: number, out: Placement): MaybePromise<void>;
+  /**
+   * The child that what is written goes to, just as it is, so that it may come out of a pipe. Plans for data that are
+   * made at once are committed at once if nothing else ran in between. Absent: there is none.
+   */
+  readonly pipes?: Child | undefined;
   /** Makes room for a write. Absent: read-only format. */
   reserve?(
     start: number,

@@ -11,6 +11,8 @@ import type { Transport } from "./transport.ts";
 export const PIPE_BYTES = 256 * 1024;
 /** Parts of a payload end at multiples of this in the file, so that no page is written in two parts. */
 const PAGE = 4096;
+/** Larger units are seldom in a socket as a whole. */
+const MOST_UNIT = 64 * 1024;
 /** Fewer bytes, of a payload of which more is to come, are cheaper received and copied. */
 const WORTHWHILE = 16 * 1024;
 
@@ -45,16 +47,18 @@ export class PayloadPipe {
 
   /**
    * Fills the empty pipe with what waits of a payload, whose next byte goes to `position`, and of which `left` bytes
-   * are missing. Bytes, 0 at the end of the stream, or -errno; undefined: it comes in trickles, or cannot come this
-   * way, receive it.
+   * are missing; it is to end at a multiple of `unit` bytes. Bytes, 0 at the end of the stream, or -errno; undefined:
+   * it comes in trickles, or cannot come this way, receive it.
    */
-  fill(position: number, left: number): number | undefined {
+  fill(position: number, left: number, unit: number): number | undefined {
     assert(this.#holds === 0 && left > 0);
     const waiting = this.#transport.unread!();
     let length = Math.min(left, PIPE_BYTES);
     // When nothing waits, the call tells whether anything will.
-    if (waiting > 0 && waiting < length) {
-      length = alignDown(position + waiting, PAGE) - position;
+    if (waiting > 0) length = Math.min(length, waiting);
+    if (length < left) {
+      const end = unit > MOST_UNIT ? PAGE : Math.max(unit, PAGE);
+      length = alignDown(position + length, end) - position;
       if (length < WORTHWHILE) return undefined;
     }
     const pipe = this.#pipe ??= this.#context.pipes!.borrow();

@@ -131,6 +131,25 @@ Deno.test("a failed write through the pipe fails alone, and nothing of it reache
     }
   }));
 
+Deno.test("when data that left the pipe is lost, its write fails alone", () =>
+  withPipe(async (server) => {
+    const { backend } = server;
+    const client = await writer(server);
+    const [lost, kept] = [noise(MiB, 1), noise(WHOLE, 2)];
+    for (const length of [WHOLE, MiB]) {
+      backend.calls.length = 0;
+      backend.losing = 2 * MiB;
+      await client.send(write(2 * MiB, lost.subarray(0, length)));
+      assert.equal((await reply(client, 0)).error, NbdErrno.ENOSPC);
+      assert.equal(backend.calls.filter((call) => call.startsWith("write")).length, 0);
+      backend.losing = Infinity;
+      await client.send(write(4 * MiB, kept));
+      assert.equal((await reply(client, 0)).error, 0);
+      const written = backend.bytes.subarray(4 * MiB, 4 * MiB + WHOLE);
+      assert.ok(Buffer.compare(written, kept) === 0);
+    }
+  }));
+
 for (const errno of ["EINVAL", "ENOSYS", "EPERM", "EAGAIN"]) {
   Deno.test(`a file that takes no pages (${errno}) is written all the same, from the first byte on`, () =>
     withPipe(async (server) => {
@@ -248,9 +267,9 @@ Deno.test("a pipe takes whole pages of the file, all of a payload's end, and no 
     },
   } as unknown as Transport;
   const pipe = new PayloadPipe(transport, { sys: {} as Sys, pipes });
-  const fill = (inSocket: number, position: number, left: number) => {
+  const fill = (inSocket: number, position: number, left: number, unit = 1) => {
     waiting = inSocket;
-    const filled = pipe.fill(position, left);
+    const filled = pipe.fill(position, left, unit);
     if (filled !== undefined) {
       assert.equal(pipe.from, 10);
       pipe.took(filled);
@@ -262,13 +281,18 @@ Deno.test("a pipe takes whole pages of the file, all of a payload's end, and no 
   assert.equal(fill(50_000, 100, 50_000), 50_000);
   assert.equal(fill(50_000, 100, 49_999), 49_999);
   assert.equal(fill(PIPE_BYTES + 5000, 0, PIPE_BYTES + 6000), PIPE_BYTES);
+  const KiB64 = 64 * KiB;
+  assert.equal(fill(150_000, KiB64 + 100, 200_000, KiB64), 2 * KiB64 - 100, "to the end of a unit");
+  assert.equal(fill(150_000, 0, 150_000, KiB64), 150_000, "or of the payload");
+  assert.equal(fill(50_000, 0, 100_000, 2 * KiB64), 49_152, "unless units are large");
   assert.equal(fill(0, 0, 100_000), 100_000, "asks what will come");
-  assert.equal(lent.length, 12, "lent, and given back");
+  assert.equal(lent.length, 18, "lent, and given back");
   assert.equal(fill(10_000, 0, 100_000), undefined);
-  assert.equal(lent.length, 12);
+  assert.equal(fill(50_000, 0, 100_000, KiB64), undefined);
+  assert.equal(lent.length, 18);
   waiting = 50_000;
-  pipe.fill(0, 50_000);
+  pipe.fill(0, 50_000, 1);
   pipe.close();
   pipe.close();
-  assert.deepEqual(lent.slice(12), ["lent", "discarded"]);
+  assert.deepEqual(lent.slice(18), ["lent", "discarded"]);
 });

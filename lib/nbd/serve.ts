@@ -244,19 +244,29 @@ export class Executor implements CheckContext {
     });
   }
 
-  /** Whether a large write, or the rest of one, may come out of a pipe now. */
-  takesPipe(offset: number, length: number): boolean {
-    return this.#backend.takesPipe?.(offset, length) === true;
+  /** Whether a large write, or the rest of one, may come out of a pipe now: see BlockBackend. */
+  takesPipe(offset: number, length: number): number {
+    return this.#backend.takesPipe?.(offset, length) ?? 0;
   }
 
-  /** As writePiece, for `length` bytes that are in a pipe. How many were written; the rest is for writePiece. */
+  /**
+   * As writePiece, for `length` bytes that are in a pipe. How many were written, and the rest is for writePiece; or -1:
+   * some have left the pipe and were not.
+   */
   writeFromPipe(job: WriteJob, pipe: number, length: number): number {
     let done = 0;
-    while (done < length) {
-      const rc = this.#backend.writeFromPipe!(job.position + done, pipe, length - done);
-      if (rc === -Errno.EINTR) continue;
-      if (rc <= 0) break;
-      done += rc;
+    try {
+      while (done < length) {
+        const rc = this.#backend.writeFromPipe!(job.position + done, pipe, length - done);
+        if (rc === -Errno.EINTR) continue;
+        if (rc <= 0) break;
+        done += rc;
+      }
+    } catch (error) {
+      job.error ??= error;
+      job.position += length;
+      job.left -= length;
+      return -1;
     }
     job.position += done;
     job.left -= done;

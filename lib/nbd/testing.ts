@@ -91,14 +91,17 @@ export class MemoryBackend implements BlockBackend {
   piping = false;
   /** Most bytes that it takes at once. */
   pipeMost = Infinity;
-  takesPipe(): boolean {
-    return this.piping;
+  /** Where data that leaves the pipe is lost. */
+  losing = Infinity;
+  takesPipe(): number {
+    return this.piping ? 1 : 0;
   }
 
   writeFromPipe(offset: number, pipe: number, length: number): number {
     this.calls.push(`pipe ${offset} ${length}`);
     const errno = this.failing?.("pipe", offset);
     if (errno !== undefined) return -Errno[errno as keyof typeof Errno];
+    if (offset + length > this.losing) throw new BlockError("ENOSPC", "lost");
     this.touch(offset, length);
     return this.#context.sys.splice(pipe, this.#fd, Math.min(length, this.pipeMost), offset);
   }

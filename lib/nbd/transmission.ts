@@ -91,9 +91,8 @@ export class TransmissionInput {
   /** Takes what there is of a large payload through the pipe to the file. As Input.receive. */
   #receivePiped(job: WriteJob): number {
     const pipe = this.#pipe;
-    const length = this.#executor.takesPipe(job.position, job.left)
-      ? pipe.fill(job.position, job.left)
-      : undefined;
+    const unit = this.#executor.takesPipe(job.position, job.left);
+    const length = unit > 0 ? pipe.fill(job.position, job.left, unit) : undefined;
     if (length === undefined) {
       this.#leavePipe(job);
       return this.receive();
@@ -101,10 +100,12 @@ export class TransmissionInput {
     if (length <= 0) return length;
     this.drained = false; // more may have come while it was written
     const written = this.#executor.writeFromPipe(job, pipe.from, length);
-    this.#bytesLeft -= written;
-    pipe.took(written);
-    if (written < length) return this.#rescue(job, length - written);
+    this.#bytesLeft -= written < 0 ? length : written;
+    if (written < 0) pipe.close();
+    else pipe.took(written);
+    if (written >= 0 && written < length) return this.#rescue(job, length - written);
     if (job.left === 0) this.#endJob(job);
+    else if (written < 0) this.#leavePipe(job);
     return length;
   }
 
@@ -177,7 +178,7 @@ export class TransmissionInput {
 
   /** Whether the range may come through the pipe. */
   #pipes(offset: number, length: number): boolean {
-    return this.#executor.takesPipe(offset, length) && this.#pipe.available;
+    return this.#executor.takesPipe(offset, length) > 0 && this.#pipe.available;
   }
 
   /** Whether nothing that was received is left: what comes next is still in the socket. */

@@ -12,7 +12,7 @@ import {
   type IoInstance,
 } from "../../lib/block/mod.ts";
 import { struct } from "../../lib/qmp/schema/core.ts";
-import type { Sys } from "../../lib/sys/mod.ts";
+import { Errno, type Sys } from "../../lib/sys/mod.ts";
 import type { Dice } from "../harness/dice.ts";
 import { PageCache } from "./pages.ts";
 
@@ -176,6 +176,13 @@ export class RecordingDisk {
     length: number,
     bytes?: Uint8Array,
   ): MaybePromise<void> {
+    const finish = this.#issue(kind, at, length, bytes);
+    if (this.dice.below(4) === 0) return finish();
+    return this.#latency().then(finish);
+  }
+
+  /** A change is asked for; what is returned carries it out. */
+  #issue(kind: Change["kind"], at: number, length: number, bytes?: Uint8Array): () => void {
     const { entries } = this.journal;
     const change: Change = {
       kind,
@@ -187,15 +194,13 @@ export class RecordingDisk {
       done: -1,
     };
     entries.push({ kind: "issue", change });
-    const finish = () => {
+    return () => {
       if (kind === "zero") this.pages.zeroing(at, length);
       if (kind === "write") this.pages.touch(at, length);
       this.#bytes.apply(change);
       change.done = entries.length;
       entries.push({ kind: "done", change });
     };
-    if (this.dice.below(4) === 0) return finish();
-    return this.#latency().then(finish);
   }
 
   #needRoom(end: number): void {
@@ -205,6 +210,15 @@ export class RecordingDisk {
   write(at: number, bytes: Uint8Array): MaybePromise<void> {
     this.#needRoom(at + bytes.length);
     return this.#change("write", at, bytes.length, bytes);
+  }
+  /** How many of `length` bytes are written at once, from `at` on. */
+  accepts(at: number, length: number): number {
+    this.#needRoom(at + 1);
+    return Math.min(length, this.room - at, this.dice.below(4) === 0 ? 10 * SECTOR : Infinity);
+  }
+  /** Writes without anything in between. */
+  writeNow(at: number, bytes: Uint8Array): void {
+    this.#issue("write", at, bytes.length, bytes)();
   }
   zero(at: number, length: number): MaybePromise<void> {
     this.#needRoom(at + length);
@@ -247,6 +261,24 @@ class RecordingInstance implements IoInstance {
       bytes.set(this.sys.viewAt(iov.addresses[i]!, iov.lengths[i]!), at);
     }
     return this.disk.write(offset, bytes);
+  }
+  takesPipe(): boolean {
+    return true;
+  }
+  writeFromPipe(offset: number, pipe: number, length: number): number {
+    try {
+      length = this.disk.accepts(offset, length);
+    } catch {
+      return -Errno.ENOSPC;
+    }
+    const memory = this.sys.allocate(length);
+    try {
+      const taken = this.sys.read(pipe, memory.address, length);
+      if (taken > 0) this.disk.writeNow(offset, memory.bytes.slice(0, taken));
+      return taken;
+    } finally {
+      memory.unmap();
+    }
   }
   writeZeroes(offset: number, length: number): MaybePromise<void> {
     return this.disk.zero(offset, length);

@@ -1,15 +1,19 @@
 /** A qcow2 image on recording disks, opened by qsd's own driver without a daemon around it. */
+import assert from "node:assert/strict";
 import { IoVec, type MaybePromise } from "../../lib/base/mod.ts";
 import { drivers } from "../../lib/block/drivers/mod.ts";
 import { type TestContext, testContext } from "../../lib/block/drivers/testing.ts";
 import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/block/mod.ts";
 import type { BlockdevOptionsValue } from "../../lib/qmp/schema/blockdev.ts";
-import type { Context, Memory } from "../../lib/sys/mod.ts";
+import { type Context, type Memory, O } from "../../lib/sys/mod.ts";
 import { type RecordingDisk, recordingDriver } from "./journal.ts";
 import type { Reply } from "./pages.ts";
 
 /** Node of the image under test. */
 export const NODE = "image";
+
+/** What a pipe takes, unless its user has too many. */
+const PIPE = 64 * 1024;
 
 /** The disks of an image. */
 export interface ImageDisks {
@@ -129,6 +133,40 @@ export class Machine {
       memory.bytes.set(bytes);
       return this.backend.write(offset, IoVec.of(memory.address, bytes.length), flags);
     });
+  }
+
+  /** Bytes that came out of pipes. */
+  piped = 0;
+
+  /** Writes bytes as those of NBD clients are: out of a pipe, as many as go that way. */
+  async writePiped(offset: number, bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length;) {
+      const part = bytes.subarray(done, done + PIPE);
+      const takes = this.backend.takesPipe!(offset + done, part.length) > 0;
+      const written = takes ? this.#throughPipe(offset + done, part) : 0;
+      done += written;
+      if (written < part.length) return await this.write(offset + done, bytes.subarray(done));
+    }
+  }
+
+  /** How many bytes went through a pipe. */
+  #throughPipe(offset: number, bytes: Uint8Array): number {
+    const { context: { sys }, backend } = this;
+    const ends = sys.pipe2(O.CLOEXEC | O.NONBLOCK);
+    assert.ok(typeof ends !== "number");
+    const [from, into] = ends;
+    const memory = sys.allocate(bytes.length);
+    try {
+      memory.bytes.set(bytes);
+      assert.equal(sys.write(into, memory.address, bytes.length), bytes.length);
+      const written = Math.max(0, backend.writeFromPipe!(offset, from, bytes.length));
+      assert.equal(sys.unread(from), bytes.length - written);
+      this.piped += written;
+      return written;
+    } finally {
+      memory.unmap();
+      for (const end of ends) sys.close(end);
+    }
   }
 
   /** Reads bytes. */

@@ -98,7 +98,10 @@ export class Guest {
   write(offset: number, length: number, flags = 0): Promise<void> {
     const { number, bytes } = this.ledger.compose(offset, length);
     this.#changes((ledger) => ledger.sent(offset, length, number));
-    return this.machine.write(offset, bytes, flags);
+    const piped = flags === 0 && this.dice.below(3) === 0;
+    return piped
+      ? this.machine.writePiped(offset, bytes)
+      : this.machine.write(offset, bytes, flags);
   }
   async zero(offset: number, length: number, flags = 0): Promise<void> {
     this.#changes((ledger) => ledger.sent(offset, length, "zeroes"));

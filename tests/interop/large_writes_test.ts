@@ -3,7 +3,7 @@
  * image tells afterwards whose they are: a write that nobody began to overwrite successfully after its end.
  */
 import assert from "node:assert/strict";
-import { type Daemon, ON_ORIGINAL } from "../harness/daemon.ts";
+import { Daemon, ON_ORIGINAL } from "../harness/daemon.ts";
 import { Dice } from "../harness/dice.ts";
 import { TestDir } from "../harness/dir.ts";
 import { sparse } from "../harness/images.ts";
@@ -144,6 +144,7 @@ async function amid(
   history: History,
   name: string,
   befall: (count: number) => Promise<unknown>,
+  read: () => Uint8Array | Promise<Uint8Array> = () => Deno.readFileSync(daemon.file("disk.raw")),
 ): Promise<void> {
   let busy = true;
   const clients = Promise.all(
@@ -156,7 +157,7 @@ async function amid(
   await stalled;
   assert.ok(count > 3, `${count} times`);
   assert.equal((await daemon.stop()).status, 0);
-  history.check(Deno.readFileSync(daemon.file("disk.raw")));
+  history.check(await read());
 }
 
 Deno.test("large writes over each other's leave in each sector one that was not overwritten, amid reopens", async () => {
@@ -188,6 +189,52 @@ for (const exported of [{}, { iothread: "t0" }]) {
       await addNbdExport(daemon, "e0", exported);
       const places = ["t0", "t1", null];
       await amid(daemon, new History(), "e0", (count) => moveNode(daemon, "n", places[count % 3]!));
+    },
+  });
+}
+
+/** Options of `qemu-img create`, and whether the image lies over one that is full of zeroes. */
+const QCOW2: readonly [string, boolean][] = [
+  ["cluster_size=64k", false],
+  ["cluster_size=64k", true],
+  ["cluster_size=4k", false],
+  ["cluster_size=2M", true],
+  ["extended_l2=on", true],
+];
+
+for (const [options, over] of QCOW2) {
+  Deno.test({
+    name: `the same into qcow2, amid internal snapshots: ${options}${over ? ", over another" : ""}`,
+    ignore: lacks("interop/large_writes", "qemu-img"),
+    fn: async () => {
+      await using dir = TestDir.make();
+      const image = dir.file("disk.qcow2");
+      sparse(dir.file("base.raw"), SIZE);
+      const under = over ? ["-F", "raw", "-b", dir.file("base.raw")] : [];
+      await ok("qemu-img", [
+        ...["create", "-qf", "qcow2", "-o", options, ...under],
+        ...[image, String(SIZE)],
+      ]);
+      await using daemon = await Daemon.start({
+        dir,
+        args: [
+          ...["--blockdev", "file,node-name=file,filename=disk.qcow2"],
+          ...["--blockdev", "qcow2,node-name=disk,file=file,discard=unmap"],
+          ...["--nbd-server", "addr.type=unix,addr.path=nbd"],
+          ...["--export", "nbd,id=e0,node-name=disk,writable=on"],
+        ],
+      });
+      const device = "disk", name = "s";
+      await amid(daemon, new History(), "disk", async (count) => {
+        const command = count % 2 === 0
+          ? "blockdev-snapshot-internal-sync"
+          : "blockdev-snapshot-delete-internal-sync";
+        await daemon.qmp.execute(command, { device, name });
+      }, async () => {
+        await ok("qemu-img", ["check", "-q", image]);
+        await ok("qemu-img", ["convert", "-O", "raw", image, dir.file("read.raw")]);
+        return Deno.readFileSync(dir.file("read.raw"));
+      });
     },
   });
 }

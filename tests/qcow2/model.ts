@@ -21,6 +21,7 @@ export class ModelRun {
   /** What was done, newest last: shown when something is wrong. */
   readonly #log: string[] = [];
   #operations = 0;
+  #piped = 0;
   /** What the disk was when each of them was taken. */
   readonly snapshots = new Map<string, Uint8Array>();
 
@@ -61,8 +62,8 @@ export class ModelRun {
     try {
       for (let i = 0; i < count; i++) await this.#step();
       await this.#compareAll();
-      await this.machine.close();
-      this.#judge(true);
+      await this.#close();
+      assert.ok(this.#piped > 0);
     } catch (error) {
       const last = this.#log.slice(-12).join("\n  ");
       throw new Error(`${this.image.name}, operation ${this.#operations}:\n  ${last}`, {
@@ -113,8 +114,10 @@ export class ModelRun {
     const [at, length] = this.#range(this.dice.pick([4096, 65536, 300_000]));
     const bytes = this.#bytes(length);
     const flags = this.dice.below(6) === 0 ? RequestFlag.fua : 0;
-    this.#note(`write ${at}+${length} flags ${flags}`);
-    await this.machine.write(at, bytes, flags);
+    const piped = flags === 0 && this.dice.below(2) === 0;
+    this.#note(`write ${at}+${length} ${piped ? "out of a pipe" : `flags ${flags}`}`);
+    if (piped) await this.machine.writePiped(at, bytes);
+    else await this.machine.write(at, bytes, flags);
     this.model.set(bytes, at);
   }
 
@@ -128,7 +131,8 @@ export class ModelRun {
       const length = Math.min(1 + this.dice.below(20_000), model.length - at);
       const bytes = this.#bytes(length);
       this.#note(`write ${at}+${length} with others`);
-      running.push(this.machine.write(at, bytes));
+      const piped = this.dice.below(3) === 0;
+      running.push(piped ? this.machine.writePiped(at, bytes) : this.machine.write(at, bytes));
       model.set(bytes, at);
       at += length + this.dice.below(3) * this.dice.below(9000);
     }
@@ -238,10 +242,15 @@ export class ModelRun {
 
   async #reopen(): Promise<void> {
     this.#note("reopen");
-    await this.machine.close();
-    this.#judge(true);
+    await this.#close();
     await this.#open();
     assert.equal(this.machine.backend.size, this.model.length);
+  }
+
+  async #close(): Promise<void> {
+    this.#piped += this.machine.piped;
+    await this.machine.close();
+    this.#judge(true);
   }
 
   /** Keeps the image for a closer look, where QSD_KEEP_IMAGE says. */

@@ -75,6 +75,10 @@ class RawInstance implements FormatInstance {
     return this.#window.size ?? Math.max(this.child.size - this.#window.offset, 0);
   }
 
+  get pipes(): Child {
+    return this.child;
+  }
+
   locate(start: number, length: number, out: Placement): void {
     out.inChild(this.child, start + this.#window.offset, length);
   }

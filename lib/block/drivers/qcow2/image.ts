@@ -240,6 +240,10 @@ export class Image implements OpenedImage {
     return false;
   }
 
+  get pipes(): Child | undefined {
+    return this.cipher === undefined ? this.data : undefined;
+  }
+
   locate(start: number, length: number, out: Placement): MaybePromise<void> {
     return this.map.locate(start, length, out);
   }
