@@ -16,8 +16,13 @@ export interface Outcome {
 
 const decoder = new TextDecoder();
 
+/** Milliseconds after which a step is ended: the longest takes three minutes. A test that hangs must not hang CI. */
+const STEP_LIMIT = 15 * 60_000;
+
 async function run(args: readonly string[], env: Record<string, string>) {
   const started = performance.now();
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), STEP_LIMIT);
   const output = await new Deno.Command(Deno.execPath(), {
     args: [...args],
     cwd: root,
@@ -25,9 +30,12 @@ async function run(args: readonly string[], env: Record<string, string>) {
     env: { NO_COLOR: "1", QSD_DENO: Deno.execPath(), ...env },
     stdout: "piped",
     stderr: "piped",
+    signal: limit.signal,
   }).output();
+  clearTimeout(timer);
   return {
     ok: output.success,
+    late: limit.signal.aborted,
     signal: output.signal,
     text: decoder.decode(output.stdout) + decoder.decode(output.stderr),
     seconds: (performance.now() - started) / 1000,
@@ -62,7 +70,7 @@ function report(name: string, ok: boolean, seconds: number, text: string, count 
 /** Runs deno with `args` as a check: it passes or fails as a whole. Its output is shown if it fails. */
 export async function check(name: string, args: readonly string[]): Promise<Outcome> {
   let result = await run(args, {});
-  if (result.signal !== null) {
+  if (result.signal !== null && !result.late) {
     // Seen with deno lint, once in some forty runs, after its work was done.
     say(`       ${name}: deno itself crashed (${result.signal}); once more`);
     result = await run(args, {});
@@ -88,11 +96,12 @@ export async function tests(
       `--junit-path=${junit}`,
       ...paths,
     ];
-    const { ok, text, seconds } = await run(args, env);
+    const { ok, late, text, seconds } = await run(args, env);
     const cases = readJunit(await Deno.readTextFile(junit));
     // A file that cannot be loaded, or a run that was cut short, has no test to fail.
     if (!ok && !cases.some((one) => one.outcome === "failed")) {
-      cases.push({ name: `${name}: could not be run`, outcome: "failed", seconds });
+      const why = late ? `ended after ${STEP_LIMIT / 60_000} minutes` : "could not be run";
+      cases.push({ name: `${name}: ${why}`, outcome: "failed", seconds });
     }
     report(name, ok, seconds, failureText(text), countLine(cases));
     return { name, ok, seconds, cases };

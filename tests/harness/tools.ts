@@ -115,3 +115,26 @@ export function lacksLibnbd(suite: string): boolean {
     return skip(suite, "not installed: python3");
   }
 }
+
+/** Opens a qcow2 image for writing with qemu-io, with its locks, until disposed of. */
+export async function holdImage(path: string): Promise<AsyncDisposable> {
+  const child = new Deno.Command("qemu-io", {
+    args: ["-f", "qcow2", path],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+  const reader = child.stdout.getReader();
+  const release = async () => {
+    await child.stdin.close();
+    await reader.cancel();
+    await child.status;
+  };
+  // It asks for commands once it has the image. Looking at the locks meanwhile could cost it the image.
+  const { value, done } = await within(reader.read(), 20_000, "qemu-io to open the image");
+  if (done || !new TextDecoder().decode(value).startsWith("qemu-io>")) {
+    await release();
+    throw new Error(`qemu-io did not open ${path}`);
+  }
+  return { [Symbol.asyncDispose]: release };
+}

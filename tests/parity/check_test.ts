@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { ON_ORIGINAL, subject } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { skip } from "../harness/skips.ts";
-import { lacks, ok, run, which } from "../harness/tools.ts";
+import { holdImage, lacks, ok, run, which } from "../harness/tools.ts";
 import { ImageBytes } from "./check_images.ts";
 
 const suite = "qsd check";
@@ -234,24 +234,12 @@ Deno.test({
   fn: async () => {
     await using dir = TestDir.make();
     const bytes = await prepare(dir);
-    const holder = new Deno.Command("qemu-io", {
-      args: ["-f", "qcow2", dir.file(IMAGE)],
-      stdin: "piped",
-      stdout: "null",
-      stderr: "null",
-    }).spawn();
-    try {
-      const locked = async () => (await run("qemu-img", ["info", dir.file(IMAGE)])).status !== 0;
-      while (!await locked()) await new Promise((resolve) => setTimeout(resolve, 20));
-      const [original, own] = programs();
-      for (const args of [[IMAGE], ["-r", "all", IMAGE], ["-U", IMAGE]]) {
-        const each: Case = { name: "locked", args };
-        const expected = await observe(dir, original, each, bytes);
-        assert.deepEqual(await observe(dir, own, each, bytes), expected);
-      }
-    } finally {
-      await holder.stdin.close();
-      await holder.status;
+    await using _holder = await holdImage(dir.file(IMAGE));
+    const [original, own] = programs();
+    for (const args of [[IMAGE], ["-r", "all", IMAGE], ["-U", IMAGE]]) {
+      const each: Case = { name: "locked", args };
+      const expected = await observe(dir, original, each, bytes);
+      assert.deepEqual(await observe(dir, own, each, bytes), expected);
     }
   },
 });

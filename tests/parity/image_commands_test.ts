@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { ON_ORIGINAL, subject } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { skip } from "../harness/skips.ts";
-import { lacks, ok, run, which } from "../harness/tools.ts";
+import { holdImage, lacks, ok, run, which } from "../harness/tools.ts";
 
 const suite = "qsd snapshot and qsd measure";
 const ignore = lacks(suite, "qemu-img", "qemu-io") ||
@@ -200,24 +200,11 @@ Deno.test({
   fn: async () => {
     await using dir = TestDir.make();
     await prepare(dir);
-    const holder = new Deno.Command("qemu-io", {
-      args: ["-f", "qcow2", dir.file("a.qcow2")],
-      stdin: "piped",
-      stdout: "null",
-      stderr: "null",
-    }).spawn();
-    try {
-      const locked = async () =>
-        (await run("qemu-img", ["info", dir.file("a.qcow2")])).status !== 0;
-      while (!await locked()) await new Promise((resolve) => setTimeout(resolve, 20));
-      for (const args of [["-l"], ["-c", "x"], ["-U", "-l"]]) {
-        const all = ["snapshot", ...args, "a.qcow2"];
-        const expected = await observe(dir.path, "qemu-img", all);
-        assert.deepEqual(await observe(dir.path, own(), all), expected);
-      }
-    } finally {
-      await holder.stdin.close();
-      await holder.status;
+    await using _holder = await holdImage(dir.file("a.qcow2"));
+    for (const args of [["-l"], ["-c", "x"], ["-U", "-l"]]) {
+      const all = ["snapshot", ...args, "a.qcow2"];
+      const expected = await observe(dir.path, "qemu-img", all);
+      assert.deepEqual(await observe(dir.path, own(), all), expected);
     }
   },
 });
