@@ -318,7 +318,10 @@ class Checker {
   }
 
   #refer(at: number, length: number): void {
-    const { clusterSize } = this.image;
+    const { clusterSize, bytes } = this.image;
+    if (at + length >= bytes.length + clusterSize) {
+      this.#error(`${length} bytes at ${at} lie beyond the end of the file`);
+    }
     for (let i = Math.floor(at / clusterSize); i * clusterSize < at + length; i++) {
       this.#references.set(i, (this.#references.get(i) ?? 0) + 1);
     }

@@ -4,6 +4,7 @@ import { IoVec } from "../../../base/mod.ts";
 import type { BlockdevOptionsValue } from "../../../qmp/schema/blockdev.ts";
 import { ioError, MemoryDisk, type TestGraph, testGraph } from "../../testing.ts";
 import { type BlockBackend, Perm } from "../../mod.ts";
+import type { Image } from "./image.ts";
 import { imageDriver } from "./testing.ts";
 import type { Snapshots } from "./snapshots.ts";
 import type { OpenedImage } from "./types.ts";
@@ -114,6 +115,16 @@ Deno.test("metadata stays in memory until it is flushed, and is written counts f
     `write 8 at ${l1}`,
     "flush",
   ]);
+  await bench.close();
+  await check(bench.disk);
+});
+
+Deno.test("what an L1 entry leads to is there, and be it an empty table", async () => {
+  const bench = await Bench.open(await diskOf("-o", "cluster_size=4k", "16M"));
+  await (bench.image as unknown as Image).tables.make(3);
+  await bench.image.commit();
+  await check(bench.disk);
+  await bench.write(7 * 1024 * KiB, 512, 1);
   await bench.close();
   await check(bench.disk);
 });

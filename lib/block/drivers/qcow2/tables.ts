@@ -45,7 +45,9 @@ export class L2Tables {
     try {
       if (old !== 0) {
         await writeBytes(context, file, host, await readBytes(context, file, old, clusterSize));
-      } else if (!fresh) await file.writeZeroes(host, clusterSize, 0);
+      } else if (!fresh) {
+        await file.writeZeroes(host, clusterSize, 0);
+      } else await this.#begin(index, host);
     } catch (error) {
       image.releases.undo(host, clusterSize);
       throw error;
@@ -59,5 +61,16 @@ export class L2Tables {
     overlap.remove(old, clusterSize);
     overlap.add(old, clusterSize, "inactive L2 table");
     image.release(old, clusterSize, "other");
+  }
+
+  /** A table in a cluster that reads as zeroes. Something of it is written, or the file may end before it. */
+  async #begin(index: number, host: number): Promise<void> {
+    const { map: { cache }, geometry: { clusterSize } } = this.image;
+    const first = index * (clusterSize / cache.sliceSize);
+    for (;;) {
+      const slot = cache.create(first, host);
+      if (!mustWait(slot)) return;
+      await slot;
+    }
   }
 }
