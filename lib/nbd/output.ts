@@ -173,6 +173,11 @@ export class Output {
     this.#segments.push(new Segment(slab, start, start + length));
   }
 
+  /** Bytes of the buffers in use: those of all connections of this thread. */
+  get memoryInUse(): number {
+    return this.#pool.inUse;
+  }
+
   /** Whether `sendFile` can be called. */
   get sendsFiles(): boolean {
     return this.#transport.sendFile !== undefined;
@@ -183,11 +188,13 @@ export class Output {
     return this.#transport.sendFile!(file, offset, length);
   }
 
-  /** Queues data of the source, which has it at hand. */
-  queueSource(position: number, length: number): void {
+  /** Queues data of the source; `fresh`: which has it at hand. */
+  queueSource(position: number, length: number, fresh: boolean): void {
     if (this.broken !== 0) return;
     this.pending += length;
-    this.#segments.push(new Segment(undefined, position, position + length));
+    const segment = new Segment(undefined, position, position + length);
+    segment.fresh = fresh;
+    this.#segments.push(segment);
   }
 
   /** Sends what can be sent now. Afterwards `pending` is what could not, `broken` says if it never can. */

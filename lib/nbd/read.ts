@@ -1,6 +1,10 @@
 /**
  * READ. Data is read directly behind its reply header. Small reads of known data are one call and one chunk;
  * others go extent by extent (holes as OFFSET_HOLE) and piece by piece, sent while later pieces are read.
+ *
+ * A client that wants one piece (a simple reply, or DF) gets it from one buffer, unless it is long: such data is queued
+ * as a source and read, or sent, as the client takes it. Since an error could not be told any more then, data that is
+ * not in the page cache is read once before.
  */
 import { IoVec, type MaybePromise } from "../base/mod.ts";
 import type { BlockBackend, BlockStatus, FilePlace } from "../block/mod.ts";
@@ -23,8 +27,8 @@ const COPY_ALIGN = 64;
 const SEND_AT = 192 * 1024;
 /** Queued bytes at which reads wait for the client to take what it asked for. */
 export const OUTPUT_LIMIT = 512 * 1024;
-/** Bytes being read asynchronously at which further pieces wait. */
-const ASYNC_LIMIT = 16 * 1024 * 1024;
+/** A reply in one piece that is longer is never in memory as a whole. */
+const WHOLE_LIMIT = 1024 * 1024;
 /**
  * Reads at least this long are sent from the page cache where that is possible. Measured, with a client that keeps up:
  * 85 us of CPU time a MiB instead of 280, at 64 KiB a read; below, the additional system calls outweigh the copy.
@@ -40,6 +44,8 @@ export interface ReadHost {
   readonly counters: { inFlight: number; bytesRead: number };
   readonly clock: Clock;
   bytesInFlight: number;
+  /** So many bytes are in flight that further pieces wait for them. */
+  readonly full: boolean;
   fail(to: Cookie, error: unknown, text: string): void;
   ended(bytes: number): void;
   /** Something was queued outside a turn, or there is room again. */
@@ -62,7 +68,8 @@ export class ReadJob {
   answered = false;
   readonly status: BlockStatus = { length: 0, allocated: false, data: false, zero: false };
 
-  constructor(header: RequestHeader) {
+  /** `whole`: its pieces are only looked at; the answer is one piece. */
+  constructor(header: RequestHeader, readonly whole: boolean) {
     this.cookie = keepCookie(header);
     this.position = header.offset;
     this.end = header.offset + header.length;
@@ -102,7 +109,7 @@ export class Reader implements DataSource {
 
   /** Whether a read waits though nothing in flight will resume it: only the client taking replies can. */
   get stalled(): boolean {
-    return this.#waiting.length > 0 && this.#host.bytesInFlight < ASYNC_LIMIT;
+    return this.#waiting.length > 0 && !this.#host.full;
   }
 
   /** A valid READ. */
@@ -115,10 +122,12 @@ export class Reader implements DataSource {
     if (length === 0) {
       if (replies.framing === Framing.simple) replies.ok(header);
       else replies.done(header);
-    } else if (whole) {
+    } else if (whole && length <= WHOLE_LIMIT) {
       this.#readWhole(header);
+    } else if (whole && this.#inFile(header.offset, length)) {
+      this.#send(header, header.offset, length, true);
     } else {
-      this.#run(new ReadJob(header));
+      this.#run(new ReadJob(header, whole));
     }
   }
 
@@ -153,13 +162,23 @@ export class Reader implements DataSource {
       this.#backend.locateFile!(position, Math.min(length, SOURCE_PIECE), false, this.#place);
   }
 
+  /** Whether all of a long range can be sent from the page cache now. */
+  #inFile(position: number, length: number): boolean {
+    if (!this.#sends) return false;
+    for (let at = 0; at < length; at += SOURCE_PIECE) {
+      const piece = Math.min(SOURCE_PIECE, length - at);
+      if (!this.#backend.locateFile!(position + at, piece, false, this.#place)) return false;
+    }
+    return true;
+  }
+
   /** Queues a reply (all of it, or a chunk) whose data is sent from the page cache. */
   #send(to: Cookie, position: number, length: number, last: boolean): void {
     const { output, dataHeader } = this.#host.replies;
     output.reserve(dataHeader);
     this.#host.replies.putDataHeader(output.view, output.at, to, position, length, last);
     output.commit(dataHeader);
-    output.queueSource(position, length);
+    output.queueSource(position, length, true);
     this.#backend.countRead!(length);
   }
 
@@ -232,7 +251,8 @@ export class Reader implements DataSource {
         this.#waiting.push(job);
         return;
       }
-      if (job.position >= job.extentEnd && !this.#nextExtent(job)) return;
+      if (job.whole) job.extentEnd = job.end;
+      else if (job.position >= job.extentEnd && !this.#nextExtent(job)) return;
       if (job.hole) this.#hole(job);
       else this.#piece(job);
     }
@@ -242,9 +262,8 @@ export class Reader implements DataSource {
 
   /** Something will resume it: the client taking what is queued, a completion, or the next turn. */
   #mustWait(): boolean {
-    const { replies, bytesInFlight } = this.#host;
-    return replies.output.pending >= OUTPUT_LIMIT || bytesInFlight >= ASYNC_LIMIT ||
-      this.#bytesLeft <= 0;
+    const { replies, full } = this.#host;
+    return replies.output.pending >= OUTPUT_LIMIT || full || this.#bytesLeft <= 0;
   }
 
   /** Nobody will take the answer. */
@@ -331,7 +350,7 @@ export class Reader implements DataSource {
     const { output, dataHeader } = replies;
     const { position } = job;
     const rest = Math.min(job.extentEnd - position, SOURCE_PIECE);
-    if (this.#sendable(position, rest)) {
+    if (!job.whole && this.#sendable(position, rest)) {
       this.#bytesLeft -= rest;
       job.position += rest;
       return this.#send(job.cookie, position, rest, this.#last(job));
@@ -348,6 +367,7 @@ export class Reader implements DataSource {
     }
     job.position += length;
     if (pending === undefined) {
+      if (job.whole) return; // the room is used again
       const last = this.#last(job);
       replies.putDataHeader(output.view, output.at, job.cookie, position, length, last);
       output.commit(dataHeader + length);
@@ -361,7 +381,8 @@ export class Reader implements DataSource {
     pending.then(
       () => {
         job.outstanding--;
-        replies.dataInRegion(region, job.cookie, position, length, this.#last(job));
+        if (job.whole) output.dropRegion(region);
+        else replies.dataInRegion(region, job.cookie, position, length, this.#last(job));
       },
       (error) => {
         job.outstanding--;
@@ -397,6 +418,17 @@ export class Reader implements DataSource {
   #finish(job: ReadJob): void {
     job.answered = true;
     if (job.error !== undefined) this.#host.fail(job.cookie, job.error, FAILED);
+    else if (job.whole) this.#sendLong(job);
     else this.#host.replies.done(job.cookie);
+  }
+
+  /** Queues a long reply in one piece, whose data could be read just now. */
+  #sendLong({ cookie, end }: ReadJob): void {
+    const { output, dataHeader } = this.#host.replies;
+    const length = end - cookie.offset;
+    output.reserve(dataHeader);
+    this.#host.replies.putDataHeader(output.view, output.at, cookie, cookie.offset, length, true);
+    output.commit(dataHeader);
+    output.queueSource(cookie.offset, length, false);
   }
 }

@@ -18,8 +18,11 @@ import { Cmd, CmdFlag, getUint64, NbdErrno, nbdErrnoOf, type RequestHeader } fro
 
 /** Most requests of one client in flight; beyond it nothing more is read from the client. */
 export const MAX_REQUESTS = 128;
-/** Most bytes of one client's requests in flight: two requests of the largest size. */
-export const MAX_BYTES_IN_FLIGHT = 64 * 1024 * 1024;
+/** Most bytes of one client's requests in flight. */
+const MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024;
+/** Bytes of all buffers of this thread at which a client that has CLIENT_BYTES in flight waits until some have come back. */
+const SHARED_BYTES = 24 * 1024 * 1024;
+const CLIENT_BYTES = 512 * 1024;
 
 /** A large write whose payload is written in pieces as it arrives; acknowledged at its end. */
 export class WriteJob {
@@ -91,10 +94,16 @@ export class Executor implements CheckContext {
   /** Bytes of requests in flight. */
   bytesInFlight = 0;
 
+  /** Whether so many bytes are in flight that more have to wait for them. */
+  get full(): boolean {
+    const { bytesInFlight } = this;
+    return bytesInFlight >= MAX_BYTES_IN_FLIGHT ||
+      bytesInFlight >= CLIENT_BYTES && this.replies.output.memoryInUse >= SHARED_BYTES;
+  }
+
   /** Whether no more requests are to be taken for now. */
   get saturated(): boolean {
-    return this.counters.inFlight >= MAX_REQUESTS || this.bytesInFlight >= MAX_BYTES_IN_FLIGHT ||
-      this.#reader.waiting;
+    return this.counters.inFlight >= MAX_REQUESTS || this.full || this.#reader.waiting;
   }
 
   /** Whether a read waits for room in the output alone. */
