@@ -132,6 +132,14 @@ const ROWS: readonly Row[] = [
     beside: "sparse",
   },
   {
+    id: "write-256k",
+    title: "256k sequential writes, allocated, 8 deep",
+    image: "full",
+    ...BIG,
+    pattern: "write",
+    targets: { cpu: 0.5 },
+  },
+  {
     id: "randwrite",
     title: "4k random writes, allocated, 32 deep",
     image: "full",

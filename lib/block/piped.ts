@@ -19,7 +19,7 @@ export interface PipeSource {
   tell(begun: Promise<void>): void;
 }
 
-/** As Seam.takesPipe. Where data has its place already, or nothing around it to be copied, parts may end anywhere. */
+/** As Seam.takesPipe. Where data has its place already, parts may end anywhere. */
 export function takesPipe(
   seam: Seam,
   engine: Engine,
@@ -32,10 +32,8 @@ export function takesPipe(
   if (child === undefined || (child.needed & (Perm.write | Perm.writeUnchanged)) === 0) return 0;
   const place = engine.locateWhole(format, offset, length);
   const placed = place?.kind === Placed.child && place.child === child;
-  const empty = place?.kind === Placed.unallocated && place.child === undefined;
   const unit = seam.takesPipe(child.node, placed ? place.at : offset, length);
-  if (placed || empty || unit === 0) return unit;
-  return Math.max(unit, node.limits.writeZeroesAlignment);
+  return placed || unit === 0 ? unit : Math.max(unit, node.limits.writeZeroesAlignment);
 }
 
 /** As Seam.writeFromPipe, for a format, when takesPipe has just said so. */
