@@ -3,10 +3,15 @@ import type { Context } from "../sys/mod.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type CreateContext, Perm } from "./types.ts";
 
-/** The context of one creation. */
-export function creationOf(context: Context, graph: BlockGraph): CreateContext {
+/** The context of one creation; `goOn` throws once it is cancelled. */
+export function creationOf(
+  context: Context,
+  graph: BlockGraph,
+  goOn: () => void,
+): CreateContext {
   return {
     context,
+    goOn,
     node: (value) =>
       graph.open(value, {
         describe: "an unnamed block device",

@@ -39,7 +39,9 @@ export class MovedInstance extends ForwardInstance {
   }
 
   async truncate(size: number, options: TruncateOptions): Promise<void> {
-    this.update(await this.thread.call("truncate", this.name, size, options));
+    // A function stays here; over there the work ends by itself.
+    const { exact, preallocation } = options;
+    this.update(await this.thread.call("truncate", this.name, size, { exact, preallocation }));
   }
 
   facts(): Promise<Partial<ImageFacts>> {

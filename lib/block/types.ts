@@ -223,6 +223,8 @@ export interface HandedOver {
 export interface TruncateOptions {
   exact: boolean;
   preallocation: "off" | "metadata" | "falloc" | "full";
+  /** Asked between the pieces of what takes long: throws once nobody wants the result any more. */
+  goOn?: (() => void) | undefined;
 }
 /** A prepared change of permissions: one of the two follows. */
 export interface PermissionChange {
@@ -449,6 +451,8 @@ export interface CreateContext {
   readonly context: Context;
   /** A node (by reference, or opened here) that is written to and may grow, until its user detaches. */
   node(value: BlockdevRefValue): Promise<BlockBackend>;
+  /** To be called between the pieces of what takes long: throws once the job is cancelled. */
+  goOn(): void;
 }
 
 /** A block driver. `DriverInstance` carries all state: one definition serves all nodes and threads. */

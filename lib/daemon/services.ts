@@ -149,17 +149,18 @@ export class Services {
   }
 
   /**
-   * The graceful stop, in the original's order: exports closed, requests drained, jobs cancelled, nodes flushed
+   * The graceful stop: exports closed, jobs cancelled, requests drained, nodes flushed
    * and closed, monitors, then character devices and objects. Also right after a start that failed half-way.
    * `last` is called just before the event loop ends.
    */
   async stop(last: () => void = () => {}): Promise<void> {
     this.qmp.freeze();
     await this.#closeExports();
-    this.stage = "requests to finish";
-    (await this.graph.drain()).end();
+    // What a job has begun could take long, and be waited for: it is told first.
     this.stage = "jobs to give up";
     await this.jobs.close();
+    this.stage = "requests to finish";
+    (await this.graph.drain()).end();
     this.stage = "nodes to be flushed and closed";
     await this.graph.closeAll();
     this.stage = "monitors to send what is left";

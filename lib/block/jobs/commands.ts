@@ -10,7 +10,7 @@ import type { Context } from "../../sys/mod.ts";
 import { creationOf } from "../creation.ts";
 import type { BlockGraph } from "../graph.ts";
 import type { DriverRegistry } from "../graph_types.ts";
-import type { Job } from "./job.ts";
+import type { Job, JobControl } from "./job.ts";
 import type { JobRegistry } from "./registry.ts";
 
 /** What the handlers act on. */
@@ -52,13 +52,13 @@ function startJob(
   { jobs }: JobParts,
   type: "create" | "amend",
   id: string,
-  step: () => MaybePromise<void>,
+  step: (control: JobControl) => MaybePromise<void>,
 ): void {
   const job = jobs.create({ id, autoDismiss: false }, {
     type,
     async run(control) {
       try {
-        await step();
+        await step(control);
       } finally {
         control.progress(1, 1);
       }
@@ -103,5 +103,11 @@ function createImage(parts: JobParts, id: string, options: BlockdevCreateOptions
   const { context, drivers, graph } = parts;
   const create = drivers.find(options.driver)?.create;
   if (create === undefined) throw new CommandError("Driver does not support blockdev-create");
-  startJob(parts, "create", id, () => create(creationOf(context, graph), options));
+  startJob(parts, "create", id, (control) => {
+    // It is not held up in between: what it locks and writes to would be held up with it.
+    const goOn = () => {
+      if (control.cancelled) throw new CommandError("Operation canceled");
+    };
+    return create(creationOf(context, graph, goOn), options);
+  });
 }

@@ -21,7 +21,7 @@ const FS_XFLAG_EXTSIZE = 0x800;
 
 /** Makes an image file, or empties an old one. Throws CommandError or BlockError. */
 export async function createFile(
-  { context }: CreateContext,
+  { context, goOn }: CreateContext,
   options: BlockdevCreateOptionsFileValue,
 ): Promise<void> {
   const { filename, size, preallocation = "off" } = options;
@@ -46,7 +46,7 @@ export async function createFile(
     const file = { fd, kind: "file", size: sizeOf(context, fd, "file") } as const;
     if (options.nocow === true) forbidCopyOnWrite(context, fd);
     hintExtentSize(context, fd, Number(hint));
-    await resizeFile(context, file, "", size, { exact: true, preallocation });
+    await resizeFile(context, file, "", size, { exact: true, preallocation, goOn });
     if (preallocation !== "full") await allocateFirstBlock(context, fd, size);
   } finally {
     // The locks go with the descriptor.

@@ -20,7 +20,7 @@ function test(
     const path = `${folder}/new.img`;
     try {
       await body(async (options) => {
-        await file.create!({ context, node: () => assert.fail("no other node") }, {
+        await file.create!({ context, goOn: () => {}, node: () => assert.fail("no other node") }, {
           driver: "file",
           filename: path,
           ...options,

@@ -45,7 +45,7 @@ export async function resizeFile(
     return await call("Could not preallocate data for the new file", grow);
   }
   await call("Could not resize file", () => sys.pool.ftruncate(file.fd, size));
-  if (preallocation === "full") await fill(context, file, size, call);
+  if (preallocation === "full") await fill(context, file, size, call, options.goOn);
 }
 
 /** Writes zeroes from the old end to the new one, so that all of it is allocated, and flushes them. */
@@ -54,12 +54,14 @@ async function fill(
   file: OpenedFile,
   size: number,
   call: (what: string, run: () => Promise<number>) => Promise<void>,
+  goOn: TruncateOptions["goOn"],
 ): Promise<void> {
   const { sys, buffers } = context;
   const buffer = buffers.acquire(PIECE);
   try {
     sys.fill(buffer.address, 0, PIECE);
     for (let at = file.size; at < size;) {
+      goOn?.();
       await call("Could not write zeros for preallocation", async () => {
         const rc = await sys.pool.pwrite(file.fd, buffer.address, Math.min(PIECE, size - at), at);
         at += Math.max(rc, 0);

@@ -292,7 +292,7 @@ async function grow(
     ...(nodes.data !== undefined && { "data-file": nodes.data }),
   });
   try {
-    await image.truncate(size, { exact: false, preallocation });
+    await image.truncate(size, { exact: false, preallocation, goOn: () => create.goOn() });
     await image.flush();
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;

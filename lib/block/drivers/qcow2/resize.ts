@@ -22,11 +22,11 @@ export async function resize(image: Image, size: number, options: TruncateOption
   if (options.preallocation !== "off") checkPreallocation(image);
   await growL1(image, size);
   await zeroNew(image, size, old);
-  if (options.preallocation !== "off") await preallocate(image, old, size, options.preallocation);
+  if (options.preallocation !== "off") await preallocate(image, old, size, options);
   await image.commit();
   if (image.geometry.externalData && size > image.data.size) {
     const preallocation = options.preallocation === "metadata" ? "off" : options.preallocation;
-    await image.data.truncate(size, { exact: false, preallocation });
+    await image.data.truncate(size, { exact: false, preallocation, goOn: options.goOn });
   }
   await image.setSize(size);
 }
@@ -125,11 +125,12 @@ async function preallocate(
   image: Image,
   from: number,
   to: number,
-  mode: "metadata" | "falloc" | "full",
+  { preallocation: mode, goOn }: TruncateOptions,
 ): Promise<void> {
   const { allocator, file, geometry, map, tables } = image;
   const { clusterSize, externalData, l2Coverage } = geometry;
   for (let guest = alignUp(from, clusterSize); guest < to;) {
+    goOn?.();
     const index = Math.floor(guest / l2Coverage);
     if (!tables.writable(index)) await tables.make(index);
     const slot = map.slice(guest);
@@ -155,14 +156,14 @@ async function preallocate(
     } else if (!externalData && mode !== "metadata") {
       // At once: tables that are written behind it would leave it a hole.
       const end = host + count * clusterSize;
-      if (end > file.size) await file.truncate(end, { exact: false, preallocation: mode });
+      if (end > file.size) await file.truncate(end, { exact: false, preallocation: mode, goOn });
     }
     await place(image, guest, host, count);
     guest += count * clusterSize;
   }
   if (!externalData && allocator.end > file.size) {
     const preallocation = mode === "metadata" ? "off" : mode;
-    await file.truncate(allocator.end, { exact: false, preallocation });
+    await file.truncate(allocator.end, { exact: false, preallocation, goOn });
   }
 }
 
