@@ -373,6 +373,28 @@ Deno.test("RESET_OWNER disables, RESET_DEVICE and status 0 stop the rings", asyn
   });
 });
 
+Deno.test("a machine that is stopped by status 0, as QEMU 7.2 does it, goes on where its rings ended", async () => {
+  for (const features of [[], [Feature.ringPacked]]) {
+    await withExport({}, async (bed) => {
+      const { frontend, disk } = await bed.start({ features, inflight: true, queueSize: 64 });
+      const want: string[] = [];
+      for (let round = 0; round < 4; round++) {
+        for (let i = 0; i < 30; i++) {
+          await disk.call({ type: BlkType.in, sector: i, read: 512 });
+          want.push(`read ${i * 512} 512`);
+        }
+        await frontend.mustGrant(Request.setVringEnable, payload.words(0, 0));
+        await frontend.mustGrant(Request.setStatus, payload.u64(0n));
+        const base = await frontend.stopQueue(0);
+        assert.notEqual(base, 0);
+        await frontend.startQueue(0, base);
+      }
+      assert.deepEqual(bed.disk.calls, want);
+      assert.deepEqual(bed.messages, []);
+    });
+  }
+});
+
 /** The bed's disk lets nothing complete until `open`. */
 function gated(bed: ExportBed): { open(): void; count(): number } {
   const gates: (() => void)[] = [];
