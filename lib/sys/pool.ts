@@ -4,7 +4,7 @@
  */
 import { assert, type IoVec } from "../base/mod.ts";
 import type { Arch, SyscallNumbers } from "./constants.ts";
-import { AT, MAP, PROT, syscallNumbers } from "./constants.ts";
+import { AT, MAP, O, PROT, syscallNumbers } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import { type Libc, nativeBuffer } from "./ffi.ts";
 import { IOV_MAX, putIovecs } from "./layout.ts";
@@ -13,6 +13,8 @@ import type { PoolTraces } from "./traces.ts";
 import type { FileCalls, Memory, Sys } from "./types.ts";
 
 const SLOT = IOV_MAX * 16;
+/** Each read takes 1 (eventfd(2)). */
+const EFD_SEMAPHORE = 1;
 /** Bytes of the stub's mapping. */
 const PAGE = 4096n;
 
@@ -196,9 +198,23 @@ export class ThreadPool implements FileCalls<Promise<number>> {
   configure(min: number, max: number): void {
     this.#limit = max;
     this.#admit();
-    // Calls that fail at once.
-    const calls = Array.from({ length: min }, () => this.raw(this.#numbers.fdatasync, -1));
-    this.#warming = Promise.all([this.#warming, ...calls]);
+    if (min > 0) this.#warming = Promise.all([this.#warming, this.#start(min)]);
+  }
+
+  /** Starts `count` threads: each takes a call that waits until all have theirs. */
+  async #start(count: number): Promise<void> {
+    const { eventfd, write, close } = this.libc.symbols;
+    const fd = eventfd(0, EFD_SEMAPHORE | O.CLOEXEC);
+    if (fd < 0) return; // they start when they are needed
+    const slot = this.#borrow();
+    const { address, view } = slot.memory;
+    const read = () => this.raw(this.#numbers.read, fd, address + 8, 8);
+    const calls = Array.from({ length: count }, read);
+    view.setBigUint64(0, BigInt(count), true);
+    write(fd, BigInt(address), 8n);
+    await Promise.all(calls);
+    close(fd);
+    this.#free.push(slot);
   }
 
   /** Resolves when the threads that `configure` asked for have started. */

@@ -37,3 +37,18 @@ Deno.test("the pool makes no more calls at once than it may, in their order, and
     sys.dispose();
   }
 });
+
+Deno.test("as many threads as are asked for are started", async () => {
+  const threads = () =>
+    [...Deno.readDirSync("/proc/self/task")].filter(({ name }) => {
+      const comm = Deno.readTextFileSync(`/proc/self/task/${name}/comm`);
+      return comm.startsWith("tokio");
+    }).length;
+  const sys = new LinuxSys();
+  const wanted = threads() + 20;
+  sys.pool.configure(wanted, wanted);
+  await sys.pool.warmed();
+  assert.ok(threads() >= wanted, `${threads()} of ${wanted}`);
+  assert.equal(sys.pool.inFlight, 0);
+  sys.dispose();
+});
