@@ -42,6 +42,10 @@ export class LinuxSys extends SocketSys implements Sys {
     this.#clockPointer = BigInt(this.scratch.address + CLOCK_AT);
   }
 
+  get threadId(): number {
+    return this.raw(syscallNumbers(this.arch).gettid);
+  }
+
   raw(number: number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): number {
     const { wide } = this;
     const rc = this.libc.symbols.syscall(

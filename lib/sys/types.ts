@@ -171,6 +171,8 @@ export interface Sys extends FileCalls<number> {
 
   // --- process, clock, chance ---
   readonly pid: number;
+  /** The kernel's number of the thread that asks. */
+  readonly threadId: number;
   /** Descriptors that the process was handed down under a name (systemd's LISTEN_FDNAMES), for `fd:` addresses. */
   readonly descriptors?: Map<string, number>;
   readonly arch: "x86_64" | "aarch64";

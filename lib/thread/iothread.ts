@@ -12,6 +12,7 @@ import {
   type LinkEnd,
   type LoopProperties,
   receiveError,
+  type ThreadCounters,
   type ThreadStart,
   type ToThread,
   type TracingState,
@@ -212,9 +213,9 @@ export class IoThread implements GraphThread {
     this.#parts.clear();
   }
 
-  /** Counters of its loop. */
-  async counters(): Promise<{ turns: number; parks: number; wakes: number }> {
-    return await this.ask("counters") as { turns: number; parks: number; wakes: number };
+  /** Its number, and the counters of its loop. */
+  async counters(): Promise<ThreadCounters> {
+    return await this.ask("counters") as ThreadCounters;
   }
 
   /** Changes the properties, live. */

@@ -18,6 +18,15 @@ export interface LoopProperties {
   "thread-pool-max": number;
 }
 
+/** What a thread says of itself. */
+export interface ThreadCounters {
+  /** The kernel's number of it, for taskset and the like. */
+  readonly "thread-id": number;
+  readonly turns: number;
+  readonly parks: number;
+  readonly wakes: number;
+}
+
 /** What a thread is started with. */
 export interface ThreadStart {
   readonly name: string;

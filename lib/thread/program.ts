@@ -24,6 +24,7 @@ import {
   type LinkEnd,
   type LoopProperties,
   sendError,
+  type ThreadCounters,
   type ThreadStart,
   type ToThread,
   type TracingState,
@@ -230,7 +231,10 @@ class ThreadProgram {
       this.#tracing.set(state.events, true);
       this.#tracing.sink = traceSink(this.#sys, state);
     },
-    counters: () => ({ ...this.#context.loop.counters }),
+    counters: (): ThreadCounters => ({
+      "thread-id": this.#sys.threadId,
+      ...this.#context.loop.counters,
+    }),
     /** For tests of what happens then. */
     crash: (): void => {
       this.#context.loop.defer(() => {

@@ -12,6 +12,7 @@ export interface ThreadStatus {
   }[];
   readonly iothreads: {
     readonly id: string;
+    readonly "thread-id": number;
     readonly turns: number;
     readonly parks: number;
     readonly wakes: number;

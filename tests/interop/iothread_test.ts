@@ -28,6 +28,14 @@ Deno.test({
     ]);
     assert.equal(await placeOf(daemon, "n"), "t0");
     assert.equal(await placeOf(daemon, "f"), "t0");
+    // By its number the kernel knows which thread does the work.
+    const { iothreads } = await statusOf(daemon);
+    const ran = () =>
+      iothreads.map(({ "thread-id": id }) => {
+        const stat = Deno.readTextFileSync(`/proc/${daemon.pid}/task/${id}/schedstat`);
+        return Number(stat.split(" ")[0]);
+      });
+    const before = ran();
     await qemuIo(daemon.uri("n"), [
       "write -P 0x33 1M 3M",
       "write -z 8M 1M",
@@ -37,6 +45,8 @@ Deno.test({
     model.fill(0x33, MIB, 4 * MIB).fill(0, 8 * MIB, 9 * MIB);
     await ok("nbdcopy", [daemon.uri("n"), dir.file("copy.raw")]);
     assertSameBytes(Deno.readFileSync(dir.file("copy.raw")), model, "nbdcopy's copy");
+    const [busy, idle] = ran().map((ns, i) => ns - before[i]!);
+    assert.ok(busy! > idle!, `${busy} ${idle}`);
     const [exported] = (await statusOf(daemon)).exports;
     assert.equal(exported!.iothread, "t0");
     assert.ok(exported!.counters["requests"]! > 10);

@@ -80,11 +80,13 @@ export const XQsdRequest = struct("XQsdRequest", {
 });
 
 /**
- * An IOThread with its properties. `turns`, `parks` and `wakes` are those of its loop since it began: an idle one
+ * An IOThread with its properties, as query-iothreads of a machine shows it; `thread-id` is the kernel's number of it,
+ * for taskset and the like. `turns`, `parks` and `wakes` are those of its loop since it began: an idle one
  * makes none. An IOThread that has failed is not listed.
  */
 export const XQsdIothread = struct("XQsdIothread", {
   id: str,
+  "thread-id": int,
   "poll-max-ns": int,
   "poll-grow": int,
   "poll-shrink": int,
