@@ -19,6 +19,8 @@ export interface Range {
 
 /** Bytes whose pages are looked after with one call; a multiple of all cluster sizes. */
 const AT_ONCE = 4 * 1024 * 1024;
+/** Clusters that are looked at, or given back, in one turn of the loop. */
+const CLUSTERS_A_TURN = 4096;
 /** More ranges than this, and a commit is due. */
 const MANY = 1024;
 
@@ -26,6 +28,8 @@ const MANY = 1024;
 export class Releases {
   #pending: Range[] = [];
   readonly #applying = new Set<Promise<void>>();
+  /** Clusters until the next turn. */
+  #left = CLUSTERS_A_TURN;
 
   constructor(
     private readonly image: Image,
@@ -109,35 +113,41 @@ export class Releases {
     const { sent, held } = this.image;
     if (held.due) await held.lookAgain();
     for (const range of ranges) {
-      const { offset, length, reason } = range;
-      if (sent.any) {
-        await this.#applySent(range);
-      } else {
-        if (this.#passes(reason)) await this.#punch(offset, length);
-        await this.#dropAll(offset, length);
-      }
+      if (sent.any) await this.#applySent(range);
+      else await this.#applyPlain(range.offset, range.length, this.#passes(range.reason));
     }
   }
 
-  /** The same where clients may hold pages, in parts: what is done is free. */
+  async #applyPlain(offset: number, length: number, passes: boolean): Promise<void> {
+    if (passes) await this.#punch(offset, length);
+    await this.#dropAll(offset, length);
+  }
+
+  /** The same where clients may hold pages. That takes its time: it goes in parts, and what is done is free. */
   async #applySent({ offset, length, reason }: Range): Promise<void> {
-    const { sent } = this.image;
+    const { sent, geometry: { clusterSize } } = this.image;
     const passes = this.#passes(reason);
     const zero = reason === "request";
-    const wanted = (cluster: number) => sent.has(cluster);
     // Pages that are held may be zeroed by it.
     if (passes && zero) await this.#punch(offset, length);
-    for (let done = 0; done < length; done += AT_ONCE) {
-      const at = offset + done;
-      const part = Math.min(AT_ONCE, length - done);
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const next = sent.next(at / clusterSize, end / clusterSize) * clusterSize;
+      if (next > at) {
+        await this.#applyPlain(at, next - at, passes && !zero);
+        at = next;
+        continue;
+      }
+      const part = Math.min(AT_ONCE, end - at);
       await this.#lastOnes(
         at,
         part,
-        wanted,
+        (cluster) => sent.has(cluster),
         (start, bytes) => sent.release(start, bytes, zero, passes),
       );
       if (passes && !zero) await this.#punch(at, part, (cluster) => !sent.has(cluster));
       await this.#dropAll(at, part);
+      at += part;
     }
   }
 
@@ -160,13 +170,32 @@ export class Releases {
     }
   }
 
-  async #dropAll(offset: number, length: number): Promise<void> {
-    const { clusterSize } = this.image.geometry;
-    const end = (offset + length) / clusterSize;
-    for (let cluster = offset / clusterSize; cluster < end; cluster++) await this.#drop(cluster);
+  /** Where a step from `cluster` on ends: in the same refcount block, and not at too many. */
+  #stepEnd(cluster: number, end: number): number {
+    const { refcountBlockEntries } = this.image.geometry;
+    const block = cluster - cluster % refcountBlockEntries + refcountBlockEntries;
+    return Math.min(end, block, cluster + CLUSTERS_A_TURN);
   }
-  #drop(cluster: number): Promise<void> {
-    return this.image.refcounts.fetch(cluster, (slot) => this.#dropIn(slot, cluster));
+
+  /** So many clusters were looked at: lets others have their turn when they are many. */
+  async #pace(clusters: number): Promise<void> {
+    this.#left -= clusters;
+    if (this.#left > 0) return;
+    this.#left = CLUSTERS_A_TURN;
+    await new Promise<void>((resolve) => this.image.context.loop.defer(resolve));
+  }
+
+  async #dropAll(offset: number, length: number): Promise<void> {
+    const { geometry: { clusterSize }, refcounts } = this.image;
+    const end = (offset + length) / clusterSize;
+    for (let first = offset / clusterSize; first < end;) {
+      const stop = this.#stepEnd(first, end);
+      await refcounts.fetch(first, (slot) => {
+        for (let cluster = first; cluster < stop; cluster++) this.#dropIn(slot, cluster);
+      });
+      await this.#pace(stop - first);
+      first = stop;
+    }
   }
   #dropIn(slot: Slot | undefined, cluster: number): void {
     const { refcounts, allocator, overlap, geometry, sent, held } = this.image;
@@ -210,15 +239,27 @@ export class Releases {
     wanted: (cluster: number) => boolean,
     act: (offset: number, length: number) => Promise<void>,
   ): Promise<void> {
-    const { refcounts, geometry: { clusterSize } } = this.image;
-    let start = offset;
-    const end = offset + length;
-    for (let at = offset; at < end; at += clusterSize) {
-      const cluster = at / clusterSize;
-      if (wanted(cluster) && await refcounts.get(cluster) === 1) continue;
-      if (at > start) await act(start, at - start);
-      start = at + clusterSize;
+    const { refcounts, geometry: { clusterSize, refcountBlockEntries } } = this.image;
+    const end = (offset + length) / clusterSize;
+    let start = offset / clusterSize;
+    const runs: [number, number][] = [];
+    for (let first = start; first < end;) {
+      const stop = this.#stepEnd(first, end);
+      await refcounts.fetch(first, (slot) => {
+        for (let cluster = first; cluster < stop; cluster++) {
+          const count = slot === undefined
+            ? 0
+            : refcounts.read(slot, cluster % refcountBlockEntries);
+          if (count === 1 && wanted(cluster)) continue;
+          if (cluster > start) runs.push([start, cluster]);
+          start = cluster + 1;
+        }
+      });
+      for (const [from, to] of runs) await act(from * clusterSize, (to - from) * clusterSize);
+      runs.length = 0;
+      await this.#pace(stop - first);
+      first = stop;
     }
-    if (end > start) await act(start, end - start);
+    if (end > start) await act(start * clusterSize, (end - start) * clusterSize);
   }
 }

@@ -176,6 +176,19 @@ export class SentClusters {
     return part !== undefined && (part[bit >>> 5]! & (1 << (bit & 31))) !== 0;
   }
 
+  /** The first cluster in [first, end) that `has` is true for; `end`: none. */
+  next(first: number, end: number): number {
+    for (let cluster = first; cluster < end;) {
+      const bit = cluster % PART;
+      const part = this.#of(Math.floor(cluster / PART));
+      if (part === undefined) cluster += PART - bit;
+      else if (part[bit >>> 5]! >>> (bit & 31) === 0) cluster += 32 - (bit & 31);
+      else if (this.has(cluster)) return cluster;
+      else cluster++;
+    }
+    return end;
+  }
+
   #remove(first: number, end: number): void {
     for (let cluster = first; cluster < end; cluster++) {
       const bit = cluster % PART;

@@ -361,6 +361,18 @@ Deno.test("where it cannot be told what is in the page cache only images that ar
   assert.deepEqual([set.has(0), calls], [true, []], "after a reopen it is not used again");
 });
 
+Deno.test("the next cluster of the set is found, however far away", () => {
+  const { set } = setOver(true);
+  assert.equal(set.next(0, 10), 10);
+  const there = [0, 5, 31, 32, 63, 100, 32767, 32768, 99_999, 1_000_000];
+  for (const cluster of there) set.sending(cluster * CLUSTER, CLUSTER);
+  const found: number[] = [];
+  for (let at = 0; (at = set.next(at, 3_000_000)) < 3_000_000; at++) found.push(at);
+  assert.deepEqual(found, there);
+  assert.equal(set.next(33, 63), 63);
+  assert.equal(set.next(101, 1_000_000), 32767);
+});
+
 Deno.test("a set that is full takes what it has, and nothing else", () => {
   const { set } = setOver(true);
   const far = 32768 * CLUSTER;
