@@ -7,10 +7,23 @@ import { buildSingleFile } from "./compile/single_file.ts";
 import { complain, say } from "./say.ts";
 import { root } from "./steps.ts";
 
+/** A DENORT_BIN that is another program, or of another version of deno, makes one that is not qsd. */
+async function mustBeQsd(target: string): Promise<void> {
+  const { stdout } = await new Deno.Command(target, { args: ["--version"], stderr: "null" })
+    .output();
+  if (new TextDecoder().decode(stdout).includes("(qsd ")) return;
+  await Deno.remove(target);
+  const base = Deno.env.get("DENORT_BIN") ?? "the runtime base";
+  throw new Error(
+    `what was built with ${base} does not run as qsd; it must be denort ${Deno.version.deno}`,
+  );
+}
+
 async function build(target: string): Promise<void> {
   await Deno.mkdir(new URL(".", `file://${target}`), { recursive: true });
   const problem = await compileNative(target);
   if (problem === undefined) {
+    await mustBeQsd(target);
     say(`Built ${target} with deno compile`);
     return;
   }

@@ -198,3 +198,15 @@ Deno.test("a DENORT_BIN that is not there is refused by its name", async () => {
   assert.equal(built.status, 1);
   assert.equal(built.stderr, "compile: DENORT_BIN is /nowhere/denort, which is no file\n");
 });
+
+Deno.test("a DENORT_BIN that is another program is refused, and nothing is left of the build", async () => {
+  await using dir = TestDir.make();
+  const target = dir.file("qsd");
+  const built = await build(target, { DENORT_BIN: Deno.execPath() });
+  assert.equal(built.status, 1);
+  assert.match(
+    built.stderr,
+    /^compile: what was built with .* does not run as qsd; it must be denort/,
+  );
+  await assert.rejects(Deno.stat(target), Deno.errors.NotFound);
+});
