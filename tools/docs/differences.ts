@@ -8,6 +8,7 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "For those alone, negative numbers are refused where the type is unsigned; else 2^64 is added, as in QEMU.",
     "`--chardev ringbuf,size=N` uses all 64 bits; QEMU the lower 32.",
     "`--chardev socket,to=N` is refused above 65535; QEMU takes any number.",
+    "TCP ports above 65535 and empty ones are refused; QEMU starts all the same.",
     "`--blockdev null-co,size=-1` and the like are refused; QEMU aborts.",
   ],
   "Command line": [
@@ -39,7 +40,6 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "A merge of no bitmaps does nothing; QEMU crashes.",
     "A persistent bitmap of a read-only node is refused; QEMU takes it, and loses it when the node is closed.",
     "A bitmap with more bits than there is memory for is refused.",
-    "Nodes in IOThreads have none yet: adding one there, or moving a node that has some, is refused.",
   ],
   "Character devices": [
     "When `chardev-change` fails, the old device stays; QEMU has lost it.",
