@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { Daemon, ROOT } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
+import { QmpClient } from "../harness/qmp.ts";
 import { skip } from "../harness/skips.ts";
 import { run } from "../harness/tools.ts";
 import { guestSystem } from "./kernel.ts";
@@ -51,7 +52,8 @@ function machineArguments(dir: TestDir): string[] {
     "-device",
     `vhost-user-blk-pci,chardev=${name},${options}`,
   ]);
-  return [...pasted("qemu-system-x86_64", dir), ...more];
+  const monitor = ["-qmp", `unix:${dir.file("machine")},server=on,wait=off`];
+  return [...pasted("qemu-system-x86_64", dir), ...monitor, ...more];
 }
 
 async function md5(path: string): Promise<string> {
@@ -125,6 +127,20 @@ Deno.test({
       const want = 96 * MIB / 512;
       await guest.sh(`until [ $(cat /sys/block/vda/size) = ${want} ]; do sleep 0.1; done`);
       await guest.sh("mount -t ext4 /dev/vda /mnt && resize2fs /dev/vda && umount /mnt");
+    });
+
+    await t.step("the machine is stopped and goes on in mid-read", async () => {
+      const reads = "for i in 1 2 3 4; do " +
+        "for d in vda vdb vdc; do dd if=/dev/$d of=/dev/null bs=64k iflag=direct 2>/dev/null & " +
+        "done; wait; done; echo read";
+      guest.begin(reads);
+      const machine = await QmpClient.open(dir.file("machine"));
+      for (let i = 0; i < 5; i++) {
+        await machine.execute("stop");
+        await machine.execute("cont");
+      }
+      await machine.close();
+      assert.equal(await guest.finish(reads), "read");
     });
 
     await t.step("qsd is killed and started again in mid-write: nothing is lost", async () => {
