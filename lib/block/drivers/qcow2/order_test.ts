@@ -296,7 +296,7 @@ Deno.test("a write over metadata is refused; the image is marked and written no 
   // The data cluster's entry leads to the refcount block.
   new DataView(disk.bytes.buffer).setBigUint64(4 * 64 * KiB, (1n << 63n) | BigInt(2 * 64 * KiB));
   const bench = await Bench.open(disk);
-  const broken = { message: "Preventing invalid write on data (overlaps with refcount block)" };
+  const broken = { message: "Preventing invalid write on metadata (overlaps with refcount block)" };
   await assert.rejects(bench.write(0, 4096, 2), broken);
   await assert.rejects(bench.write(512 * KiB, 4096, 2), { message: "the image is corrupt" });
   assert.deepEqual(bench.test.events, [{

@@ -109,15 +109,15 @@ export class OverlapMap {
     const end = offset + length;
     for (let at = Math.floor(offset / this.#clusterSize); at * this.#clusterSize < end; at++) {
       const found = this.#kindOf(at);
-      if (found !== undefined && found !== kind) this.#refuse(found, offset, length, kind);
+      if (found !== undefined && found !== kind) this.#refuse(found, offset, length);
     }
   }
 
-  #refuse(found: MetadataKind, offset: number, length: number, kind: MetadataKind): void {
+  #refuse(found: MetadataKind, offset: number, length: number): void {
     if (!this.image.options.overlapCheck.has(found)) return;
-    const what = kind === "data" ? "data" : "metadata";
+    // So QEMU says it, whatever was to be written.
     this.image.corrupt(
-      `Preventing invalid write on ${what} (overlaps with ${NAMES[found] ?? found})`,
+      `Preventing invalid write on metadata (overlaps with ${NAMES[found] ?? found})`,
       offset,
       length,
     );

@@ -145,7 +145,7 @@ for (const [option, name] of Object.entries(NAMES)) {
       assert.match(String(caught.error), /Error|Input\/output/);
       assert.deepEqual(
         caught.messages,
-        [`Preventing invalid write on data (overlaps with ${name})`],
+        [`Preventing invalid write on metadata (overlaps with ${name})`],
       );
       const all = await write(option, "all");
       assert.equal(all.messages.length, 1);
@@ -153,7 +153,7 @@ for (const [option, name] of Object.entries(NAMES)) {
       assert.equal(cached.messages.length, option === "inactive-l2" ? 0 : 1);
       const without = await write(option, { template: "all", [option]: false });
       assert.ok(
-        without.messages.every((one) => !one.startsWith("Preventing invalid write on data")),
+        without.messages.every((one) => !one.startsWith("Preventing invalid write on metadata")),
         String(without.messages),
       );
     });
@@ -164,7 +164,7 @@ Deno.test("overlap-check constant looks after what does not move, none after not
   await withImage(async (write) => {
     for (const option of Object.keys(NAMES)) {
       const caught = ({ messages }: { messages: string[] }) =>
-        messages.some((one) => one.startsWith("Preventing invalid write on data"));
+        messages.some((one) => one.startsWith("Preventing invalid write on metadata"));
       const constant = CONSTANT.includes(option) || option === "bitmap-directory";
       assert.equal(caught(await write(option, "constant")), constant, option);
       assert.equal(caught(await write(option, "none")), false, option);

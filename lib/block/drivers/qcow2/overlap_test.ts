@@ -27,7 +27,7 @@ for (const tables of [10, 70000]) {
   Deno.test(`writes and allocations over metadata are refused, with ${tables} L2 tables`, () => {
     const overlap = overlapOf(tables);
     const table = (100 + tables - 1) * 65536;
-    const refused = /Preventing invalid write on data \(overlaps with active L2 table\)/;
+    const refused = /Preventing invalid write on metadata \(overlaps with active L2 table\)/;
     assert.throws(() => overlap.check(table + 512, 512, "data"), refused);
     assert.throws(() => overlap.check(table - 65536 * tables, 65536 * 2, "data"), refused);
     overlap.check(table, 65536, "active L2 table");
