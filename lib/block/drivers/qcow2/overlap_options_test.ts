@@ -104,7 +104,7 @@ async function write(
 }
 
 const NAMES: Readonly<Record<string, string>> = {
-  "main-header": "qcow2_header",
+  // No entry leads to the header: one of 0 leads nowhere.
   "active-l1": "active L1 table",
   "active-l2": "active L2 table",
   "refcount-table": "refcount table",
@@ -114,7 +114,7 @@ const NAMES: Readonly<Record<string, string>> = {
   "inactive-l2": "inactive L2 table",
   "bitmap-directory": "bitmap directory",
 };
-const CONSTANT = ["main-header", "active-l1", "refcount-table", "snapshot-table"];
+const CONSTANT = ["active-l1", "refcount-table", "snapshot-table"];
 
 async function withImage(
   task: (
@@ -128,7 +128,6 @@ async function withImage(
     const good = await Deno.readFile(path);
     await task((option, overlap) => {
       const bytes = good.slice();
-      // An entry of 0 leads nowhere: the header is met by a cluster that begins there with the copied flag.
       new DataView(bytes.buffer).setBigUint64(entry, 1n << 63n | BigInt(of[option]!));
       Deno.writeFileSync(path, bytes);
       return write(path, overlap);
@@ -171,3 +170,22 @@ Deno.test("overlap-check constant looks after what does not move, none after not
     }
   });
 });
+
+for (const flag of [0n, 1n]) {
+  Deno.test(`an entry that is copied, with ${flag ? "zeroes at" : "data at"} no offset, leads nowhere`, async () => {
+    const directory = await Deno.makeTempDir();
+    try {
+      const path = `${directory}/disk.qcow2`;
+      const { entry } = await makeImage(path);
+      const bytes = await Deno.readFile(path);
+      new DataView(bytes.buffer).setBigUint64(entry, 1n << 63n | flag);
+      await Deno.writeFile(path, bytes);
+      assert.deepEqual(await write(path, "none"), { error: undefined, messages: [] });
+      const after = (await Deno.readFile(path)).subarray(512, CLUSTER);
+      assert.deepEqual(after, bytes.subarray(512, CLUSTER));
+      await run("qemu-io", "-r", "-c", "read -P 0x55 512 512", "-c", "read -P 0 1k 3k", path);
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  });
+}

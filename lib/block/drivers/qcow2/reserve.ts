@@ -66,13 +66,17 @@ export class DataPlanner {
     }
     const at = map.entryAt(slot, start);
     const inside = start - cluster * this.#clusterSize;
-    const high = this.#view.getUint32(at);
-    if (high < EntryHigh.copied || (high & EntryHigh.compressed) !== 0) {
-      return this.#planNew(slot, at, start, inside, length, plan);
-    }
+    if (!this.#isOwn(at)) return this.#planNew(slot, at, start, inside, length, plan);
     const host = map.host(at);
     map.checkHost(slot, at, host, start - inside);
     return this.#planOwn(slot, at, host, start, inside, length, plan);
+  }
+
+  /** Whether the entry's cluster is this image's alone, and not compressed. An offset of 0 leads nowhere. */
+  #isOwn(at: number): boolean {
+    const high = this.#view.getUint32(at);
+    if (high < EntryHigh.copied || (high & EntryHigh.compressed) !== 0) return false;
+    return this.#external || this.#image.map.host(at) !== 0;
   }
 
   /** The cluster is this image's own. */
@@ -117,9 +121,7 @@ export class DataPlanner {
 
   /** Whether the entry is this image's own and lies at `host`. */
   #follows(at: number, host: number): boolean {
-    const high = this.#view.getUint32(at);
-    if (high < EntryHigh.copied || (high & EntryHigh.compressed) !== 0) return false;
-    return this.#image.map.host(at) === host;
+    return this.#isOwn(at) && this.#image.map.host(at) === host;
   }
 
   /** Whether [inside, inside + length) of the cluster is data already: no entry changes by a write. */
@@ -213,8 +215,7 @@ export class DataPlanner {
     const left = (slot.base + this.#image.map.cache.sliceSize - at) / this.#entrySize;
     const count = Math.min(Math.ceil(most), left);
     for (let i = 1; i < count; i++) {
-      const high = this.#view.getUint32(at + i * this.#entrySize);
-      if (high >= EntryHigh.copied && (high & EntryHigh.compressed) === 0) return i;
+      if (this.#isOwn(at + i * this.#entrySize)) return i;
     }
     return count;
   }
