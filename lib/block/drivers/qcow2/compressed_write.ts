@@ -37,7 +37,11 @@ export class CompressedSpace {
       return this.#take(this.#next, length);
     }
     const host = allocator.claim(1);
-    if (mustWait(host)) return host;
+    if (mustWait(host)) {
+      // A small cache that is mostly dirty has no room for both blocks, and loads one after the other for ever.
+      this.#next = 0;
+      return host;
+    }
     if (host + clusterSize > compressedLimit(geometry.clusterBits)) {
       this.image.releases.undo(host, clusterSize);
       throw new BlockError("EFBIG", "no room for compressed clusters at low offsets", {
