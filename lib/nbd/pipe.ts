@@ -4,7 +4,7 @@
  * at work on it, and lent for so long by the context; so a client costs no more descriptors than its socket.
  */
 import { alignDown, assert } from "../base/mod.ts";
-import { type Context, Errno, type Pipe } from "../sys/mod.ts";
+import { type Context, Errno, knowsNoSplice, type Pipe } from "../sys/mod.ts";
 import type { Transport } from "./transport.ts";
 
 /** Most bytes in the pipe. */
@@ -15,9 +15,6 @@ const PAGE = 4096;
 const MOST_UNIT = 64 * 1024;
 /** Fewer bytes, of a payload of which more is to come, are cheaper received and copied. */
 const WORTHWHILE = 16 * 1024;
-
-/** How the kernel, or a filter of system calls, says that it has no splice for a descriptor. */
-const UNKNOWN = [-Errno.EINVAL, -Errno.ENOSYS, -Errno.EOPNOTSUPP, -Errno.EPERM];
 
 /** The pipe of one connection, while there is something in it. */
 export class PayloadPipe {
@@ -69,7 +66,7 @@ export class PayloadPipe {
       return filled;
     }
     this.#letGo();
-    if (!UNKNOWN.includes(filled)) return filled;
+    if (!knowsNoSplice(filled)) return filled;
     this.#refused = true;
     return undefined;
   }

@@ -174,12 +174,17 @@ export class Reader implements DataSource {
 
   /** Queues a reply (all of it, or a chunk) whose data is sent from the page cache. */
   #send(to: Cookie, position: number, length: number, last: boolean): void {
+    this.#queueSource(to, position, length, last, true);
+    this.#backend.countRead!(length);
+  }
+
+  /** Queues a reply (all of it, or a chunk) whose data follows as the client takes it; `fresh`: which is at hand. */
+  #queueSource(to: Cookie, position: number, length: number, last: boolean, fresh: boolean): void {
     const { output, dataHeader } = this.#host.replies;
     output.reserve(dataHeader);
     this.#host.replies.putDataHeader(output.view, output.at, to, position, length, last);
     output.commit(dataHeader);
-    output.queueSource(position, length, true);
-    this.#backend.countRead!(length);
+    output.queueSource(position, length, fresh);
   }
 
   /** DataSource.send. */
@@ -424,11 +429,6 @@ export class Reader implements DataSource {
 
   /** Queues a long reply in one piece, whose data could be read just now. */
   #sendLong({ cookie, end }: ReadJob): void {
-    const { output, dataHeader } = this.#host.replies;
-    const length = end - cookie.offset;
-    output.reserve(dataHeader);
-    this.#host.replies.putDataHeader(output.view, output.at, cookie, cookie.offset, length, true);
-    output.commit(dataHeader);
-    output.queueSource(cookie.offset, length, false);
+    this.#queueSource(cookie, cookie.offset, end - cookie.offset, true, false);
   }
 }

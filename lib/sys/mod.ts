@@ -31,6 +31,7 @@ export {
 export { LinuxSys } from "./linux.ts";
 export { localTime } from "./local_time.ts";
 export * from "./log.ts";
+export { knowsNoSplice } from "./pipes.ts";
 export {
   type AsyncIo,
   type EngineRefused,

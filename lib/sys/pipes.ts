@@ -4,6 +4,7 @@
  * common (fs.pipe-user-pages-soft).
  */
 import { F, O } from "./constants.ts";
+import { Errno } from "./errno.ts";
 import type { Pipe, PipePool, Sys } from "./types.ts";
 
 /** Room that is asked for, in bytes. */
@@ -14,6 +15,13 @@ const LEAST_ROOM = 64 * 1024;
 const KEEP = 1;
 /** After a pipe could not be made, none is asked for so many times. */
 const PAUSE = 256;
+
+const NO_SPLICE = [-Errno.EINVAL, -Errno.ENOSYS, -Errno.EOPNOTSUPP, -Errno.EPERM];
+
+/** Whether Sys.splice answered so because a descriptor, or a filter of system calls, knows no splice: copying works. */
+export function knowsNoSplice(result: number): boolean {
+  return NO_SPLICE.includes(result);
+}
 
 /** PipePool over pipe2. */
 export class Pipes implements PipePool {

@@ -18,8 +18,11 @@ export function subject(): string {
   return program.includes("/") ? Deno.realPathSync(program) : program;
 }
 
+/** Whether a program, by its path or name, is the original. */
+export const isOriginal = (program: string): boolean => basename(program) === ORIGINAL;
+
 /** True when the tests are being proved against the original itself. */
-export const ON_ORIGINAL: boolean = basename(Deno.env.get("QSD") ?? "qsd") === ORIGINAL;
+export const ON_ORIGINAL: boolean = isOriginal(Deno.env.get("QSD") ?? "qsd");
 
 /** How to start a daemon. */
 export interface StartOptions {
@@ -88,7 +91,7 @@ export class Daemon {
     const daemon = Daemon.spawn(options);
     try {
       await daemon.ready();
-      const original = basename(options.program ?? subject()) === ORIGINAL;
+      const original = isOriginal(options.program ?? subject());
       if (options.qmp ?? true) daemon.client = await QmpClient.open(daemon.file("qmp"), original);
       return daemon;
     } catch (error) {

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import {
   Daemon,
   type Ended,
+  isOriginal,
   lacksOriginal,
   ON_ORIGINAL,
   ORIGINAL,
@@ -167,7 +168,7 @@ async function observe(each: Case, program: string): Promise<Transcript> {
   Deno.symlinkSync(program, dir.file(`.bin/${ORIGINAL}`));
   const options = { dir, program: dir.file(`.bin/${ORIGINAL}`), wrapper: each.wrapper ?? [] };
   await using _holder = await hold(each, dir);
-  const run = new Observation(each, dir, program.endsWith(ORIGINAL));
+  const run = new Observation(each, dir, isOriginal(program));
   if (each.steps === undefined) {
     await using daemon = Daemon.spawn({
       ...options,

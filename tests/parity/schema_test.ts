@@ -4,7 +4,7 @@
  * objects, exports), and the branches of unions that they choose.
  */
 import assert from "node:assert/strict";
-import { Daemon, lacksOriginal, ORIGINAL, subject } from "../harness/daemon.ts";
+import { Daemon, isOriginal, lacksOriginal, ORIGINAL, subject } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { QmpClient } from "../harness/qmp.ts";
 import { skip } from "../harness/skips.ts";
@@ -42,7 +42,7 @@ async function schemaOf(program: string): Promise<Schema> {
     qmp: false,
   });
   await daemon.ready();
-  const qmp = await QmpClient.connect(daemon.file("qmp"), program.endsWith(ORIGINAL));
+  const qmp = await QmpClient.connect(daemon.file("qmp"), isOriginal(program));
   try {
     await qmp.negotiate();
     const reply = await qmp.command({ execute: "query-qmp-schema" });

@@ -8,7 +8,7 @@
  *   SlowGuard: dirty throttling can hold a writer for 200 ms.
  * - short transfers are continued; a read past the end of the file gives zeroes; Errno.EINTR is retried.
  */
-import { Errno, RWF, type Sys } from "../../../sys/mod.ts";
+import { Errno, knowsNoSplice, RWF, type Sys } from "../../../sys/mod.ts";
 import { alignDown, type IoVec, type MaybePromise } from "../../../base/mod.ts";
 import { zeroFill } from "../../mod.ts";
 import type { TransferEngine } from "./engine.ts";
@@ -27,8 +27,6 @@ const INLINE_MAX = 512 * 1024;
  */
 const CACHED_RUN = 16;
 const PAGE = 4096;
-/** What splice may answer where writing works. */
-const NO_SPLICE = [-Errno.EINVAL, -Errno.ENOSYS, -Errno.EOPNOTSUPP, -Errno.EPERM];
 
 /** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
@@ -182,7 +180,7 @@ export class Transfer {
     if (rc > 0) {
       this.counters.inline++;
       if (offset + rc > this.size) this.size = offset + rc;
-    } else if (NO_SPLICE.includes(rc)) {
+    } else if (knowsNoSplice(rc)) {
       this.#splices = false;
     }
     return rc;

@@ -6,6 +6,7 @@
 import { alignDown, alignUp } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
 import type { Image } from "./image.ts";
+import { AT_ONCE } from "./sent.ts";
 
 /** Why clusters are given back: which of the options pass-discard-* decides about the file below. */
 export type DiscardReason = "request" | "snapshot" | "other" | "never";
@@ -17,8 +18,6 @@ export interface Range {
   readonly reason: DiscardReason;
 }
 
-/** Bytes whose pages are looked after with one call; a multiple of all cluster sizes. */
-const AT_ONCE = 4 * 1024 * 1024;
 /** Clusters that are looked at, or given back, in one turn of the loop. */
 const CLUSTERS_A_TURN = 4096;
 /** More ranges than this, and a commit is due. */

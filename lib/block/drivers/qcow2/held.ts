@@ -3,6 +3,7 @@
  * when others are given back, the longer apart the longer nobody lets go of one.
  */
 import type { Image } from "./image.ts";
+import { AT_ONCE } from "./sent.ts";
 
 /** Bytes of clusters with which data is no longer sent, but copied, until there are fewer. */
 const MOST_BYTES = 64 * 1024 * 1024;
@@ -11,8 +12,6 @@ const MOST_CLUSTERS = 65536;
 /** How long they are left alone, in nanoseconds. */
 const SOON = 50e6;
 const LATE = 60e9;
-/** Bytes that are looked at with one call; a multiple of all cluster sizes. */
-const AT_ONCE = 4 * 1024 * 1024;
 
 /** What this needs of the image. */
 type Owner = Pick<Image, "allocator" | "context" | "geometry" | "nodeName" | "sent">;

@@ -27,6 +27,8 @@ const LARGE_PAGE = 2 * 1024 * 1024;
 /** Clusters of one part of the set, and most parts: 4 MiB, enough for 2 TiB in clusters of 64 KiB. */
 const PART = 32768;
 const MANY_PARTS = 1024;
+/** Bytes whose pages are looked after with one call; a multiple of all cluster sizes. */
+export const AT_ONCE = 4 * 1024 * 1024;
 /** So often a range is zeroed at most. */
 const ATTEMPTS = 3;
 
