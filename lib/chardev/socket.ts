@@ -12,12 +12,14 @@ import {
   type Listening,
   listenOn,
   O,
+  portOf,
   protocolOf,
   setKeepAlive,
   SO,
   SOCK,
   SOL,
   TCP,
+  unresolvedInet,
 } from "../sys/mod.ts";
 import { Chardev } from "./chardev.ts";
 import { escapeTelnet, TelnetFilter, telnetOffer } from "./telnet.ts";
@@ -236,27 +238,26 @@ async function connectTo(context: Context, address: SocketAddressValue): Promise
 const abstractName = (address: Extract<SocketAddressValue, { type: "unix" }>) =>
   address.tight === false ? address.path.padEnd(107, "\0") : address.path;
 
-/** The addresses of a host and a numeric port, of the families that are wanted. Throws CommandError. */
+/** The addresses of a host and a port, of the families that are wanted. Throws CommandError. */
 export async function resolveInet(
   context: Context,
   address: InetAddress,
+  socktype: number = SOCK.STREAM,
 ): Promise<[SocketAddress, ...SocketAddress[]]> {
-  const { host, port, ipv4, ipv6 } = address;
-  const unresolved = (text: string) =>
-    new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
-  if (!/^\d+$/.test(port) || Number(port) > 65535) {
-    throw unresolved("Servname not supported for ai_socktype");
-  }
+  const { host, ipv4, ipv6 } = address;
+  const port = await portOf(context.sys, address, socktype);
   let found: SocketAddress[];
   try {
-    found = await context.sys.resolve(host, Number(port));
+    found = await context.sys.resolve(host, port);
   } catch (error) {
-    throw unresolved(error instanceof Error ? error.message : String(error));
+    throw unresolvedInet(address, error);
   }
   const [first, ...others] = found.filter(({ family }) =>
     family === "inet" ? ipv4 ?? ipv6 !== true : ipv6 ?? ipv4 !== true
   );
-  if (first === undefined) throw unresolved("Address family for hostname not supported");
+  if (first === undefined) {
+    throw unresolvedInet(address, "Address family for hostname not supported");
+  }
   return [first, ...others];
 }
 

@@ -1,7 +1,15 @@
 /** Datagrams with one remote address: each piece that is sent is one or more of them, and any may get lost. */
 import { CommandError } from "../base/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
-import { type Context, EPOLL, Errno, errnoText, SOCK, type SocketAddress } from "../sys/mod.ts";
+import {
+  type Context,
+  EPOLL,
+  Errno,
+  errnoText,
+  SOCK,
+  type SocketAddress,
+  unresolvedInet,
+} from "../sys/mod.ts";
 import type { Watch } from "../sys/mod.ts";
 import type { Channel, ChannelUser } from "./channel.ts";
 import { Chardev } from "./chardev.ts";
@@ -35,7 +43,7 @@ export class UdpChardev extends Chardev {
     }
     if (remote.port === "") throw new CommandError("remote port not specified");
     const host = remote.host === "" ? "localhost" : remote.host;
-    const [peer] = await resolveInet(context, { ...remote, host });
+    const [peer] = await resolveInet(context, { ...remote, host }, SOCK.DGRAM);
     const own = local === undefined ? undefined : await localAddress(context, local, peer);
     const { sys } = context;
     const fd = sys.socket(familyNumber[peer.family], SOCK.DGRAM);
@@ -105,14 +113,13 @@ async function localAddress(
   peer: SocketAddress,
 ): Promise<SocketAddress> {
   const any = peer.family === "inet" ? "0.0.0.0" : "::";
-  const found = await resolveInet(context, {
+  const wanted = {
     ...local,
     host: local.host === "" ? any : local.host,
     port: local.port === "" ? "0" : local.port,
-  });
+  };
+  const found = await resolveInet(context, wanted, SOCK.DGRAM);
   const fitting = found.find(({ family }) => family === peer.family);
   if (fitting !== undefined) return fitting;
-  throw new CommandError(
-    `address resolution failed for ${local.host}:${local.port}: Address family for hostname not supported`,
-  );
+  throw unresolvedInet(local, "Address family for hostname not supported");
 }

@@ -7,7 +7,7 @@ import { isNumericAddress, parseIPv4 } from "./inet.ts";
 import { getU64, putU64 } from "./layout.ts";
 import { cstring, hasNul } from "./memory.ts";
 import { ThreadPool } from "./pool.ts";
-import { resolveHost } from "./resolve.ts";
+import { resolveHost, resolveService } from "./resolve.ts";
 import { SocketSys } from "./sockets.ts";
 import type { Memory, MemoryGuard, SocketAddress, Sys } from "./types.ts";
 
@@ -92,6 +92,10 @@ export class LinuxSys extends SocketSys implements Sys {
       ];
     }
     return await resolveHost(this, this.libc, host, port);
+  }
+
+  async service(name: string, socktype: number): Promise<number> {
+    return await resolveService(this, this.libc, name, socktype);
   }
 
   umask(mask: number): number {

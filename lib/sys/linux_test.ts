@@ -379,6 +379,8 @@ Deno.test("names are resolved; those that are none say so", () =>
     }
     await assert.rejects(sys.resolve("no such host", 1), ResolveError);
     await assert.rejects(sys.resolve("a\0b", 1), ResolveError);
+    await assert.rejects(sys.service("no-such-service", SOCK.STREAM), ResolveError);
+    await assert.rejects(sys.service("a\0b", SOCK.STREAM), ResolveError);
   }));
 
 Deno.test("clocks run forwards and chance is given", () =>

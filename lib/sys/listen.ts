@@ -4,7 +4,7 @@ import { AF, F, IPV6, O, SO, SOCK, SOL, TCP } from "./constants.ts";
 import { Errno, errnoText } from "./errno.ts";
 import type { Context, SocketAddress, Sys } from "./types.ts";
 
-/** An address as QAPI's SocketAddress has it; `port` of inet is a decimal number. */
+/** An address as QAPI's SocketAddress has it; `port` of inet is a number or a service's name. */
 export type StreamAddress =
   | { type: "unix"; path: string; abstract?: boolean; tight?: boolean }
   | {
@@ -138,14 +138,11 @@ function hex(bytes: Uint8Array): string {
 type Inet = Extract<StreamAddress, { type: "inet" }>;
 
 async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Listening> {
-  const { host, port, ipv4, ipv6 } = address;
+  const { host, ipv4, ipv6 } = address;
   if (ipv4 === false && ipv6 === false) {
     throw new CommandError("Cannot disable IPv4 and IPv6 at same time");
   }
-  const unresolved = (text: string) =>
-    new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
-  const first = /^\d+$/.test(port) ? Number(port) : NaN;
-  if (!(first <= 65535)) throw unresolved("Servname not supported for ai_socktype");
+  const first = await portOf(sys, address);
   const wanted = (found: SocketAddress) =>
     found.family === "inet"
       ? ipv4 ?? ipv6 !== true
@@ -156,16 +153,43 @@ async function listenInet(sys: Sys, address: Inet, backlog: number): Promise<Lis
       ? [{ family: "inet", host: "0.0.0.0", port: 0 }, { family: "inet6", host: "::", port: 0 }]
       : await sys.resolve(host, first);
   } catch (error) {
-    throw unresolved(error instanceof Error ? error.message : String(error));
+    throw unresolvedInet(address, error);
   }
   const candidates = resolved.filter(wanted);
-  if (candidates.length === 0) throw unresolved("Address family for hostname not supported");
+  if (candidates.length === 0) {
+    throw unresolvedInet(address, "Address family for hostname not supported");
+  }
   const last = Math.min(address.to ?? first, 65535);
   return {
     fds: listenOnAll(sys, candidates, { first, last, protocol: protocolOf(address) }, backlog),
     path: undefined,
     keepAlive: keepAliveOf(address),
   };
+}
+
+/** The error for a host or port that is not known. */
+export function unresolvedInet({ host, port }: Inet, error: unknown): CommandError {
+  const text = error instanceof Error ? error.message : String(error);
+  return new CommandError(`address resolution failed for ${host}:${port}: ${text}`);
+}
+
+/**
+ * The number of an address's port, which may be a service's name ("nbd"). Throws CommandError, also for numbers
+ * above 65535 and for none.
+ */
+export async function portOf(
+  sys: Sys,
+  address: Inet,
+  socktype: number = SOCK.STREAM,
+): Promise<number> {
+  const { port } = address;
+  if (/^\d+$/.test(port) && Number(port) <= 65535) return Number(port);
+  if (!/[a-z]/i.test(port)) throw unresolvedInet(address, "Servname not supported for ai_socktype");
+  try {
+    return await sys.service(port, socktype);
+  } catch (error) {
+    throw unresolvedInet(address, error);
+  }
 }
 
 /** The protocol of an address's sockets: TCP, or TCP over several paths at once. */

@@ -24,9 +24,11 @@ export {
   keepAliveOf,
   type Listening,
   listenOn,
+  portOf,
   protocolOf,
   setKeepAlive,
   type StreamAddress,
+  unresolvedInet,
 } from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
 export { localTime } from "./local_time.ts";

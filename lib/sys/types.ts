@@ -157,6 +157,8 @@ export interface Sys extends FileCalls<number> {
   getpeername(fd: number): SocketAddress | number;
   /** Resolves a host name or literal; blocks on the pool. Numeric addresses need no resolver. */
   resolve(host: string, port: number): Promise<SocketAddress[]>;
+  /** The port of a service's name for sockets of a type (SOCK_*), as /etc/services says; blocks on the pool. */
+  service(name: string, socktype: number): Promise<number>;
 
   // --- events ---
   eventfd(initial: number): number;

@@ -13,6 +13,10 @@ const refused: readonly string[] = [
   "mux,id=a,chardev=zz",
   "udp,id=a,host=127.0.0.1",
   "udp,id=a,port=xx",
+  // Ports may have names.
+  "socket,id=a,host=127.0.0.1,port=tcpmux",
+  "socket,id=a,host=nosuch.invalid,port=http",
+  "udp,id=a,port=ntp,localaddr=192.0.2.1,localport=domain",
   "ringbuf,id=a,size=1000",
   "ringbuf,id=a,size=x",
   "null,id=a,logfile=/nonexist/a",
