@@ -8,12 +8,13 @@ import type {
 } from "./backend_types.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
+import { NodePages } from "./pages.ts";
+import type { BackendPages } from "./pages_types.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Seam } from "./seam.ts";
 import { chainDepth, chainStatus } from "./status.ts";
 import {
   type BlockStatus,
-  type FilePlace,
   type ImageFacts,
   type Limits,
   Perm,
@@ -52,8 +53,11 @@ export class Backend implements BlockBackend {
   #quiet: (() => void)[] = [];
   #detached = false;
   readonly #writeFlags: number;
-  /** PipeSource.tell. */
-  readonly #leaves = (begun: Promise<void>) => void this.#track("write", undefined, 0, 0, begun);
+  readonly pages: BackendPages;
+  /** A write that was given up has left `begun` behind: a drain waits for it. */
+  readonly outlives = (begun: Promise<void>): void => {
+    this.#track("write", undefined, 0, 0, begun);
+  };
 
   constructor(
     private readonly owner: BackendOwner,
@@ -64,6 +68,7 @@ export class Backend implements BlockBackend {
     this.needed = options.needed;
     this.shared = options.shared;
     this.wanted = { needed: options.needed, shared: options.shared };
+    this.pages = new NodePages(seam, this);
     this.#writeFlags = options.writethrough === true ? RequestFlag.fua : 0;
   }
 
@@ -81,6 +86,10 @@ export class Backend implements BlockBackend {
   }
   get inserted(): boolean {
     return this.node.inserted;
+  }
+  /** Whether new requests wait. */
+  get drained(): boolean {
+    return this.#drained > 0;
   }
   get inFlight(): number {
     return this.requests.size + this.#waiting.length;
@@ -192,32 +201,6 @@ export class Backend implements BlockBackend {
       this.#check("prefetch", offset, length);
       return this.seam.prefetch(this.node, offset, length);
     });
-  }
-
-  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
-    if (this.#drained > 0 || !this.node.holds(offset + length)) return false;
-    return this.seam.locateFile(this.node, offset, length, known, out);
-  }
-
-  takesPipe(offset: number, length: number): number {
-    const may = this.#drained === 0 && this.#writeFlags === 0 &&
-      (this.needed & (Perm.write | Perm.writeUnchanged)) !== 0 &&
-      offset >= 0 && offset + length <= this.node.instance.size;
-    return may ? this.seam.takesPipe(this.node, offset, length) : 0;
-  }
-
-  writeFromPipe(offset: number, pipe: number, length: number): number {
-    return this.seam.writeFromPipe(this.node, offset, { fd: pipe, tell: this.#leaves }, length);
-  }
-
-  countWrite(length: number): void {
-    this.statistics.write.operations++;
-    this.statistics.write.bytes += length;
-  }
-
-  countRead(length: number): void {
-    this.statistics.read.operations++;
-    this.statistics.read.bytes += length;
   }
 
   setPermissions(needed: number, shared: number): Promise<void> {

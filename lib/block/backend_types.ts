@@ -1,13 +1,7 @@
 /** The way into the graph for its users: exports, jobs, the monitor (QEMU's BlockBackend). */
 import type { IoVec, MaybePromise } from "../base/mod.ts";
-import type {
-  BlockNodeInfo,
-  BlockStatus,
-  FilePlace,
-  ImageFacts,
-  Limits,
-  TruncateOptions,
-} from "./types.ts";
+import type { BlockNodeInfo, BlockStatus, ImageFacts, Limits, TruncateOptions } from "./types.ts";
+import type { BackendPages } from "./pages_types.ts";
 
 /** What a user of a node says when it attaches. */
 export interface BackendOptions {
@@ -58,28 +52,8 @@ export interface BlockBackend {
   /** Depth of the layer that provides the front part: 0 none, 1 this node, 2 its backing file... */
   allocationDepth(offset: number, length: number): MaybePromise<{ depth: number; length: number }>;
   prefetch(offset: number, length: number): MaybePromise<void>;
-  /**
-   * Where a range within the node lies in the page cache of one file, so that it can be sent from there at once.
-   * False: read it. Sending may go on while others write: it shows the old or the new data, as a read would.
-   * `known`: it was there a moment ago, do not ask again. Absent: always false.
-   */
-  locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
-  /** Counts a read that its user makes by itself, with locateFile. */
-  countRead?(length: number): void;
-  /**
-   * Whether data for a range within the node had better come out of a pipe, now: it goes to a file, just as it is. 0:
-   * no, write it. Else parts of it are to end at multiples of so many bytes where they can. Absent: always 0.
-   */
-  takesPipe?(offset: number, length: number): number;
-  /**
-   * Writes at once the `length` bytes that wait in the pipe whose reading end is `pipe`, as part of a request that
-   * countWrite counts in the end. Call it when takesPipe has just said so of the range. Bytes written, or -errno:
-   * what is left in the pipe can still be written, which works where pages cannot be moved, or tells why not. Throws
-   * BlockError when data was taken out of the pipe and not written.
-   */
-  writeFromPipe?(offset: number, pipe: number, length: number): number;
-  /** Counts a write of `length` bytes that was made with writeFromPipe. */
-  countWrite?(length: number): void;
+  /** Ways past our memory for data. Absent: there are none. */
+  readonly pages?: BackendPages;
   /** Changes what it needs and shares; throws CommandError with QEMU's conflict text. */
   setPermissions(needed: number, shared: number): Promise<void>;
   /** Requests that have not completed. */

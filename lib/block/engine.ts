@@ -16,7 +16,7 @@ import { writeCompressed } from "./compressed.ts";
 import { executePlan } from "./plan.ts";
 import { mergedWrite, writeMerged } from "./merged.ts";
 import type { Seam } from "./seam.ts";
-import { type FilePlace, type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
+import { type FormatInstance, RequestFlag, type WriteIntent } from "./types.ts";
 
 /** The engine of one context. */
 export class Engine {
@@ -127,40 +127,6 @@ export class Engine {
       assert(place.kind !== Placed.none, "locate gave no answer");
     }
     await bounded.finish();
-  }
-
-  /** As Seam.locateFile, for a format that is `fixed`, or wants to know what is sent. */
-  locateFile(
-    format: FormatInstance,
-    offset: number,
-    length: number,
-    known: boolean,
-    out: FilePlace,
-  ): boolean {
-    const place = this.locateWhole(format, offset, length);
-    if (place?.child === undefined) return false;
-    const { node } = place.child;
-    // What the backing file shows is that one's business.
-    if (place.kind === Placed.unallocated) {
-      return this.seam.locateFile(node, offset, length, known, out);
-    }
-    const { at } = place;
-    return this.seam.locateFile(node, at, length, known, out) &&
-      (format.fixed === true || format.sending!(at, length));
-  }
-
-  /** As Child.inPageCache, for a format whose data stays in its place. */
-  inPageCache(format: FormatInstance, offset: number, length: number): boolean | undefined {
-    const place = this.locateWhole(format, offset, length);
-    if (place?.kind !== Placed.child) return undefined;
-    return this.seam.inPageCache(place.child!.node, place.at, length);
-  }
-
-  /** As Child.dropPages, for a format whose data stays in its place. */
-  dropPages(format: FormatInstance, offset: number, length: number): MaybePromise<void> {
-    const place = this.locateWhole(format, offset, length);
-    if (place?.kind !== Placed.child) return undefined;
-    return this.seam.dropPages(place.child!.node, place.at, length);
   }
 
   /**

@@ -1,6 +1,7 @@
 /** The block core: graph, seam, data engine. Drivers live in drivers/. */
 export * from "./types.ts";
 export * from "./backend_types.ts";
+export type * from "./pages_types.ts";
 export * from "./graph_types.ts";
 export { PlacementRecord, PlanRecord } from "./placement.ts";
 export { resolveLimits } from "./limits.ts";

@@ -9,6 +9,7 @@ import type { BitmapList } from "./bitmaps/list.ts";
 import type { NodeView, RequestInFlight } from "./graph_types.ts";
 import type { RequestEpochs } from "./epochs.ts";
 import { resolveLimits } from "./limits.ts";
+import { dropPages, inPageCache } from "./pages.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
 import type { GraphThread } from "./thread_types.ts";
@@ -166,6 +167,12 @@ export class BlockNode implements NodeView {
     return `node '${this.name}'`;
   }
 
+  /** Contents changed, or may have: the next flush is not left out, and dirty bitmaps record it. */
+  changed(offset: number, length: number): void {
+    this.writeGeneration++;
+    if (this.bitmaps !== undefined) this.bitmaps.mark(offset, length);
+  }
+
   edge(name: string): Edge | undefined {
     return this.children.find((edge) => edge.name === name);
   }
@@ -236,10 +243,10 @@ export class Edge implements Child {
     return this.seam.status(this.node, offset, length, precise, out);
   }
   inPageCache(offset: number, length: number): boolean | undefined {
-    return this.seam.inPageCache(this.node, offset, length);
+    return inPageCache(this.seam, this.node, offset, length);
   }
   dropPages(offset: number, length: number): MaybePromise<void> {
-    return this.seam.dropPages(this.node, offset, length);
+    return dropPages(this.seam, this.node, offset, length);
   }
 }
 

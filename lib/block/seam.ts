@@ -12,17 +12,10 @@ import { inOrder, readAligned, writeAligned } from "./align.ts";
 import { Bounded } from "./bounded.ts";
 import { Engine } from "./engine.ts";
 import type { RequestInFlight } from "./graph_types.ts";
-import { type PipeSource, takesPipe, writeFromPipe } from "./piped.ts";
 import { isAllZero, zeroFill } from "./memory.ts";
 import { type BlockNode, type Edge, wantsFua } from "./node.ts";
 import { layerStatus } from "./status.ts";
-import {
-  type BlockStatus,
-  type FilePlace,
-  Perm,
-  RequestFlag,
-  type TruncateOptions,
-} from "./types.ts";
+import { type BlockStatus, Perm, RequestFlag, type TruncateOptions } from "./types.ts";
 import { discardRange, zeroRange } from "./zeroes.ts";
 import { truncateNode } from "./truncate.ts";
 import { prefetchRange } from "./prefetch.ts";
@@ -70,6 +63,15 @@ export class Seam {
     this.#zeroes = undefined;
   }
 
+  /** Whether somebody wants to be told of each read. */
+  get tracesReads(): boolean {
+    return this.#traceRead.enabled;
+  }
+  /** The same of writes. */
+  get tracesWrites(): boolean {
+    return this.#traceWrite.enabled;
+  }
+
   // --- reads ---
 
   /** Reads `iov.total` bytes at `offset`; what lies beyond the end of the node reads as zeroes. */
@@ -103,45 +105,11 @@ export class Seam {
     return this.track(node, "read", offset, iov.total, result);
   }
 
-  /** See BlockBackend.locateFile. A node that traces its reads is to be read. */
-  locateFile(
-    node: BlockNode,
-    offset: number,
-    length: number,
-    known: boolean,
-    out: FilePlace,
-  ): boolean {
-    const instance = node.instance;
-    if (!node.plain || this.#traceRead.enabled || offset + length > instance.size) return false;
-    if (instance.kind === "format") {
-      return (instance.fixed === true || instance.sending !== undefined) &&
-        this.engine.locateFile(instance, offset, length, known, out);
-    }
-    return instance.locateFile?.(offset, length, known, out) ?? false;
-  }
-
-  /** See Child.inPageCache. */
-  inPageCache(node: BlockNode, offset: number, length: number): boolean | undefined {
-    const { instance } = node;
-    if (instance.kind === "io") return instance.inPageCache?.(offset, length);
-    return instance.fixed === true ? this.engine.inPageCache(instance, offset, length) : undefined;
-  }
-
-  /** See Child.dropPages. */
-  dropPages(node: BlockNode, offset: number, length: number): MaybePromise<void> {
-    const { instance } = node;
-    if (instance.kind === "io") {
-      const result = instance.dropPages?.(offset, length);
-      return result === undefined ? undefined : this.track(node, "drop", offset, length, result);
-    }
-    if (instance.fixed === true) return this.engine.dropPages(instance, offset, length);
-  }
-
   // --- writes ---
 
   /** Writes on behalf of a parent: past the end only with the resize permission. */
   writeChild(edge: Edge, offset: number, iov: IoVec, flags: number): MaybePromise<void> {
-    this.#checkChild(edge, "write", offset, iov.total);
+    this.checkChild(edge, "write", offset, iov.total);
     return this.write(edge.node, offset, iov, flags);
   }
 
@@ -152,11 +120,12 @@ export class Seam {
     length: number,
     flags: number,
   ): MaybePromise<void> {
-    this.#checkChild(edge, "write-zeroes", offset, length);
+    this.checkChild(edge, "write-zeroes", offset, length);
     return this.writeZeroes(edge.node, offset, length, flags);
   }
 
-  #checkChild(edge: Edge, op: string, offset: number, length: number): void {
+  /** Throws unless `edge` may write there. */
+  checkChild(edge: Edge, op: string, offset: number, length: number): void {
     if (!edge.mayWrite(offset, length)) {
       throw new BlockError("EIO", "write beyond the end of the node", {
         node: edge.node.name,
@@ -202,7 +171,7 @@ export class Seam {
       }
     } catch (error) {
       // It may have been written in part: the next flush is not to be left out.
-      changed(node, offset, length);
+      node.changed(offset, length);
       throw error;
     }
     return this.afterWrite(node, offset, length, result, emulateFua);
@@ -218,37 +187,6 @@ export class Seam {
     return this.track(node, "write", offset, iov.total, result);
   }
 
-  /** See BlockBackend.takesPipe. Whoever wants to see, or to change, what is written has it written. */
-  takesPipe(node: BlockNode, offset: number, length: number): number {
-    const { instance, common } = node;
-    if (!node.plain || node.elsewhere !== undefined) return 0;
-    if (common.readOnly || !common.active || common.detectZeroes !== "off") return 0;
-    if (node.writeThreshold !== 0 || this.#traceWrite.enabled) return 0;
-    if (instance.kind === "io") return instance.takesPipe?.() === true ? 1 : 0;
-    return takesPipe(this, this.engine, node, instance, offset, length);
-  }
-
-  /** As writeChild, for data in a pipe. */
-  writeChildFromPipe(edge: Edge, offset: number, source: PipeSource, length: number): number {
-    this.#checkChild(edge, "write", offset, length);
-    return this.writeFromPipe(edge.node, offset, source, length);
-  }
-
-  /** See BlockBackend.writeFromPipe. */
-  writeFromPipe(node: BlockNode, offset: number, source: PipeSource, length: number): number {
-    const { instance } = node;
-    let rc = 0;
-    try {
-      rc = instance.kind === "format"
-        ? writeFromPipe(this, node, instance, offset, source, length)
-        : instance.writeFromPipe!(offset, source.fd, length);
-    } finally {
-      changed(node, offset, length); // as in write
-      if (rc > 0 && offset + rc > node.writeHighest) node.writeHighest = offset + rc;
-    }
-    return rc;
-  }
-
   /** Counts a write once it is done, whatever became of it, and flushes it for an emulated FUA. */
   afterWrite(
     node: BlockNode,
@@ -258,14 +196,14 @@ export class Seam {
     flush: boolean,
   ): MaybePromise<void> {
     if (result === undefined) {
-      changed(node, offset, length);
+      node.changed(offset, length);
       if (offset + length > node.writeHighest) node.writeHighest = offset + length;
       return flush ? this.flush(node) : undefined;
     }
     return result.then(
       () => this.afterWrite(node, offset, length, undefined, flush),
       (error) => {
-        changed(node, offset, length);
+        node.changed(offset, length);
         throw error;
       },
     );
@@ -293,7 +231,7 @@ export class Seam {
     try {
       result = zeroRange(this, node, offset, length, passed);
     } catch (error) {
-      changed(node, offset, length); // as in write
+      node.changed(offset, length); // as in write
       throw error;
     }
     return this.afterWrite(node, offset, length, result, emulateFua);
@@ -311,8 +249,8 @@ export class Seam {
     const result = node.limits.requestAlignment === 1
       ? act()
       : inOrder(node, offset, length, false, act);
-    if (result === undefined) return changed(node, offset, length);
-    const done = () => changed(node, offset, length);
+    if (result === undefined) return node.changed(offset, length);
+    const done = () => node.changed(offset, length);
     return result.finally(done);
   }
 
@@ -457,12 +395,6 @@ export class Seam {
   #trace(point: TracePoint, node: BlockNode, offset: number, bytes: number, flags: number): void {
     point.emit(`bs ${node.name} offset ${offset} bytes ${bytes} flags 0x${flags.toString(16)}`);
   }
-}
-
-/** Contents changed, or may have: the next flush is not left out, and dirty bitmaps record it. */
-function changed(node: BlockNode, offset: number, length: number): void {
-  node.writeGeneration++;
-  if (node.bitmaps !== undefined) node.bitmaps.mark(offset, length);
 }
 
 /**

@@ -16,6 +16,7 @@ import type { Schema } from "../qmp/schema/core.ts";
 import type { InternalSnapshots } from "./snapshots.ts";
 import type { DirtyBitmap } from "./bitmaps/bitmap.ts";
 import type { BlockBackend } from "./backend_types.ts";
+import type { CachedPages, FilePages } from "./pages_types.ts";
 
 /** Permissions on an edge of the graph (QEMU's BLK_PERM_*; the bit is also the lock byte's index). */
 export const Perm = {
@@ -44,7 +45,7 @@ export const RequestFlag = {
   writeCompressed: 16,
   /** A read into memory that only the requester has ever seen (a guest's): bytes that have no contents may stay. */
   ownMemory: 32,
-  /** write-zeroes leaves nothing of the range in the page cache where it can, be it as a hole (Child.inPageCache). */
+  /** write-zeroes leaves nothing of the range in the page cache where it can, be it as a hole (CachedPages.inPageCache). */
   noPages: 64,
 } as const;
 
@@ -281,7 +282,7 @@ export interface FormatInstance extends DriverInstanceBase {
    * The child that what is written goes to, just as it is, so that it may come out of a pipe. Plans for data that are
    * made at once are committed at once if nothing else ran in between. Absent: there is none.
    */
-  readonly pipes?: Child | undefined;
+  readonly pipesTo?: Child | undefined;
   /** Makes room for a write. Absent: read-only format. */
   reserve?(
     start: number,
@@ -312,16 +313,8 @@ export interface IoInstance extends DriverInstanceBase {
     precise: boolean,
     out: BlockStatus,
   ): MaybePromise<void>;
-  /** See BlockBackend.locateFile. */
-  locateFile?(offset: number, length: number, known: boolean, out: FilePlace): boolean;
-  /** See Child.inPageCache. */
-  inPageCache?(offset: number, length: number): boolean | undefined;
-  /** See Child.dropPages. */
-  dropPages?(offset: number, length: number): MaybePromise<void>;
-  /** See BlockBackend.takesPipe. */
-  takesPipe?(): boolean;
-  /** See BlockBackend.writeFromPipe. */
-  writeFromPipe?(offset: number, pipe: number, length: number): number;
+  /** The pages of the file that the node is. Absent: all data passes through memory. */
+  readonly pages?: FilePages | undefined;
   /** Brings data into the cache (NBD CACHE); advice. */
   prefetch?(offset: number, length: number): MaybePromise<void>;
   /** The node lives in another context: every request goes there as it is, and is checked there. */
@@ -335,13 +328,6 @@ export interface IoInstance extends DriverInstanceBase {
     | undefined;
 }
 
-/** Where data lies in an open file, for those who can send it from there. Valid until anything else runs. */
-export interface FilePlace {
-  fd: number;
-  /** Bytes. */
-  offset: number;
-}
-
 /** An opened driver. */
 export type DriverInstance = FormatInstance | IoInstance;
 
@@ -353,7 +339,7 @@ export interface BlockNodeInfo {
 }
 
 /** An edge of the graph, as the parent's driver holds it. */
-export interface Child {
+export interface Child extends CachedPages {
   /** Its name in the parent: "file", "backing", "data-file"... */
   readonly name: string;
   readonly node: BlockNodeInfo;
@@ -378,16 +364,6 @@ export interface Child {
     precise: boolean,
     out: BlockStatus,
   ): MaybePromise<void>;
-  /**
-   * Whether any of the range is in the page cache of a file, now. Undefined: it cannot be told, or zeroing the range
-   * could not take it out of there.
-   */
-  inPageCache(offset: number, length: number): boolean | undefined;
-  /**
-   * Asks the kernel to take those pages of a file out of the page cache that lie in the range, are written out and are
-   * held by nobody else; none that is part of a larger one which reaches beyond the range. It never fails.
-   */
-  dropPages(offset: number, length: number): MaybePromise<void>;
 }
 
 /** What a driver learns when it opens (or reopens) a node. */

@@ -7,7 +7,7 @@
  * not in the page cache is read once before.
  */
 import { IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BlockBackend, BlockStatus, FilePlace } from "../block/mod.ts";
+import type { BackendPages, BlockBackend, BlockStatus, FilePlace } from "../block/mod.ts";
 import type { NbdExport } from "./export.ts";
 import { type DataSource, type Region, SOURCE_PIECE } from "./output.ts";
 import { type Cookie, keepCookie, type Replies } from "./replies.ts";
@@ -81,6 +81,7 @@ export class Reader implements DataSource {
   readonly #host: ReadHost;
   readonly #target: NbdExport;
   readonly #backend: BlockBackend;
+  readonly #pages: BackendPages | undefined;
   #iov = new IoVec();
   #waiting: ReadJob[] = [];
   #abandoned = false;
@@ -96,10 +97,11 @@ export class Reader implements DataSource {
     this.#host = host;
     this.#target = target;
     this.#backend = target.backend;
+    this.#pages = target.backend.pages;
     const { output } = host.replies;
     output.source = this;
     this.#trial = new Trial(host.clock, target.traffic);
-    this.#sends = output.sendsFiles && this.#backend.locateFile !== undefined;
+    this.#sends = output.sendsFiles && this.#pages !== undefined;
   }
 
   /** Whether a read waits for room in the output. */
@@ -159,7 +161,7 @@ export class Reader implements DataSource {
     if (length < SEND_FROM || !this.#sends) return false;
     this.#trial.count(length);
     return this.#trial.sends &&
-      this.#backend.locateFile!(position, Math.min(length, SOURCE_PIECE), false, this.#place);
+      this.#pages!.locate(position, Math.min(length, SOURCE_PIECE), false, this.#place);
   }
 
   /** Whether all of a long range can be sent from the page cache now. */
@@ -167,7 +169,7 @@ export class Reader implements DataSource {
     if (!this.#sends) return false;
     for (let at = 0; at < length; at += SOURCE_PIECE) {
       const piece = Math.min(SOURCE_PIECE, length - at);
-      if (!this.#backend.locateFile!(position + at, piece, false, this.#place)) return false;
+      if (!this.#pages!.locate(position + at, piece, false, this.#place)) return false;
     }
     return true;
   }
@@ -175,7 +177,7 @@ export class Reader implements DataSource {
   /** Queues a reply (all of it, or a chunk) whose data is sent from the page cache. */
   #send(to: Cookie, position: number, length: number, last: boolean): void {
     this.#queueSource(to, position, length, last, true);
-    this.#backend.countRead!(length);
+    this.#pages!.countRead(length);
   }
 
   /** Queues a reply (all of it, or a chunk) whose data follows as the client takes it; `fresh`: which is at hand. */
@@ -190,7 +192,7 @@ export class Reader implements DataSource {
   /** DataSource.send. */
   send(position: number, length: number, fresh: boolean): number | undefined {
     const place = this.#place;
-    if (!this.#sends || !this.#backend.locateFile!(position, length, fresh, place)) {
+    if (!this.#sends || !this.#pages!.locate(position, length, fresh, place)) {
       return undefined;
     }
     const sent = this.#host.replies.output.sendFile(place.fd, place.offset, length);

@@ -253,9 +253,9 @@ export class Executor implements CheckContext {
     });
   }
 
-  /** Whether a large write, or the rest of one, may come out of a pipe now: see BlockBackend. */
-  takesPipe(offset: number, length: number): number {
-    return this.#backend.takesPipe?.(offset, length) ?? 0;
+  /** Whether a large write, or the rest of one, may come out of a pipe now: see PageTransfers. */
+  pipeUnit(offset: number, length: number): number {
+    return this.#backend.pages?.pipeUnit(offset, length) ?? 0;
   }
 
   /**
@@ -266,7 +266,7 @@ export class Executor implements CheckContext {
     let done = 0;
     try {
       while (done < length) {
-        const rc = this.#backend.writeFromPipe!(job.position + done, pipe, length - done);
+        const rc = this.#backend.pages!.writeFromPipe(job.position + done, pipe, length - done);
         if (rc === -Errno.EINTR) continue;
         if (rc <= 0) break;
         done += rc;
@@ -292,7 +292,7 @@ export class Executor implements CheckContext {
 
   #finishWrite(job: WriteJob): void {
     this.counters.inFlight--;
-    if (job.piped > 0) this.#backend.countWrite!(job.piped);
+    if (job.piped > 0) this.#backend.pages!.countWrite(job.piped);
     if (job.error !== undefined) return this.fail(job.cookie, job.error, "writing to file failed");
     if (!job.durable) return this.replies.ok(job.cookie);
     let pending: MaybePromise<void>;

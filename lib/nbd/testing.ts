@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
 import {
+  type BackendPages,
   type BackendStatistics,
   type BlockBackend,
   type BlockStatus,
@@ -35,7 +36,7 @@ import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.
 const PAGE = 64 * 1024;
 
 /** A disk in native memory. Pages of 64 KiB that were never written are holes. */
-export class MemoryBackend implements BlockBackend {
+export class MemoryBackend implements BlockBackend, BackendPages {
   readonly node = { name: "disk", driver: "memory", size: 0 };
   limits: Limits = resolveLimits(undefined, []);
   readOnly = false;
@@ -77,7 +78,9 @@ export class MemoryBackend implements BlockBackend {
     assert.equal(this.#context.sys.ftruncate(this.#fd, size), 0);
   }
 
-  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
+  readonly pages: BackendPages = this;
+
+  locate(offset: number, length: number, known: boolean, out: FilePlace): boolean {
     if (!this.locatable) return false;
     this.calls.push(`locate ${offset} ${length}${known ? " known" : ""}`);
     out.fd = this.#fd;
@@ -93,7 +96,7 @@ export class MemoryBackend implements BlockBackend {
   pipeMost = Infinity;
   /** Where data that leaves the pipe is lost. */
   losing = Infinity;
-  takesPipe(): number {
+  pipeUnit(): number {
     return this.piping ? 1 : 0;
   }
 

@@ -91,7 +91,7 @@ export class TransmissionInput {
   /** Takes what there is of a large payload through the pipe to the file. As Input.receive. */
   #receivePiped(job: WriteJob): number {
     const pipe = this.#pipe;
-    const unit = this.#executor.takesPipe(job.position, job.left);
+    const unit = this.#executor.pipeUnit(job.position, job.left);
     const length = unit > 0 ? pipe.fill(job.position, job.left, unit) : undefined;
     if (length === undefined) {
       this.#leavePipe(job);
@@ -178,7 +178,7 @@ export class TransmissionInput {
 
   /** Whether the range may come through the pipe. */
   #pipes(offset: number, length: number): boolean {
-    return this.#executor.takesPipe(offset, length) > 0 && this.#pipe.available;
+    return this.#executor.pipeUnit(offset, length) > 0 && this.#pipe.available;
   }
 
   /** Whether nothing that was received is left: what comes next is still in the socket. */

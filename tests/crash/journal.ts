@@ -8,6 +8,7 @@ import { BlockError, type IoVec, type MaybePromise } from "../../lib/base/mod.ts
 import {
   defineDriver,
   type DriverDefinition,
+  type FilePages,
   type FilePlace,
   type IoInstance,
 } from "../../lib/block/mod.ts";
@@ -242,8 +243,9 @@ export class RecordingDisk {
   }
 }
 
-class RecordingInstance implements IoInstance {
+class RecordingInstance implements IoInstance, FilePages {
   readonly kind = "io";
+  readonly pages: FilePages = this;
   constructor(private readonly sys: Sys, private readonly disk: RecordingDisk) {}
   get size(): number {
     return this.disk.bytes.length;
@@ -262,8 +264,8 @@ class RecordingInstance implements IoInstance {
     }
     return this.disk.write(offset, bytes);
   }
-  takesPipe(): boolean {
-    return true;
+  pipeUnit(): number {
+    return 1;
   }
   writeFromPipe(offset: number, pipe: number, length: number): number {
     try {
@@ -292,7 +294,7 @@ class RecordingInstance implements IoInstance {
   truncate(size: number): MaybePromise<void> {
     return this.disk.truncate(size);
   }
-  locateFile(offset: number, _length: number, _known: boolean, out: FilePlace): boolean {
+  locate(offset: number, _length: number, _known: boolean, out: FilePlace): boolean {
     out.fd = -1;
     out.offset = offset;
     return true;

@@ -142,7 +142,7 @@ export class Machine {
   async writePiped(offset: number, bytes: Uint8Array): Promise<void> {
     for (let done = 0; done < bytes.length;) {
       const part = bytes.subarray(done, done + PIPE);
-      const takes = this.backend.takesPipe!(offset + done, part.length) > 0;
+      const takes = this.backend.pages!.pipeUnit(offset + done, part.length) > 0;
       const written = takes ? this.#throughPipe(offset + done, part) : 0;
       done += written;
       if (written < part.length) return await this.write(offset + done, bytes.subarray(done));
@@ -159,7 +159,7 @@ export class Machine {
     try {
       memory.bytes.set(bytes);
       assert.equal(sys.write(into, memory.address, bytes.length), bytes.length);
-      const written = Math.max(0, backend.writeFromPipe!(offset, from, bytes.length));
+      const written = Math.max(0, backend.pages!.writeFromPipe(offset, from, bytes.length));
       assert.equal(sys.unread(from), bytes.length - written);
       this.piped += written;
       return written;
@@ -183,7 +183,7 @@ export class Machine {
   /** A reply that is sent from the page cache; undefined: it cannot be. */
   send(offset: number, length: number): Reply | undefined {
     const place = { fd: -1, offset: -1 };
-    if (this.backend.locateFile?.(offset, length, true, place) !== true) return undefined;
+    if (this.backend.pages?.locate(offset, length, true, place) !== true) return undefined;
     return this.disks.file.pages.send(place.offset, length);
   }
 

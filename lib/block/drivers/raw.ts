@@ -75,7 +75,7 @@ class RawInstance implements FormatInstance {
     return this.#window.size ?? Math.max(this.child.size - this.#window.offset, 0);
   }
 
-  get pipes(): Child {
+  get pipesTo(): Child {
     return this.child;
   }
 

@@ -451,19 +451,19 @@ test("pages that nobody holds can be dropped, those in a socket stay", async (co
   try {
     await Deno.writeFile(`${dir}/f`, new Uint8Array(65_536).fill(7));
     const node = await open(context, `${dir}/f`);
-    const there = () => node.inPageCache(0, 65_536);
+    const there = () => node.pages!.inPageCache(0, 65_536);
     if (there() === undefined) return await node.close(); // before Linux 6.5
     const file = context.sys.open(`${dir}/f`, 0, 0);
     assert.equal(context.sys.sendfile(ends[0], file, 8192, 512), 512);
     context.sys.close(file);
     await node.flush();
-    await node.dropPages(0, 65_536);
+    await node.pages!.dropPages(0, 65_536);
     assert.equal(there(), true);
     const memory = context.buffers.acquire(512);
     assert.equal(context.sys.recv(ends[1], memory.address, 512, 0), 512);
     assert.ok(memory.bytes.subarray(0, 512).every((byte) => byte === 7));
     context.buffers.release(memory);
-    await node.dropPages(0, 65_536);
+    await node.pages!.dropPages(0, 65_536);
     assert.equal(there(), false);
     await node.close();
   } finally {
@@ -479,7 +479,7 @@ for (const place of [undefined, "/dev/shm"]) {
     try {
       await Deno.writeFile(`${dir}/f`, new Uint8Array(65_536).fill(7));
       const node = await open(context, `${dir}/f`);
-      const there = () => node.inPageCache(16_384, 32_768);
+      const there = () => node.pages!.inPageCache(16_384, 32_768);
       if (there() === undefined) return await node.close(); // before Linux 6.5
       assert.equal(there(), true);
       await node.flush();

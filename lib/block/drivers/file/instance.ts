@@ -9,7 +9,7 @@ import { BLK, type Context, Errno, errnoName, F } from "../../../sys/mod.ts";
 import { BlockError, CommandError, type IoVec, type MaybePromise } from "../../../base/mod.ts";
 import {
   type BlockStatus,
-  type FilePlace,
+  type FilePages,
   type HandedOver,
   type ImageFacts,
   type IoInstance,
@@ -25,13 +25,7 @@ import { probeDirectAlignment, sectorSize } from "./alignment.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
-import {
-  CDS_DISC_OK,
-  CDSL_CURRENT,
-  POSIX_FADV_DONTNEED,
-  POSIX_FADV_WILLNEED,
-  sysFadvise64,
-} from "./linux.ts";
+import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
 import { ImageLocks } from "./locking.ts";
 import {
   type DriverName,
@@ -41,6 +35,7 @@ import {
   type OpenMode,
   sizeOf,
 } from "./open.ts";
+import { PagesOfFile } from "./pages.ts";
 import { resizeFile } from "./resize.ts";
 import { Space } from "./space.ts";
 import { Transfer } from "./transfer.ts";
@@ -94,6 +89,8 @@ function isWritable(mode: Mode, needed: number): boolean {
 export class FileInstance implements IoInstance {
   readonly kind = "io";
   limits: Partial<Limits> = {};
+  /** Drives are asked for their medium first. */
+  readonly pages: FilePages | undefined;
   readonly #context: Context;
   readonly #node: string;
   readonly #driver: DriverName;
@@ -131,6 +128,9 @@ export class FileInstance implements IoInstance {
     this.#engine = engine;
     this.#transfer = new Transfer(open.context.sys, file.fd, open.nodeName, engine);
     this.#transfer.size = file.size;
+    if (driver !== "host_cdrom") {
+      this.pages = new PagesOfFile(open.context.sys, this.#transfer, file.kind);
+    }
     this.#space = new Space(open.context, file.fd, open.nodeName, file.kind);
     this.#extents = new Extents(open.context.sys, file.fd);
     if (options.locking !== "off") {
@@ -191,28 +191,6 @@ export class FileInstance implements IoInstance {
     return this.#transfer.read(offset, iov);
   }
 
-  locateFile(offset: number, length: number, known: boolean, out: FilePlace): boolean {
-    if (this.#driver === "host_cdrom" || !this.#transfer.isCached(offset, length, known)) {
-      return false;
-    }
-    out.fd = this.#fd;
-    out.offset = offset;
-    return true;
-  }
-
-  /** Of devices it is not known what zeroing does to their pages. */
-  inPageCache(offset: number, length: number): boolean | undefined {
-    return this.#fileKind === "file" ? this.#transfer.inPageCache(offset, length) : undefined;
-  }
-
-  takesPipe(): boolean {
-    return this.#driver !== "host_cdrom" && this.#transfer.takesPipe;
-  }
-
-  writeFromPipe(offset: number, pipe: number, length: number): number {
-    return this.#transfer.writeFromPipe(offset, pipe, length);
-  }
-
   write(offset: number, iov: IoVec, _flags: number): MaybePromise<void> {
     if (this.#driver === "host_cdrom") this.#requireMedium("write", offset);
     return this.#transfer.write(offset, iov);
@@ -248,17 +226,10 @@ export class FileInstance implements IoInstance {
   }
 
   async prefetch(offset: number, length: number): Promise<void> {
-    if (!this.#state.direct) await this.#advise(offset, length, POSIX_FADV_WILLNEED);
-  }
-
-  async dropPages(offset: number, length: number): Promise<void> {
-    if (this.#fileKind === "file") await this.#advise(offset, length, POSIX_FADV_DONTNEED);
-  }
-
-  /** Advice: what the call returns changes nothing. */
-  async #advise(offset: number, length: number, advice: number): Promise<void> {
+    if (this.#state.direct) return;
     const { sys } = this.#context;
-    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, advice);
+    // Advice: what the call returns changes nothing.
+    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, POSIX_FADV_WILLNEED);
   }
 
   async flush(): Promise<void> {

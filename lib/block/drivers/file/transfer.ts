@@ -8,8 +8,8 @@
  *   SlowGuard: dirty throttling can hold a writer for 200 ms.
  * - short transfers are continued; a read past the end of the file gives zeroes; Errno.EINTR is retried.
  */
-import { Errno, knowsNoSplice, RWF, type Sys } from "../../../sys/mod.ts";
-import { alignDown, type IoVec, type MaybePromise } from "../../../base/mod.ts";
+import { Errno, RWF, type Sys } from "../../../sys/mod.ts";
+import type { IoVec, MaybePromise } from "../../../base/mod.ts";
 import { zeroFill } from "../../mod.ts";
 import type { TransferEngine } from "./engine.ts";
 import { blockError } from "./failures.ts";
@@ -21,13 +21,6 @@ import { SlowGuard } from "./guard.ts";
  */
 const INLINE_MAX = 512 * 1024;
 
-/**
- * Ranges asked for in a row that were in the page cache, after which the next ones count as ready. Before, pages that
- * are there may still be on their way from the disk: cachestat does not tell, and whoever takes them waits.
- */
-const CACHED_RUN = 16;
-const PAGE = 4096;
-
 /** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
   /** Bytes in the file as last known; writes beyond it raise it. */
@@ -38,14 +31,10 @@ export class Transfer {
   readonly counters = { inline: 0, engine: 0 };
   readonly readGuard: SlowGuard;
   readonly writeGuard: SlowGuard;
-  /** Ranges in a row that isCached found in the page cache. */
-  #cached = 0;
-  /** Kernels before 6.5 do not say, nor does any about a file that we could not write to. */
-  #tellsCached = true;
+  /** Ranges in a row that were found in the page cache (pages.ts), since the last read that was not. */
+  cachedRun = 0;
   #nowaitReads = true;
   #nowaitWrites = true;
-  /** Not every file system takes pages out of a pipe, and filters of system calls may know no splice. */
-  #splices = true;
   readonly #sys: Sys;
 
   constructor(sys: Sys, readonly fd: number, readonly node: string, public engine: TransferEngine) {
@@ -88,29 +77,11 @@ export class Transfer {
     return this.#readLater(offset, iov, Math.max(rc, 0));
   }
 
-  /** Whether the range can be taken out of the page cache without waiting. `known`: it could a moment ago. */
-  isCached(offset: number, length: number, known: boolean): boolean {
-    if (this.directAlignment > 0 || this.readGuard.slow || !this.#tellsCached) return false;
-    if (known) return this.#cached >= CACHED_RUN;
-    const from = alignDown(offset, PAGE);
-    const pages = this.#sys.cachedPages(this.fd, from, offset + length - from);
-    this.#tellsCached = pages >= 0;
-    const all = pages === Math.ceil((offset + length - from) / PAGE);
-    this.#cached = all ? this.#cached + 1 : 0;
-    return this.#cached > CACHED_RUN;
-  }
-
-  /** Whether any of the range is in the page cache; undefined: unknown. */
-  inPageCache(offset: number, length: number): boolean | undefined {
-    const pages = this.#sys.cachedPages(this.fd, offset, length);
-    return pages < 0 ? undefined : pages > 0;
-  }
-
   /** Reads what follows the first `done` bytes with the engine. */
   async #readLater(offset: number, iov: IoVec, done: number): Promise<void> {
     const total = iov.total;
     this.counters.engine++;
-    if (total <= INLINE_MAX) this.#cached = 0;
+    if (total <= INLINE_MAX) this.cachedRun = 0;
     while (done < total) {
       const rest = done === 0 ? iov : iov.slice(done, total - done);
       const pending = this.engine.readv(this.fd, rest, offset + done);
@@ -166,10 +137,9 @@ export class Transfer {
     return this.#writeLater(offset, iov, Math.max(rc, 0));
   }
 
-  /** Whether writeFromPipe may be called: a write is made inline now, and plainly (splice knows no RWF.NOWAIT). */
-  get takesPipe(): boolean {
-    return this.directAlignment === 0 && !this.#nowaitWrites && !this.writeGuard.slow &&
-      this.#splices;
+  /** Whether a write that is not too large is made inline now, and without RWF.NOWAIT. */
+  get writesPlainly(): boolean {
+    return this.directAlignment === 0 && !this.#nowaitWrites && !this.writeGuard.slow;
   }
 
   /** Writes `length` bytes out of a pipe: bytes, or -errno. */
@@ -180,8 +150,6 @@ export class Transfer {
     if (rc > 0) {
       this.counters.inline++;
       if (offset + rc > this.size) this.size = offset + rc;
-    } else if (knowsNoSplice(rc)) {
-      this.#splices = false;
     }
     return rc;
   }

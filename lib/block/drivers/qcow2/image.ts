@@ -240,7 +240,7 @@ export class Image implements OpenedImage {
     return false;
   }
 
-  get pipes(): Child | undefined {
+  get pipesTo(): Child | undefined {
     return this.cipher === undefined ? this.data : undefined;
   }
 

@@ -75,7 +75,7 @@ class Bench {
     const place = { fd: -1, offset: -1 };
     // It takes a few answers until they count.
     for (let i = 0; i < 40; i++) {
-      if (this.backend.locateFile!(guest, CLUSTER, false, place)) return place;
+      if (this.backend.pages!.locate(guest, CLUSTER, false, place)) return place;
     }
     throw new assert.AssertionError({ message: "it cannot be sent" });
   }

@@ -1,10 +1,14 @@
-/** Writes that come out of a pipe: who takes them, and what they leave behind. */
+/**
+ * Data that passes our memory by: which ranges are located in a file, which writes may come out of a pipe, and what those
+ * leave behind.
+ */
 import assert from "node:assert/strict";
 import { BlockError } from "../base/mod.ts";
 import { BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { struct } from "../qmp/schema/core.ts";
 import { Errno } from "../sys/mod.ts";
-import { testGraph } from "./testing.ts";
+import type { FilePages } from "./pages_types.ts";
+import { ioError, testGraph } from "./testing.ts";
 import {
   type Child,
   defineDriver,
@@ -16,6 +20,18 @@ import {
 const SIZE = 8192;
 /** What the window writes as one. */
 const UNIT = 1024;
+
+/** Those of a file that says no to whatever `own` does not answer. */
+function filePages(own: Partial<FilePages>): FilePages {
+  return {
+    locate: () => false,
+    pipeUnit: () => 0,
+    writeFromPipe: () => -Errno.EINVAL,
+    inPageCache: () => undefined,
+    dropPages: () => {},
+    ...own,
+  };
+}
 
 /** A graph of "f", which takes pipes unless told otherwise, and "w", a window of all but its first 512 bytes. */
 async function setUp(common: Record<string, unknown> = {}, needed: number = Perm.write) {
@@ -38,11 +54,13 @@ async function setUp(common: Record<string, unknown> = {}, needed: number = Perm
       read() {},
       write: (offset, iov) => void log.push(`${iov.total} at ${offset}`),
       flush: () => void log.push("flush"),
-      takesPipe: () => state.takes,
-      writeFromPipe(offset, pipe, length) {
-        log.push(`${length} at ${offset} of pipe ${pipe}`);
-        return state.result(length);
-      },
+      pages: filePages({
+        pipeUnit: () => state.takes ? 1 : 0,
+        writeFromPipe(offset, pipe, length) {
+          log.push(`${length} at ${offset} of pipe ${pipe}`);
+          return state.result(length);
+        },
+      }),
       close() {},
     }),
   }) as DriverDefinition<never>;
@@ -56,7 +74,7 @@ async function setUp(common: Record<string, unknown> = {}, needed: number = Perm
         kind: "format",
         size: SIZE - 512,
         limits: { writeZeroesAlignment: UNIT },
-        get pipes() {
+        get pipesTo() {
           return state.pipes ? child : undefined;
         },
         locate: (start, length, out) =>
@@ -90,8 +108,8 @@ Deno.test("a write out of a pipe goes down to the file, marks what it changed in
     const mark = (offset: number, length: number) => marked.push(`${name} ${offset}+${length}`);
     Object.assign(graph.find(name)!, { bitmaps: { mark } });
   }
-  assert.equal(backend.takesPipe!(0, 1024), 1);
-  assert.equal(backend.writeFromPipe!(0, 7, 1024), 1024);
+  assert.equal(backend.pages!.pipeUnit(0, 1024), 1);
+  assert.equal(backend.pages!.writeFromPipe(0, 7, 1024), 1024);
   assert.deepEqual(marked, ["f 512+1024", "w 0+1024"]);
   assert.deepEqual(["f", "w"].map((name) => graph.find(name)!.writeHighest), [1536, 1024]);
   await backend.flush();
@@ -99,7 +117,7 @@ Deno.test("a write out of a pipe goes down to the file, marks what it changed in
   assert.deepEqual(log, ["1024 at 512 of pipe 7", "flush"]);
   // What has failed may have been written in part.
   state.result = () => -28;
-  assert.equal(backend.writeFromPipe!(2048, 7, 512), -28);
+  assert.equal(backend.pages!.writeFromPipe(2048, 7, 512), -28);
   assert.deepEqual(marked.slice(2), ["f 2560+512", "w 2048+512"]);
   assert.equal(graph.find("w")!.writeHighest, 1024);
   await backend.flush();
@@ -110,16 +128,16 @@ Deno.test("a write out of a pipe goes down to the file, marks what it changed in
 
 Deno.test("writes out of a pipe are counted as their user says", async () => {
   const { backend, end } = await setUp();
-  backend.writeFromPipe!(0, 7, 512);
-  backend.writeFromPipe!(512, 7, 512);
-  backend.countWrite!(1024);
+  backend.pages!.writeFromPipe(0, 7, 512);
+  backend.pages!.writeFromPipe(512, 7, 512);
+  backend.pages!.countWrite(1024);
   assert.deepEqual(backend.statistics.write, { operations: 1, bytes: 1024, failed: 0 });
   await end();
 });
 
 Deno.test("whoever looks at what is written, or must not be written to, takes no pipe", async () => {
   const { graph, context, state, backend, end } = await setUp();
-  const takes = (offset = 0, length = 512) => backend.takesPipe!(offset, length) > 0;
+  const takes = (offset = 0, length = 512) => backend.pages!.pipeUnit(offset, length) > 0;
   assert.equal(takes(0, SIZE - 512), true);
   assert.equal(takes(0, SIZE - 511), false, "beyond the end");
   assert.equal(takes(-512, 512), false);
@@ -143,16 +161,16 @@ Deno.test("whoever looks at what is written, or must not be written to, takes no
   await end();
   for (const common of [{ "read-only": true }, { "detect-zeroes": "on" }]) {
     const other = await setUp(common, "read-only" in common ? Perm.consistentRead : Perm.write);
-    assert.equal(other.backend.takesPipe!(0, 512), 0, JSON.stringify(common));
+    assert.equal(other.backend.pages!.pipeUnit(0, 512), 0, JSON.stringify(common));
     await other.end();
   }
 });
 
 Deno.test("parts end where they are written as one, unless the data has its place already", async () => {
   const { state, backend, end } = await setUp();
-  assert.equal(backend.takesPipe!(0, 4096), 1);
+  assert.equal(backend.pages!.pipeUnit(0, 4096), 1);
   state.located = false;
-  assert.equal(backend.takesPipe!(0, 4096), UNIT);
+  assert.equal(backend.pages!.pipeUnit(0, 4096), UNIT);
   await end();
 });
 
@@ -174,7 +192,7 @@ Deno.test("what a format plans is committed when the data of it has come out of 
   const { state, log, backend, end } = await setUp();
   state.reserve = planner(log);
   state.result = (length) => Math.min(length, 600);
-  assert.equal(backend.writeFromPipe!(512, 7, 1536), 1536);
+  assert.equal(backend.pages!.writeFromPipe(512, 7, 1536), 1536);
   assert.deepEqual(log.splice(0), [
     "512 at 1024 of pipe 7",
     "commit 512",
@@ -188,13 +206,13 @@ Deno.test("what a format plans is committed when the data of it has come out of 
 Deno.test("what must be waited for, or copied, is given up; a drain waits for what was begun", async () => {
   const { graph, state, log, backend, end } = await setUp();
   state.reserve = planner(log, { copy: 1024 });
-  assert.equal(backend.writeFromPipe!(0, 7, 4096), 1024);
+  assert.equal(backend.pages!.writeFromPipe(0, 7, 4096), 1024);
   assert.deepEqual(log.splice(0), ["1024 at 512 of pipe 7", "commit 0", "abandon 1024"]);
-  assert.equal(backend.writeFromPipe!(1024, 7, 3072), -Errno.EAGAIN);
+  assert.equal(backend.pages!.writeFromPipe(1024, 7, 3072), -Errno.EAGAIN);
   assert.deepEqual(log.splice(0), ["abandon 1024"]);
   const { promise, resolve } = Promise.withResolvers<void>();
   state.reserve = planner(log, { wait: promise });
-  assert.equal(backend.writeFromPipe!(0, 7, 4096), -Errno.EAGAIN);
+  assert.equal(backend.pages!.writeFromPipe(0, 7, 4096), -Errno.EAGAIN);
   assert.deepEqual([log.length, backend.inFlight], [0, 1]);
   const drain = graph.drain("w").then((section) => {
     log.push("drained");
@@ -212,26 +230,160 @@ Deno.test("a file that fails: what left the pipe for a place that is given up is
   state.reserve = planner(log);
   let calls = 0;
   state.result = () => ++calls > 1 ? -Errno.ENOSPC : UNIT;
-  assert.equal(backend.writeFromPipe!(0, 7, 4096), UNIT);
+  assert.equal(backend.pages!.writeFromPipe(0, 7, 4096), UNIT);
   assert.equal(log.at(-1), "abandon 1024");
-  assert.equal(backend.writeFromPipe!(1024, 7, 3072), -Errno.ENOSPC);
+  assert.equal(backend.pages!.writeFromPipe(1024, 7, 3072), -Errno.ENOSPC);
   calls = 0;
   state.result = () => ++calls > 1 ? -Errno.ENOSPC : 512;
   log.length = 0;
   const marked: string[] = [];
   const mark = (offset: number, length: number) => marked.push(`${offset}+${length}`);
   Object.assign(graph.find("w")!, { bitmaps: { mark } });
-  assert.throws(() => backend.writeFromPipe!(0, 7, 4096), { errno: "ENOSPC" });
+  assert.throws(() => backend.pages!.writeFromPipe(0, 7, 4096), { errno: "ENOSPC" });
   Object.assign(graph.find("w")!, { bitmaps: undefined });
   assert.deepEqual(marked, ["0+4096"], "some may have been written");
   assert.deepEqual(log.splice(0), ["1024 at 512 of pipe 7", "512 at 1024 of pipe 7", "abandon 0"]);
   // Where nothing is given up, as much was written.
   state.reserve = undefined;
   calls = 0;
-  assert.equal(backend.writeFromPipe!(0, 7, 4096), 512);
+  assert.equal(backend.pages!.writeFromPipe(0, 7, 4096), 512);
   state.reserve = () => {
     throw new BlockError("EIO", "broken");
   };
-  assert.throws(() => backend.writeFromPipe!(0, 7, 4096), { message: /broken/ });
+  assert.throws(() => backend.pages!.writeFromPipe(0, 7, 4096), { message: /broken/ });
   await end();
+});
+
+Deno.test("only a range that one file holds, and that is known at once, is located in the file", async () => {
+  const pages = defineDriver({
+    name: "pages",
+    kind: "protocol",
+    options: struct("BlockdevOptionsPages", {}),
+    open: () => ({
+      kind: "io",
+      size: 4096,
+      read() {},
+      pages: filePages({
+        locate(offset, _length, _known, out) {
+          out.fd = 7;
+          out.offset = offset;
+          return true;
+        },
+      }),
+      close() {},
+    }),
+  }) as DriverDefinition<unknown>;
+  const late = Promise.withResolvers<void>();
+  const parts = defineDriver({
+    name: "parts",
+    kind: "format",
+    options: struct("BlockdevOptionsParts", { file: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const file = await open.child("file", { role: ["data"] });
+      const answers: FormatInstance["locate"][] = [
+        (start, length, out) => out.inChild(file, start + 512, length),
+        (start, length, out) => out.inChild(file, start, length / 2),
+        (_start, length, out) => out.zero(length),
+        (_start, length, out) => out.unallocated(undefined, length),
+        () => late.promise,
+        () => {
+          throw ioError("EIO");
+        },
+      ];
+      return {
+        kind: "format",
+        size: 3072,
+        fixed: true,
+        locate: (start, length, out) => answers[start / 512]!(start, length, out),
+        close() {},
+      };
+    },
+  }) as DriverDefinition<unknown>;
+  const made = testGraph({}, [pages, parts] as never);
+  await made.add({
+    driver: "parts",
+    "node-name": "p",
+    "read-only": true,
+    file: { driver: "pages" },
+  });
+  const backend = await made.graph.backend("p", {
+    describe: "an unnamed block device",
+    needed: Perm.consistentRead,
+    shared: Perm.all,
+  });
+  const out = { fd: -1, offset: -1 };
+  const found = [0, 1, 2, 3, 4, 5].map((i) => backend.pages!.locate(i * 512, 512, true, out));
+  assert.deepEqual(found, [true, false, false, false, false, false]);
+  assert.deepEqual(out, { fd: 7, offset: 512 });
+  late.reject(ioError("EIO")); // is nobody's any more
+  await backend.detach();
+  await made.graph.closeAll();
+});
+
+Deno.test("a format whose data moves says itself whether it may be sent, and not about its backing file", async () => {
+  let tells: boolean | undefined = true;
+  const pages = defineDriver({
+    name: "pages",
+    kind: "protocol",
+    options: struct("BlockdevOptionsPages", {}),
+    open: () => ({
+      kind: "io",
+      size: 4096,
+      read() {},
+      pages: filePages({ locate: () => true, inPageCache: () => tells }),
+      close() {},
+    }),
+  }) as DriverDefinition<unknown>;
+  const asked: string[] = [];
+  let agrees = true;
+  const moving = defineDriver({
+    name: "moving",
+    kind: "format",
+    options: struct("BlockdevOptionsMoving", { file: BlockdevRef, backing: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const file = await open.child("file", { role: ["data"] });
+      const backing = await open.optionalChild("backing", { role: ["cow"] });
+      return {
+        kind: "format",
+        size: 4096,
+        locate(start, length, out) {
+          if (start < 1024) out.inChild(file, start + 1024, length);
+          else out.unallocated(backing, length);
+        },
+        sending(at, length) {
+          asked.push(`${open.nodeName} ${length} at ${at}, ${file.inPageCache(at, length)}`);
+          return agrees;
+        },
+        close() {},
+      };
+    },
+  }) as DriverDefinition<unknown>;
+  const made = testGraph({}, [pages, moving] as never);
+  const below = { driver: "moving", "node-name": "b", file: { driver: "pages" } };
+  await made.add(
+    {
+      driver: "moving",
+      "node-name": "m",
+      "read-only": true,
+      file: { driver: "pages" },
+      backing: below,
+    } as never,
+  );
+  const backend = await made.graph.backend("m", {
+    describe: "an unnamed block device",
+    needed: Perm.consistentRead,
+    shared: Perm.all,
+  });
+  const out = { fd: -1, offset: -1 };
+  const find = (offset: number) => backend.pages!.locate(offset, 512, true, out);
+  assert.equal(find(512), true);
+  agrees = false;
+  tells = undefined;
+  assert.equal(find(512), false);
+  assert.deepEqual(asked, ["m 512 at 1536, true", "m 512 at 1536, undefined"]);
+  asked.length = 0;
+  assert.equal(find(1024), false, "nothing below the backing file either");
+  assert.deepEqual(asked, []);
+  await backend.detach();
+  await made.graph.closeAll();
 });
