@@ -14,7 +14,7 @@ import type { PermissionPlan } from "./permission_update.ts";
 export interface ActivationGraph {
   readonly seam: { flush(node: BlockNode): unknown };
   drain(): Promise<DrainedSection>;
-  updatePermissions(plan?: PermissionPlan): Promise<void>;
+  updatePermissions(plan: PermissionPlan): Promise<void>;
   /** Length or limits of the node may have changed. */
   changed(node: BlockNode): void;
 }

@@ -164,7 +164,8 @@ export class BlockGraph {
     this.all.delete(node);
     this.#nodes.delete(node.name);
     this.places.forget(node);
-    await guard("giving up the permissions of", () => this.updatePermissions());
+    const released = below.map((edge) => edge.node);
+    await guard("giving up the permissions of", () => this.updatePermissions({ released }));
     for (const edge of below) await this.dispose(edge.node);
     await guard("forgetting", () => this.places.settle());
   }
@@ -274,7 +275,7 @@ export class BlockGraph {
     this.backends.add(backend);
     node.parents.push(backend);
     try {
-      await this.updatePermissions();
+      await this.updatePermissions({ linked: [backend] });
     } catch (error) {
       this.#unlinkBackend(backend);
       throw error;
@@ -300,17 +301,17 @@ export class BlockGraph {
     }
     this.#unlinkBackend(backend);
     try {
-      await this.updatePermissions();
+      await this.updatePermissions({ released: [backend.node] });
     } catch (error) {
       this.context.log.warn(`giving up permissions: ${String(error)}`);
     }
     await this.dispose(backend.node);
   }
 
-  /** Resolves and applies the permissions of the whole graph. In the queue only. */
-  async updatePermissions(plan: PermissionPlan = {}): Promise<void> {
-    (await preparePermissions(this.all, this.backends, plan)).commit();
-    await this.places.publish();
+  /** Resolves and applies permissions where `plan` says that something changes, or has. In the queue only. */
+  async updatePermissions(plan: PermissionPlan): Promise<void> {
+    const prepared = await preparePermissions(plan);
+    await this.places.publish(prepared.commit());
   }
 
   /**

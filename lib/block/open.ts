@@ -15,6 +15,7 @@ import type { NameGenerator } from "./names.ts";
 import { checkNodeName } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
 import { commonOptions, driverOptions, type Inheritance, inheritFrom } from "./options.ts";
+import type { PermissionPlan } from "./permission_update.ts";
 import { PROBE_LENGTH, probeFormat } from "./probe.ts";
 import type { Seam } from "./seam.ts";
 import type { Child, ChildRole, DriverInstance, NamedChild, OpenContext } from "./types.ts";
@@ -28,7 +29,8 @@ export interface OpenGraph {
   /** All nodes, those being opened included. */
   readonly all: Set<BlockNode>;
   find(name: string): BlockNode | undefined;
-  updatePermissions(): Promise<void>;
+  /** Settles permissions where `plan` says that something has changed. */
+  updatePermissions(plan: PermissionPlan): Promise<void>;
   /** Length or limits of the node may have changed. */
   changed(node: BlockNode): void;
   /** Sends a QMP event. */
@@ -75,6 +77,8 @@ export class Opening {
       node.instance = instance;
       this.created.push(node);
       checkWritable(node, instance, open);
+      // What it was to its children before it became read-only.
+      if (open.degraded) await graph.updatePermissions({ nodes: new Map([[node, {}]]) });
       await loadBitmaps(node);
     } catch (error) {
       if (!this.created.includes(node)) this.#forget(node);
@@ -178,6 +182,7 @@ export class Opening {
   /** Closes what was opened from `mark` on, parents first, and gives up their permissions. */
   async #closeFrom(mark: number): Promise<void> {
     const { graph } = this;
+    const released = new Set<BlockNode>();
     for (const node of this.created.splice(mark).reverse()) {
       try {
         await storeBitmaps(node); // opening it has marked them as in use
@@ -189,10 +194,12 @@ export class Opening {
       } catch (error) {
         graph.context.log.warn(`closing node '${node.name}': ${String(error)}`);
       }
+      for (const edge of node.children) released.add(edge.node);
       this.#forget(node);
+      released.delete(node);
     }
     try {
-      await graph.updatePermissions();
+      await graph.updatePermissions({ released: [...released] });
     } catch (error) {
       graph.context.log.warn(`giving up permissions: ${String(error)}`);
     }
@@ -237,6 +244,8 @@ function ofBacking(error: unknown): unknown {
 export class NodeOpenContext implements OpenContext {
   readonly context: Context;
   readonly options: Readonly<Record<string, unknown>>;
+  /** The node became read-only while it was opened. */
+  degraded = false;
 
   constructor(
     private readonly graph: OpenGraph,
@@ -331,7 +340,7 @@ export class NodeOpenContext implements OpenContext {
     const edge = new Edge(graph.seam, node, name, role, target, inline);
     attach(edge);
     try {
-      await graph.updatePermissions();
+      await graph.updatePermissions({ linked: [edge] });
     } catch (error) {
       unlink(edge);
       throw error;
@@ -355,6 +364,7 @@ export class NodeOpenContext implements OpenContext {
     if (this.node.common.readOnly) return;
     if (!this.node.common.autoReadOnly) throw new CommandError(message);
     this.node.common.readOnly = true;
+    this.degraded = true;
   }
 
   problem(option: string, message: string): CommandError {

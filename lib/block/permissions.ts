@@ -1,6 +1,6 @@
 /**
- * Permissions: what every parent needs of a node and lets others do with it. A pure function over the
- * edges of a graph; the graph applies its result. qsd-facts 3.5.
+ * Permissions: what every parent needs of a node and lets others do with it. A pure function over a graph and what
+ * has changed in it; the graph applies its result. qsd-facts 3.5.
  */
 import { CommandError } from "../base/mod.ts";
 import { type ChildRole, Perm } from "./types.ts";
@@ -21,19 +21,40 @@ export interface PermissionNode {
   readonly becomesReadOnly?: boolean;
 }
 
-/** An edge: from a node (what it needs follows from its own parents) or from a user (what it says). */
-export interface PermissionEdge<N extends PermissionNode> {
-  /** How messages call the parent: "node 'x'", "an unnamed block device". */
-  readonly describe: string;
-  readonly parent?: N;
-  readonly child: N;
-  readonly name: string;
+/**
+ * A graph as it is to be, whose nodes and edges are opaque. An edge goes to a node from a node (what it needs follows
+ * from the node's own parents) or from a user (what it needs is what it says).
+ */
+export interface PermissionGraph<N, E> {
+  /** What is to be checked of a node. */
+  facts(node: N): PermissionNode;
+  /** The edges that lead to the node. */
+  above(node: N): readonly E[];
+  /** The edges that leave it. */
+  below(node: N): readonly E[];
+  child(edge: E): N;
+  /** Undefined: the edge is a user's. */
+  parent(edge: E): N | undefined;
+  /** How messages call the parent ("node 'x'", "an unnamed block device"), and the edge. */
+  describe(edge: E): { readonly parent: string; readonly name: string };
   /** From the cumulative permissions of the parent (none needed, all shared for users). */
-  derive(parents: Permissions): Permissions;
+  derive(edge: E, parents: Permissions): Permissions;
+  /** What all users of a node together need and share, as it was settled last. */
+  settled(node: N): Permissions;
+  /** What an edge needs and shares, as it was settled last. */
+  settledEdge(edge: E): Permissions;
 }
 
-/** The outcome, by node and by edge. */
-export interface PermissionState<N extends PermissionNode, E extends PermissionEdge<N>> {
+/** What has changed since permissions were settled last. */
+export interface PermissionChanges<N, E> {
+  /** Nodes that lost a user. */
+  readonly nodes: Iterable<N>;
+  /** Edges that are new, lead elsewhere, or need something else than before. */
+  readonly edges: Iterable<E>;
+}
+
+/** What is different afterwards, by node and by edge; nodes are in the order parents before children. */
+export interface PermissionState<N, E> {
   readonly nodes: Map<N, Permissions>;
   readonly edges: Map<E, Permissions>;
 }
@@ -79,90 +100,108 @@ export function defaultChildPermissions(
   return { needed, shared };
 }
 
-/** Parents before children. The graph has no cycles: children exist before their parents refer to them. */
-function topological<N extends PermissionNode>(
-  nodes: Iterable<N>,
-  edges: readonly PermissionEdge<N>[],
-): N[] {
-  const waiting = new Map<N, number>();
-  const below = new Map<N, N[]>();
-  for (const node of nodes) waiting.set(node, 0);
-  for (const edge of edges) {
-    if (edge.parent === undefined) continue;
-    waiting.set(edge.child, (waiting.get(edge.child) ?? 0) + 1);
-    const list = below.get(edge.parent);
-    if (list === undefined) below.set(edge.parent, [edge.child]);
-    else list.push(edge.child);
+/** `nodes`, each before those of them that it stands on. The graph has no cycles. */
+function parentsFirst<N, E>(graph: PermissionGraph<N, E>, nodes: ReadonlySet<N>): N[] {
+  const order: N[] = [];
+  const seen = new Set<N>();
+  const visit = (node: N): void => {
+    if (!nodes.has(node) || seen.has(node)) return;
+    seen.add(node);
+    for (const edge of graph.below(node)) visit(graph.child(edge));
+    order.push(node);
+  };
+  for (const node of nodes) visit(node);
+  return order.reverse();
+}
+
+/** What a node's users need and share together. */
+function together(users: Iterable<Permissions>): Permissions {
+  const sum: Permissions = { needed: Perm.none, shared: Perm.all };
+  for (const { needed, shared } of users) {
+    sum.needed |= needed;
+    sum.shared &= shared;
   }
-  const order = [...waiting].filter(([, count]) => count === 0).map(([node]) => node);
-  for (let i = 0; i < order.length; i++) {
-    for (const child of below.get(order[i]!) ?? []) {
-      const left = waiting.get(child)! - 1;
-      waiting.set(child, left);
-      if (left === 0) order.push(child);
-    }
-  }
-  return order;
+  return sum;
 }
 
 /**
- * Resolves the permissions of a whole graph. Throws CommandError with QEMU's text where two users of a
- * node exclude each other, or where a read-only node would be written.
+ * Resolves what `changes` mean: only nodes whose permissions they touch are looked at, so that growing a long chain
+ * at its end costs no more than growing a short one. Throws CommandError with QEMU's text where two users of a node
+ * exclude each other, or where a read-only node would be written.
  */
-export function resolvePermissions<N extends PermissionNode, E extends PermissionEdge<N>>(
-  nodes: Iterable<N>,
-  edges: readonly E[],
+export function resolvePermissions<N, E>(
+  graph: PermissionGraph<N, E>,
+  changes: PermissionChanges<N, E>,
 ): PermissionState<N, E> {
-  const above = new Map<N, E[]>();
-  const from = new Map<N, E[]>();
-  const state: PermissionState<N, E> = { nodes: new Map(), edges: new Map() };
-  const place = (edge: E, parents: Permissions) => {
-    const { needed, shared } = edge.derive(parents);
+  const edges = new Map<E, Permissions>();
+  const nodes = new Map<N, Permissions>();
+  const waiting = new Set<N>(changes.nodes);
+  const edgeNow = (edge: E) => edges.get(edge) ?? graph.settledEdge(edge);
+  const place = (edge: E) => {
+    const parent = graph.parent(edge);
+    const child = graph.child(edge);
+    const parents = parent === undefined
+      ? together([])
+      : nodes.get(parent) ?? graph.settled(parent);
+    const { needed, shared } = graph.derive(edge, parents);
     // As in QEMU, nodes share by force what their parents among the nodes would not; exports are asked.
-    const forced = edge.parent !== undefined && edge.child.forceShare;
-    state.edges.set(edge, { needed, shared: forced ? Perm.all : shared });
+    const forced = parent !== undefined && graph.facts(child).forceShare;
+    edges.set(edge, { needed, shared: forced ? Perm.all : shared });
+    // Once more behind those that wait: what is above them may still change.
+    waiting.delete(child);
+    waiting.add(child);
   };
-  for (const edge of edges) {
-    above.set(edge.child, [...(above.get(edge.child) ?? []), edge]);
-    if (edge.parent === undefined) place(edge, { needed: Perm.none, shared: Perm.all });
-    else from.set(edge.parent, [...(from.get(edge.parent) ?? []), edge]);
+  for (const edge of changes.edges) place(edge);
+  for (const node of waiting) {
+    waiting.delete(node);
+    const sum = together(graph.above(node).map(edgeNow));
+    const before = nodes.get(node) ?? graph.settled(node);
+    nodes.set(node, sum);
+    if (sum.needed === before.needed && sum.shared === before.shared) continue;
+    for (const edge of graph.below(node)) place(edge);
   }
-  for (const node of topological(nodes, edges)) {
-    const users = above.get(node) ?? [];
-    const sum: Permissions = { needed: Perm.none, shared: Perm.all };
-    for (const edge of users) {
-      const { needed, shared } = state.edges.get(edge)!;
-      sum.needed |= needed;
-      sum.shared &= shared;
-    }
-    if ((sum.needed & ~sum.shared) !== 0) refuseConflict(node, users, state.edges);
-    if (node.readOnly && (sum.needed & (Perm.write | Perm.writeUnchanged)) !== 0) {
-      throw new CommandError(
-        node.becomesReadOnly === true
-          ? `Read-only block node '${node.name}' cannot support read-write users`
-          : "Block node is read-only",
-      );
-    }
-    state.nodes.set(node, sum);
-    for (const edge of from.get(node) ?? []) place(edge, sum);
+  const order = parentsFirst(graph, new Set(nodes.keys()));
+  for (const node of order) check(graph, node, nodes.get(node)!, edgeNow);
+  return { nodes: new Map(order.map((node) => [node, nodes.get(node)!])), edges };
+}
+
+/** Throws where the users of `node` want what cannot be. */
+function check<N, E>(
+  graph: PermissionGraph<N, E>,
+  node: N,
+  sum: Permissions,
+  edgeNow: (edge: E) => Permissions,
+): void {
+  const { name, readOnly, becomesReadOnly } = graph.facts(node);
+  if ((sum.needed & ~sum.shared) !== 0) refuseConflict(graph, node, edgeNow);
+  if (readOnly && (sum.needed & (Perm.write | Perm.writeUnchanged)) !== 0) {
+    throw new CommandError(
+      becomesReadOnly === true
+        ? `Read-only block node '${name}' cannot support read-write users`
+        : "Block node is read-only",
+    );
   }
-  return state;
 }
 
 /** Throws the conflict between two different users of `node`, if there is one. */
-function refuseConflict<N extends PermissionNode, E extends PermissionEdge<N>>(
+function refuseConflict<N, E>(
+  graph: PermissionGraph<N, E>,
   node: N,
-  users: readonly E[],
-  permissions: ReadonlyMap<E, Permissions>,
+  edgeNow: (edge: E) => Permissions,
 ): void {
+  const users = graph.above(node);
+  const { name } = graph.facts(node);
   for (const a of users) {
     for (const b of users) {
       if (a === b) continue;
-      const clash = permissions.get(a)!.needed & ~permissions.get(b)!.shared;
+      const clash = edgeNow(a).needed & ~edgeNow(b).shared;
       if (clash === 0) continue;
-      const as = (edge: E) => `${edge.describe} (uses node '${node.name}' as '${edge.name}' child)`;
+      const as = (edge: E) => {
+        const who = graph.describe(edge);
+        return `${who.parent} (uses node '${name}' as '${who.name}' child)`;
+      };
       throw new CommandError(
-        `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' ` +
+        `Permission conflict on node '${name}': permissions '${permissionNames(clash)}' ` +
           `are both required by ${as(a)} and unshared by ${as(b)}.`,
       );
     }

@@ -178,12 +178,13 @@ export class Places {
     };
   }
 
-  /** Tells threads the permissions of their nodes; before anybody relies on them. */
-  async publish(): Promise<void> {
+  /** Tells threads the permissions of those of `changed` that are theirs; before anybody relies on them. */
+  async publish(changed: ReadonlySet<BlockNode>): Promise<void> {
+    if (!this.mayMove) return;
     await this.#all(this.#threads.keys(), (thread) => {
       const nodes: PermissionNews["nodes"][number][] = [];
       const edges: PermissionNews["edges"][number][] = [];
-      for (const node of this.#graph.all) {
+      for (const node of changed) {
         if (node.place !== thread) continue;
         nodes.push([node.name, node.permissions.needed, node.permissions.shared]);
         for (const { name, needed, shared } of node.children) {

@@ -144,7 +144,7 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
       changes.push(await prepare(graph, item));
     }
     // A dropped edge stays until after the commit: what it needs cannot be in the way of anything new.
-    permissions = await preparePermissions(graph.all, graph.backends, {
+    permissions = await preparePermissions({
       nodes: new Map(items.map(({ node, options, common }) => [
         node,
         { readOnly: common.readOnly, forceShare: common.forceShare, options },
@@ -161,14 +161,14 @@ async function transact(graph: BlockGraph, items: readonly Item[]): Promise<void
   for (const change of changes) await change.commit();
   const released: BlockNode[] = [];
   for (const item of items) released.push(...applyItem(item));
-  permissions.commit();
+  await graph.places.publish(permissions.commit());
   const failures = await finish(changes);
   for (const { node } of items) {
     graph.changed(node);
     await reopenBitmaps(node);
   }
   if (released.length > 0) {
-    await graph.updatePermissions();
+    await graph.updatePermissions({ released });
     for (const node of released) await graph.dispose(node);
   }
   if (failures.length > 0) throw failures[0];
