@@ -9,8 +9,6 @@ import type { FileStat } from "./types.ts";
 export const IOVEC_SIZE = 16;
 /** Most segments that the kernel takes in one call (UIO_MAXIOV). */
 export const IOV_MAX = 1024;
-/** Most bytes that the kernel moves in one call (MAX_RW_COUNT with 4 KiB pages). */
-export const RW_MAX = 0x7ffff000;
 /** Bytes of struct statx. */
 export const STATX_SIZE = 256;
 /** Bytes of struct msghdr. */

@@ -6,34 +6,23 @@
  * it arms its epoll set, one-shot, in the poller's, and sleeps in Atomics.waitAsync until the poller wakes it:
  * that costs two threads' wake-ups, but lets everything in this thread go on.
  *
- * A turn handles events, asks pollers, and runs timers and deferred tasks, each within a budget. Watches of the
- * control plane are urgent: they have a set of their own, within the main one, which is looked at first when events
- * were left over. So a monitor waits for two turns at most, however many clients are ready.
+ * A turn handles events (watches.ts), asks pollers, and runs timers and deferred tasks.
  *
  * Invariants: at most one turn is scheduled; `#state` is "parked" only while a waitAsync is outstanding and
- * the set is armed; a handler is never called after its watch was closed.
+ * the set is armed.
  */
 import { clearImmediate, setImmediate } from "node:timers";
 import { assert } from "../base/mod.ts";
 import { AdaptivePolling } from "./adaptive.ts";
 import { EPOLL } from "./constants.ts";
+import { DeferredTasks } from "./deferred.ts";
 import { check } from "./errno.ts";
-import { ReadySet } from "./ready.ts";
+import { now } from "./now.ts";
 import { TimerHeap } from "./timers.ts";
 import type { Loop, Sys, Timer, Watch } from "./types.ts";
 import { pollerFailed, type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
+import { Watches } from "./watches.ts";
 
-/** Events taken from the kernel at once. */
-const BATCH = 64;
-/** As BATCH, of urgent watches: there are a few monitors. */
-const URGENT_BATCH = 16;
-/** What the main set gives for the set of urgent watches. */
-const URGENT_KEY = 0xffff_ffff;
-/**
- * Events are handled for this long in a turn, and then deferred tasks for this long: what is left waits for the next
- * turn, behind urgent watches and the rest of the thread.
- */
-const BUDGET_NS = 500_000;
 /** Without work, rings are looked at for this long before the rest of the thread gets its turn. */
 const SPIN_NS = 6_000;
 /** With work that is always done at once, for this long: a turn costs more than a small request. */
@@ -48,7 +37,6 @@ const BLIND_NS = 1e6;
 const NAP_MS = 1;
 /** After this long without work the loop parks. */
 const NAP_UNTIL_NS = 10_000_000;
-const SLOT_BITS = 20;
 
 /** What a loop needs. */
 export interface LoopOptions {
@@ -64,32 +52,6 @@ export interface LoopOptions {
   readonly onError: (error: unknown) => void;
 }
 
-class LoopWatch implements Watch {
-  /** Interest now; 0 after close, too. */
-  interest: number;
-  closed = false;
-
-  constructor(
-    readonly loop: EpollLoop,
-    readonly ready: ReadySet,
-    readonly fd: number,
-    /** Slot and generation: what the kernel gives back with an event. */
-    readonly key: number,
-    events: number,
-    readonly handler: (events: number) => void,
-  ) {
-    this.interest = events;
-  }
-
-  set(events: number): void {
-    this.loop.changeWatch(this, events);
-  }
-
-  close(): void {
-    this.loop.closeWatch(this);
-  }
-}
-
 /** Loop over epoll, setImmediate and the poller thread. */
 export class EpollLoop implements Loop {
   readonly counters = { turns: 0, parks: 0, wakes: 0 };
@@ -97,26 +59,13 @@ export class EpollLoop implements Loop {
   readonly #options: LoopOptions;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #slot: number;
-  readonly #main: ReadySet;
-  /** Made with the first urgent watch. */
-  #urgent: ReadySet | undefined;
+  readonly #watches: Watches;
+  readonly #deferred: DeferredTasks;
   readonly #polling = new AdaptivePolling();
   readonly #timers = new TimerHeap();
   readonly #pollers: (() => boolean)[] = [];
   readonly #sleepers: (() => boolean)[] = [];
   readonly #settlers: (() => boolean)[] = [];
-
-  #watches: (LoopWatch | undefined)[] = [];
-  #freeSlots: number[] = [];
-  #open = 0;
-  #generation = 0;
-  /** Events were left by the last turn. */
-  #overdue = false;
-  /** To be run in the next turn. */
-  #deferred: (() => void)[] = [];
-  /** Being run: those from #nextDue on are left. */
-  #due: (() => void)[] = [];
-  #nextDue = 0;
 
   #state: "new" | "running" | "parked" | "stopped" = "new";
   #immediate: ReturnType<typeof setImmediate> | undefined;
@@ -133,67 +82,25 @@ export class EpollLoop implements Loop {
     this.#sys = options.sys;
     this.#words = options.poller.words;
     this.#slot = takeSlot(options.poller);
-    this.#main = new ReadySet(options.sys, BATCH);
+    this.#watches = new Watches(options.sys, options.onError);
+    this.#deferred = new DeferredTasks(options.onError);
     const { master } = options.poller;
     // Disarmed until the first park.
     check(
-      this.#sys.epollCtl(master, EPOLL.CTL_ADD, this.#main.fd, EPOLL.ONESHOT, this.#slot),
+      this.#sys.epollCtl(master, EPOLL.CTL_ADD, this.#watches.fd, EPOLL.ONESHOT, this.#slot),
       "epoll_ctl",
     );
   }
 
-  /** Watches that are open, for tests and leak checks. */
-  get openWatches(): number {
-    return this.#open;
-  }
-
   watch(fd: number, events: number, handler: (events: number) => void, urgent = false): Watch {
     assert(this.#state !== "stopped", "watch on a stopped loop");
-    const slot = this.#freeSlots.at(-1) ?? this.#watches.length;
-    assert(slot < (1 << SLOT_BITS) - 1); // the last one is in URGENT_KEY
-    // The generation tells late events of an earlier owner of the slot from ours.
-    this.#generation = (this.#generation + 1) & 0xfff;
-    const key = (slot | (this.#generation << SLOT_BITS)) >>> 0;
-    const set = urgent ? this.#urgentSet() : this.#main;
-    const watch = new LoopWatch(this, set, fd, key, events, handler);
-    set.add(fd, events, key);
-    this.#freeSlots.pop(); // the slot is taken only now: a plain file is refused above
-    this.#watches[slot] = watch;
-    this.#open++;
+    const watch = this.#watches.add(fd, events, handler, urgent);
     this.#start();
     return watch;
   }
 
-  #urgentSet(): ReadySet {
-    if (this.#urgent === undefined) {
-      this.#urgent = new ReadySet(this.#sys, URGENT_BATCH);
-      this.#main.add(this.#urgent.fd, EPOLL.IN, URGENT_KEY);
-    }
-    return this.#urgent;
-  }
-
-  /** Watch.set. */
-  changeWatch(watch: LoopWatch, events: number): void {
-    assert(!watch.closed, "watch used after close");
-    if (watch.interest === events) return;
-    watch.interest = events;
-    watch.ready.change(watch.fd, events, watch.key);
-  }
-
-  /** Watch.close. */
-  closeWatch(watch: LoopWatch): void {
-    if (watch.closed) return;
-    watch.closed = true;
-    watch.interest = 0;
-    const slot = watch.key & ((1 << SLOT_BITS) - 1);
-    this.#watches[slot] = undefined;
-    this.#freeSlots.push(slot);
-    this.#open--;
-    watch.ready.remove(watch.fd);
-  }
-
   defer(task: () => void): void {
-    this.#deferred.push(task);
+    this.#deferred.add(task);
     this.#kick();
   }
 
@@ -237,14 +144,11 @@ export class EpollLoop implements Loop {
     if (this.#immediate !== undefined) clearImmediate(this.#immediate);
     if (this.#timeout !== undefined) clearTimeout(this.#timeout);
     this.#timers.clear();
-    const leaked = this.#watches.filter((watch) => watch !== undefined);
-    for (const watch of leaked) watch.close();
-    this.#sys.epollCtl(this.#options.poller.master, EPOLL.CTL_DEL, this.#main.fd, 0, 0);
-    this.#urgent?.close();
-    this.#main.close();
+    this.#sys.epollCtl(this.#options.poller.master, EPOLL.CTL_DEL, this.#watches.fd, 0, 0);
+    const leaked = this.#watches.close();
     await this.#drainWait();
     releaseSlot(this.#options.poller, this.#slot);
-    const fds = leaked.map((watch) => watch.fd).join(", ");
+    const fds = leaked.join(", ");
     assert(leaked.length === 0, `the loop was stopped with watches open on descriptors ${fds}`);
   }
 
@@ -281,10 +185,10 @@ export class EpollLoop implements Loop {
     if (this.#state !== "running") return;
     this.counters.turns++;
     const began = now();
-    let worked = this.#dispatch(began);
+    let worked = this.#watches.dispatch(began);
     const polled = this.#poll();
     worked = this.#expire(began) || worked;
-    worked = this.#runDeferred() || worked;
+    worked = this.#deferred.run() || worked;
     if (this.#isStopped()) return;
     if (worked || polled) {
       if (this.#idle) this.#polling.learn(began - this.#idleSince);
@@ -299,7 +203,7 @@ export class EpollLoop implements Loop {
       this.#idleSince = began;
     }
     const idleNs = began - this.#idleSince;
-    if (this.#deferred.length > 0 || this.#timers.next() - began < NEAR_NS) {
+    if (this.#deferred.any || this.#timers.next() - began < NEAR_NS) {
       this.#immediate = setImmediate(this.#turn);
     } else if (idleNs < this.#polling.ns) {
       if (this.#pollers.length > 0) this.#spin();
@@ -335,7 +239,7 @@ export class EpollLoop implements Loop {
     const most = began + LINGER_MOST_NS;
     let until = began + LINGER_NS;
     let last = now();
-    while (this.#deferred.length === 0 && this.#settled() && !this.#isStopped()) {
+    while (!this.#deferred.any && this.#settled() && !this.#isStopped()) {
       const worked = this.#poll();
       const time = now();
       if (worked) last = time;
@@ -349,7 +253,7 @@ export class EpollLoop implements Loop {
   /** Whether nothing but rings has work for this thread. Events that there are wait for the next turn. */
   #alone(time: number): boolean {
     if (this.#timers.next() <= time || (this.#options.awaitsOthers?.() ?? false)) return false;
-    return !this.#main.left && !this.#main.wait(0);
+    return !this.#watches.wait(0);
   }
 
   /** Whether pollers wait for nothing that only another turn brings. */
@@ -372,54 +276,13 @@ export class EpollLoop implements Loop {
 
   /** Blocks until a descriptor is ready, for NAP_MS at most, and goes on with a turn. */
   #nap(): void {
-    if (this.#main.wait(NAP_MS)) this.#turn();
+    if (this.#watches.wait(NAP_MS)) this.#turn();
     else this.#immediate = setImmediate(this.#turn);
   }
 
   /** Behind a method because a handler may have stopped the loop, which the compiler cannot see. */
   #isStopped(): boolean {
     return this.#state === "stopped";
-  }
-
-  /** Hands events to their watches until the budget is spent. Whether there were any. */
-  #dispatch(began: number): boolean {
-    const main = this.#main;
-    if (this.#overdue) this.#dispatchUrgent();
-    else if (!main.left && !main.wait(0)) return false; // a nap has brought some, perhaps
-    this.#overdue = false;
-    while (main.left && this.#state !== "stopped") {
-      const key = main.take();
-      if (key === URGENT_KEY) this.#dispatchUrgent();
-      else this.#handle(key, main.events);
-      if (main.left && now() - began > BUDGET_NS) {
-        this.#overdue = true;
-        break;
-      }
-    }
-    return true;
-  }
-
-  /** Each urgent watch that is ready gets its turn. */
-  #dispatchUrgent(): void {
-    const urgent = this.#urgent;
-    if (urgent === undefined || !urgent.wait(0)) return;
-    while (urgent.left && this.#state !== "stopped") {
-      const key = urgent.take();
-      this.#handle(key, urgent.events);
-    }
-  }
-
-  #handle(key: number, ready: number): void {
-    const watch = this.#watches[key & ((1 << SLOT_BITS) - 1)];
-    if (watch === undefined || watch.key !== key) return;
-    // Interest may have changed since the kernel answered; errors are always of interest.
-    const events = ready & (watch.interest | EPOLL.ERR | EPOLL.HUP);
-    if (events === 0 || watch.interest === 0) return;
-    try {
-      watch.handler(events);
-    } catch (error) {
-      this.#options.onError(error);
-    }
   }
 
   #poll(): boolean {
@@ -445,35 +308,11 @@ export class EpollLoop implements Loop {
       const timer = this.#timers.take(began);
       if (timer === undefined) return worked;
       worked = true;
-      this.#run(timer.task);
-    }
-  }
-
-  /** Runs what was deferred before, until the budget is spent; what these tasks defer comes in a later turn. */
-  #runDeferred(): boolean {
-    let due = this.#due;
-    if (due.length === 0) {
-      if (this.#deferred.length === 0) return false;
-      this.#due = this.#deferred;
-      this.#deferred = due;
-      due = this.#due;
-    }
-    const began = due.length > 1 ? now() : 0;
-    do {
-      this.#run(due[this.#nextDue++]!);
-    } while (this.#nextDue < due.length && now() - began <= BUDGET_NS);
-    if (this.#nextDue === due.length) {
-      due.length = 0;
-      this.#nextDue = 0;
-    }
-    return true;
-  }
-
-  #run(task: () => void): void {
-    try {
-      task();
-    } catch (error) {
-      this.#options.onError(error);
+      try {
+        timer.task();
+      } catch (error) {
+        this.#options.onError(error);
+      }
     }
   }
 
@@ -487,7 +326,7 @@ export class EpollLoop implements Loop {
     const { master } = this.#options.poller;
     const events = EPOLL.IN | EPOLL.ONESHOT;
     check(
-      this.#sys.epollCtl(master, EPOLL.CTL_MOD, this.#main.fd, events, this.#slot),
+      this.#sys.epollCtl(master, EPOLL.CTL_MOD, this.#watches.fd, events, this.#slot),
       "epoll_ctl",
     );
     if (this.#waiting !== undefined) return; // from an earlier park that a task ended
@@ -536,9 +375,4 @@ export class EpollLoop implements Loop {
 function takeOut<T>(list: T[], item: T): void {
   const at = list.indexOf(item);
   if (at >= 0) list.splice(at, 1);
-}
-
-/** The loop's own clock, in nanoseconds: half the cost of clock_gettime through FFI. */
-function now(): number {
-  return performance.now() * 1e6;
 }

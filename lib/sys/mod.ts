@@ -17,7 +17,7 @@ export {
   parseIPv6,
   UNIX_PATH_MAX,
 } from "./inet.ts";
-export { IOV_MAX, RW_MAX, SCM_MAX_FD } from "./layout.ts";
+export { IOV_MAX, SCM_MAX_FD } from "./layout.ts";
 export {
   closeListening,
   type KeepAlive,

@@ -10,7 +10,7 @@ import { type Libc, nativeBuffer } from "./ffi.ts";
 import { IOV_MAX, putIovecs } from "./layout.ts";
 import { cstring, hasNul } from "./memory.ts";
 import type { PoolTraces } from "./traces.ts";
-import type { FileCalls, Memory, Sys } from "./types.ts";
+import type { FileCalls, Memory } from "./types.ts";
 
 const SLOT = IOV_MAX * 16;
 /** Each read takes 1 (eventfd(2)). */
@@ -279,6 +279,3 @@ export class ThreadPool implements FileCalls<Promise<number>> {
     if (this.#stubAddress !== undefined) this.libc.symbols.munmap(this.#stubAddress, PAGE);
   }
 }
-
-/** The compiler checks here that the pool is what the contract says. */
-export type PoolContract = Sys["pool"];
