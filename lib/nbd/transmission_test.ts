@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
+import { MemoryBackend } from "../block/testing_backend.ts";
 import {
   concat,
   type EnterOptions,
   framings,
-  MemoryBackend,
   noise,
   readBack,
   type Reply,

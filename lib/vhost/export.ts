@@ -18,7 +18,7 @@ import {
   type Watch,
 } from "../sys/mod.ts";
 import { BlkDevice, type BlkDeviceOptions } from "./device.ts";
-import type { SessionQueue } from "./queue.ts";
+import type { SessionQueue } from "./session_queue.ts";
 import { Session } from "./session.ts";
 
 /** What block-export-add says. */

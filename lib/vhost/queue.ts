@@ -8,12 +8,13 @@
  * the queue is enabled. It is *held* while the session changes something under it, and *broken* for good once the
  * driver broke the rules of its ring: until it is set up anew.
  */
-import type { MaybePromise } from "../base/mod.ts";
-import { type Context, EPOLL, F, O, type Watch } from "../sys/mod.ts";
+import type { Context } from "../sys/mod.ts";
 import { type BlkDevice, BlkStatus, BlkType } from "./device.ts";
 import type { DirtyLog } from "./dirty.ts";
 import { BlkRequest, type RequestOwner } from "./request.ts";
+import { QueueEvents } from "./queue_events.ts";
 import { type Ring, RingError } from "./ring.ts";
+import type { QueueAddresses, QueueSettings, SessionQueue } from "./session_queue.ts";
 
 /** Requests and bytes of one queue before others of its thread get their turn: a guest keeps its ring full. */
 const TURN_REQUESTS = 64;
@@ -49,70 +50,6 @@ export interface QueueHost {
   broken(queue: QueueSettings, reason: string): void;
 }
 
-/** What a front-end says of a queue. */
-export interface QueueSettings {
-  readonly index: number;
-  size: number;
-  addresses: QueueAddresses | undefined;
-  /** Where the ring begins, or where it ended. */
-  base: number;
-  enabled: boolean;
-}
-
-/** A queue as its session uses it; it runs in the session's context, or in a thread (remote_queue.ts). */
-export interface SessionQueue extends QueueSettings {
-  /** Requests in flight that the session's context knows of. */
-  readonly inFlight: number;
-  readonly running: boolean;
-  /** Whether descriptors, memory and `enabled` can change while it runs; else it has to be detached. */
-  readonly live: boolean;
-  /** What it had in flight cannot be waited for: its thread has failed. */
-  readonly lost: boolean;
-  setKick(fd: number): void;
-  setCall(fd: number): void;
-  setErr(fd: number): void;
-  refresh(): MaybePromise<void>;
-  run(): boolean;
-  sleeping(): boolean;
-  hold(): void;
-  unhold(): void;
-  idle(): Promise<void>;
-  detach(): void;
-  stop(): void;
-  close(): void;
-  abandon(): void;
-}
-
-/** Tells all of them that the loop is about to sleep. Whether one has work. */
-export function anySleeping(queues: readonly SessionQueue[]): boolean {
-  let work = false;
-  for (let i = 0; i < queues.length; i++) if (queues[i]!.sleeping()) work = true;
-  return work;
-}
-
-/** Whether one of them has requests in flight. */
-export function anyInFlight(queues: readonly SessionQueue[]): boolean {
-  for (let i = 0; i < queues.length; i++) if (queues[i]!.inFlight > 0) return true;
-  return false;
-}
-
-/** Forgets all of them, idle or not: what completes later is shown to nobody. */
-export function closeAll(queues: readonly SessionQueue[]): void {
-  for (const queue of queues) {
-    queue.hold();
-    queue.close();
-  }
-}
-
-/** Where the parts of a ring are, in the front-end's addresses. */
-export interface QueueAddresses {
-  readonly flags: number;
-  readonly descriptor: number;
-  readonly used: number;
-  readonly available: number;
-  readonly log: number;
-}
-
 /** A queue. */
 export class Queue implements RequestOwner, SessionQueue {
   readonly live = true;
@@ -130,15 +67,9 @@ export class Queue implements RequestOwner, SessionQueue {
   #ring: Ring | undefined;
   #broken = false;
   #held = 0;
-  /** Whether a kick was set, as a descriptor or as "poll". */
-  #started = false;
   /** Whether the driver is asked to notify. */
   #asking = false;
-  #kickFd = -1;
-  #kickDrains = false;
-  #kickWatch: Watch | undefined;
-  #callFd = -1;
-  #errFd = -1;
+  readonly #events: QueueEvents;
   readonly #free: BlkRequest[] = [];
   #flushing = false;
   #closed = false;
@@ -151,6 +82,10 @@ export class Queue implements RequestOwner, SessionQueue {
 
   constructor(host: QueueHost, readonly index: number) {
     this.#host = host;
+    this.#events = new QueueEvents(host.context, host.one, () => {
+      this.kicks++;
+      this.run();
+    });
   }
 
   /** Whether it has a ring. */
@@ -162,40 +97,19 @@ export class Queue implements RequestOwner, SessionQueue {
 
   /** SET_VRING_KICK; `fd` < 0: poll. The descriptor is the queue's from now on. Throws SysError if it is useless. */
   setKick(fd: number): void {
-    this.#closeKick();
-    this.#started = true;
-    if (fd < 0) return;
-    this.#kickFd = fd;
-    const { sys, loop } = this.#host.context;
-    // An eventfd is not read: each write is an edge. Pipes fill up, so they are.
-    this.#kickDrains = sys.readlink(`/proc/self/fd/${fd}`) !== "anon_inode:[eventfd]";
-    if (this.#kickDrains) nonBlocking(this.#host.context, fd);
-    this.#kickWatch = loop.watch(fd, EPOLL.IN | EPOLL.ET, (events) => this.#kicked(events));
-  }
-
-  #closeKick(): void {
-    this.#kickWatch?.close();
-    this.#kickWatch = undefined;
-    if (this.#kickFd >= 0) this.#host.context.sys.close(this.#kickFd);
-    this.#kickFd = -1;
-    this.#started = false;
+    this.#events.setKick(fd);
   }
 
   /** SET_VRING_CALL; `fd` < 0: none. */
   setCall(fd: number): void {
-    if (this.#callFd >= 0) this.#host.context.sys.close(this.#callFd);
-    this.#callFd = fd;
-    if (fd < 0) return;
-    nonBlocking(this.#host.context, fd);
+    this.#events.setCall(fd);
     // What was used before it came may not have been told.
-    if (this.running) this.#call();
+    if (fd >= 0 && this.running) this.#call();
   }
 
   /** SET_VRING_ERR; `fd` < 0: none. */
   setErr(fd: number): void {
-    if (this.#errFd >= 0) this.#host.context.sys.close(this.#errFd);
-    this.#errFd = fd;
-    if (fd >= 0) nonBlocking(this.#host.context, fd);
+    this.#events.setErr(fd);
   }
 
   /** Makes the ring if everything for it is there. Throws as `makeRing`. */
@@ -211,7 +125,7 @@ export class Queue implements RequestOwner, SessionQueue {
   }
 
   #ready(): boolean {
-    return this.size > 0 && this.addresses !== undefined && this.#started && this.enabled;
+    return this.size > 0 && this.addresses !== undefined && this.#events.started && this.enabled;
   }
 
   /** Runs what the last back-end had taken but not answered. */
@@ -253,7 +167,7 @@ export class Queue implements RequestOwner, SessionQueue {
 
   /** GET_VRING_BASE, or a reset: the queue is detached, and as new but for what is set up. */
   stop(): void {
-    this.#closeKick();
+    this.#events.closeKick();
     this.#broken = false;
   }
 
@@ -261,9 +175,7 @@ export class Queue implements RequestOwner, SessionQueue {
   close(): void {
     this.#closed = true;
     this.detach();
-    this.#closeKick();
-    this.setCall(-1);
-    this.setErr(-1);
+    this.#events.close();
   }
 
   /** The front-end is gone: nothing more is shown to the driver; the ring's next user will run it again. */
@@ -272,23 +184,6 @@ export class Queue implements RequestOwner, SessionQueue {
   }
 
   // --- serving ---
-
-  #kicked(events: number): void {
-    this.kicks++;
-    if (this.#kickDrains) this.#drainKick();
-    if ((events & (EPOLL.ERR | EPOLL.HUP)) !== 0) {
-      this.#kickWatch?.close();
-      this.#kickWatch = undefined;
-    }
-    this.run();
-  }
-
-  #drainKick(): void {
-    const { sys, buffers } = this.#host.context;
-    const room = buffers.acquire(4096);
-    sys.read(this.#kickFd, room.address, 4096);
-    buffers.release(room);
-  }
 
   /** Serves what is there, within a turn's budget. Whether there was anything. */
   run(): boolean {
@@ -403,7 +298,7 @@ export class Queue implements RequestOwner, SessionQueue {
 
   #call(): void {
     this.calls++;
-    if (this.#callFd >= 0) this.#host.context.sys.write(this.#callFd, this.#host.one, 8);
+    this.#events.call();
   }
 
   // --- completions that came later ---
@@ -462,15 +357,7 @@ export class Queue implements RequestOwner, SessionQueue {
     if (!(error instanceof RingError)) throw error;
     this.#broken = true;
     if (this.#ring !== undefined) this.#show(this.#ring);
-    if (this.#errFd >= 0) this.#host.context.sys.write(this.#errFd, this.#host.one, 8);
+    this.#events.error();
     this.#host.broken(this, error.message);
-  }
-}
-
-/** Somebody else's descriptor must not block us. */
-function nonBlocking(context: Context, fd: number): void {
-  const flags = context.sys.fcntl(fd, F.GETFL, 0);
-  if (flags >= 0 && (flags & O.NONBLOCK) === 0) {
-    context.sys.fcntl(fd, F.SETFL, flags | O.NONBLOCK);
   }
 }

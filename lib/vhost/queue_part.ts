@@ -8,14 +8,8 @@ import { DirtyLog } from "./dirty.ts";
 import { deviceOptions, type VhostOptions } from "./export.ts";
 import { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
-import {
-  anyInFlight,
-  anySleeping,
-  closeAll,
-  Queue,
-  type QueueHost,
-  type QueueSettings,
-} from "./queue.ts";
+import { Queue, type QueueHost } from "./queue.ts";
+import { anyInFlight, anySleeping, closeAll, type QueueSettings } from "./session_queue.ts";
 import type { QueueEnd, QueueStart } from "./remote_queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";

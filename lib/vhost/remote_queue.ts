@@ -8,7 +8,7 @@
  * ended. Starts and stops are carried out in the order in which they are asked for.
  */
 import type { Context } from "../sys/mod.ts";
-import type { QueueAddresses, SessionQueue } from "./queue.ts";
+import type { QueueAddresses, SessionQueue } from "./session_queue.ts";
 import type { SharedSession } from "./shared.ts";
 import { ProtocolError } from "./wire.ts";
 

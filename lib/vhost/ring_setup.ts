@@ -4,7 +4,7 @@ import type { DirtyLog } from "./dirty.ts";
 import type { InflightRegion } from "./inflight.ts";
 import type { GuestMemory } from "./memory.ts";
 import { PackedRing, packedSizes } from "./packed.ts";
-import type { QueueSettings } from "./queue.ts";
+import type { QueueSettings } from "./session_queue.ts";
 import type { Ring, RingParts } from "./ring.ts";
 import { SplitRing, splitSizes } from "./split.ts";
 import { Feature, has, ProtocolError, VRING_F_LOG } from "./wire.ts";

@@ -10,18 +10,18 @@ import type { MaybePromise } from "../base/mod.ts";
 import { type Context, EPOLL, type Memory, SysError, type Watch } from "../sys/mod.ts";
 import type { BlkDevice } from "./device.ts";
 import type { DirtyLog } from "./dirty.ts";
-import { type Handler, handlers, ownReply, type SessionState } from "./handlers.ts";
+import { handlers, ownReply } from "./handlers.ts";
+import type { Handler, SessionState } from "./handling.ts";
 import type { InflightArea } from "./inflight_area.ts";
 import { GuestMemory } from "./memory.ts";
+import { Queue, type QueueHost } from "./queue.ts";
 import {
   anyInFlight,
   anySleeping,
   closeAll,
-  Queue,
-  type QueueHost,
   type QueueSettings,
   type SessionQueue,
-} from "./queue.ts";
+} from "./session_queue.ts";
 import { type Ring, RingError } from "./ring.ts";
 import { makeRing } from "./ring_setup.ts";
 import type { SharedSession } from "./shared.ts";

@@ -48,7 +48,7 @@ Deno.test("a resize is told, once there is a channel for it", async () => {
     const { frontend } = await bed.start();
     bed.exported.resized(); // nobody listens: nothing happens
     await frontend.openChannel();
-    bed.disk.size = 512 * 1024;
+    bed.disk.resize(512 * 1024);
     bed.exported.resized();
     assert.deepEqual(await frontend.until(() => frontend.channelMessages().at(0)), 2);
     const { payload: reply } = await frontend.ask(Request.getConfig, configRequest(0, 8));

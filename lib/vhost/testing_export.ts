@@ -1,7 +1,7 @@
 /** For tests: an export on a socket of its own, on a disk in native memory. */
 import type { BlockExportOptionsValue } from "../qmp/schema/export.ts";
 import { createContext, type OwnedContext } from "../sys/mod.ts";
-import { MemoryDisk } from "./testing_disk.ts";
+import { MemoryBackend } from "../block/testing_backend.ts";
 import { VhostUserBlkExport } from "./export.ts";
 import { BlkDriver } from "./testing_blk.ts";
 import { Frontend, type FrontendSetup } from "./testing.ts";
@@ -19,7 +19,7 @@ export class ExportBed {
 
   private constructor(
     readonly context: OwnedContext,
-    readonly disk: MemoryDisk,
+    readonly disk: MemoryBackend,
     readonly exported: VhostUserBlkExport,
     path: string,
     messages: string[],
@@ -39,7 +39,7 @@ export class ExportBed {
         throw error;
       },
     });
-    const disk = new MemoryDisk(context, size);
+    const disk = new MemoryBackend(context, size);
     const random = context.sys.randomBytes(6).toHex();
     const path = `/tmp/qsd-vhost-${random}.sock`;
     const exported = await VhostUserBlkExport.start(context, disk, {

@@ -10,7 +10,7 @@ import type { IoThread, RemotePart } from "../thread/mod.ts";
 import { type VhostOptions, VhostUserBlkExport } from "./export.ts";
 import type { QueueBroken, QueuePartOptions } from "./queue_part.ts";
 import { type QueueEnd, type QueueStart, type QueueThread, RemoteQueue } from "./remote_queue.ts";
-import type { SessionQueue } from "./queue.ts";
+import type { SessionQueue } from "./session_queue.ts";
 import type { Session } from "./session.ts";
 
 /** What is made where. */

@@ -24,6 +24,14 @@ Deno.test("an import along the layers is none, in any shape", () => {
   assert.deepEqual(boundaries(files), []);
 });
 
+Deno.test("test helpers may import those of folders below", () => {
+  const helper = (path: string) => tree({ [path]: 'import { b } from "../block/testing.ts";\n' });
+  assert.deepEqual(boundaries(helper("lib/nbd/testing_a.ts")), []);
+  assert.deepEqual(says(boundaries(helper("lib/nbd/a.ts"))), [
+    "lib/nbd/a.ts:1: imports lib/block/testing.ts: import lib/block/mod.ts, its public face",
+  ]);
+});
+
 Deno.test("another folder's inside may not be imported, not even by types or over several lines", () => {
   const files = tree({ "lib/nbd/a.ts": 'import type {\n  A,\n} from "../block/node.ts";\n' });
   assert.deepEqual(says(boundaries(files)), [
