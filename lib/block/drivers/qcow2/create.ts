@@ -8,13 +8,8 @@ import type { BlockdevCreateOptionsQcow2Value } from "../../../qmp/schema/qcow2.
 import { type BlockBackend, type CreateContext, Perm } from "../../mod.ts";
 import { defaultFeatureTable } from "./extensions.ts";
 import { Autoclear, Bounds, Compatible, CompressionType, Incompatible } from "./format.ts";
-import {
-  type Header,
-  headerFits,
-  l1EntriesFor,
-  NEW_HEADER_LENGTH,
-  serialiseHeader,
-} from "./header.ts";
+import { type Header, l1EntriesFor, NEW_HEADER_LENGTH } from "./header.ts";
+import { headerFits, serialiseHeader } from "./header_write.ts";
 
 type CreateOptions = BlockdevCreateOptionsQcow2Value;
 

@@ -6,13 +6,8 @@
 import assert from "node:assert/strict";
 import { BlockError } from "../../../base/mod.ts";
 import { Extension } from "./format.ts";
-import {
-  defaultFeatureTable,
-  featureNames,
-  type Header,
-  parseHeader,
-  serialiseHeader,
-} from "./header.ts";
+import { defaultFeatureTable, featureNames, type Header, parseHeader } from "./header.ts";
+import { serialiseHeader } from "./header_write.ts";
 
 const CLUSTER = 65536;
 

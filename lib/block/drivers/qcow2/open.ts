@@ -14,8 +14,8 @@ import {
   MAX_HEADER_BYTES,
   parseHeader,
   refuseCorrupt,
-  serialiseHeader,
 } from "./header.ts";
+import { serialiseHeader } from "./header_write.ts";
 import { openImage } from "./image.ts";
 import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
