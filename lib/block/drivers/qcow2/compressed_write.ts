@@ -78,7 +78,7 @@ export async function writeCompressed(image: Image, offset: number, iov: IoVec):
     });
   }
   // Only here: later on, whoever closed the gate waits for this request.
-  if (image.gate !== undefined) await image.gate;
+  if (image.planning.gate !== undefined) await image.planning.gate;
   const { buffers } = image.context;
   const target = buffers.acquire(clusterSize);
   const padding = iov.total < clusterSize ? buffers.acquire(clusterSize - iov.total) : undefined;

@@ -20,7 +20,6 @@ import type {
   Limits,
   OpenContext,
   Placement,
-  PlanEncoder,
   ReopenChange,
   TruncateOptions,
   WriteIntent,
@@ -40,8 +39,8 @@ import { L1Table } from "./l1.ts";
 import { ClusterMap } from "./map.ts";
 import { readBytes, WordTable, writeBytes } from "./metadata.ts";
 import { OverlapMap } from "./overlap.ts";
+import { Planning } from "./planning.ts";
 import { Refcounts } from "./refcounts.ts";
-import { DataPlanner } from "./reserve.ts";
 import { resize } from "./resize.ts";
 import { SentClusters, type SentState } from "./sent.ts";
 import { Snapshots } from "./snapshots.ts";
@@ -58,7 +57,6 @@ import type {
   OpenedImage,
   StateChange,
 } from "./types.ts";
-import { ZeroPlanner } from "./zero.ts";
 import { mustWait } from "./waiting.ts";
 
 /** Slots that must be left of each cache, whatever the options say. */
@@ -87,6 +85,7 @@ export class Image implements OpenedImage {
   readonly bitmaps: BitmapStore | undefined;
   readonly codec: ClusterCodec;
   readonly cipher: ClusterCipher | undefined;
+  readonly planning: Planning;
   readonly commits: Commits;
   readonly releases: Releases;
   readonly inFlight: InFlight = new InFlight();
@@ -102,20 +101,14 @@ export class Image implements OpenedImage {
   overlap!: OverlapMap;
   tables!: L2Tables;
   compressedSpace!: CompressedSpace;
-  /** Closed while an exclusive task runs: writers wait before they begin. */
-  gate: Promise<void> | undefined;
   /** Commits write neither the L1 nor the refcount table meanwhile. */
   transition: Transition | undefined;
-  #dataPlanner!: DataPlanner;
-  #zeroPlanner!: ZeroPlanner;
   readonly #header: HeaderState;
   #options: ImageOptions;
   #readOnly: boolean;
   #size: number;
   /** End of what was written to the external data file, or of the file. */
   #dataEnd = 0;
-  readonly #encode: PlanEncoder | undefined;
-  readonly #settled: () => Promise<void> | undefined;
   #cleaner: { cancel(): void } | undefined;
 
   constructor(parts: ImageParts) {
@@ -131,16 +124,14 @@ export class Image implements OpenedImage {
     this.codec = parts.codec;
     this.bitmaps = parts.hooks.bitmaps?.(this);
     this.cipher = parts.cipher;
-    const { cipher } = parts;
-    this.#encode = cipher &&
-      ((iov, target, guest, host) => cipher.encrypt(iov, target, guest, host));
     this.#options = parts.options;
     this.#readOnly = parts.readOnly;
     this.#size = parts.header.size;
-    this.#settled = parts.open.trackRequests();
+    const settled = parts.open.trackRequests();
+    this.planning = new Planning(this, settled);
     this.sent = new SentClusters(this, parts.open.handedOver?.state as SentState | undefined);
     this.commits = new Commits(this);
-    this.releases = new Releases(this, this.#settled);
+    this.releases = new Releases(this, settled);
   }
 
   /** Reads the tables and makes the parts. */
@@ -176,8 +167,7 @@ export class Image implements OpenedImage {
     this.compressedSpace = new CompressedSpace(this);
     this.overlap = new OverlapMap(this);
     this.tables = new L2Tables(this);
-    this.#dataPlanner = new DataPlanner(this);
-    this.#zeroPlanner = new ZeroPlanner(this);
+    this.planning.renew();
     this.#dataEnd = this.geometry.externalData ? this.data.size : 0;
     if (!this.#readOnly) this.overlap.fill();
     this.resume();
@@ -196,6 +186,10 @@ export class Image implements OpenedImage {
   }
   get size(): number {
     return this.#size;
+  }
+  /** Marked corrupt: nothing more is written to it. */
+  get corrupted(): boolean {
+    return this.#header.corrupt;
   }
   /** Counts are written late. */
   get lazy(): boolean {
@@ -255,64 +249,11 @@ export class Image implements OpenedImage {
     intent: WriteIntent,
     flags: number,
   ): MaybePromise<void> {
-    const { gate } = this;
-    // Only here: later on, whoever closed the gate waits for this request.
-    if (gate !== undefined) {
-      return gate.then(() => this.planner(start, length, plan, intent, flags));
-    }
-    return this.planner(start, length, plan, intent, flags);
-  }
-
-  /** `reserve` without the gate. */
-  planner(
-    start: number,
-    length: number,
-    plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
-  ): MaybePromise<void> {
-    if (this.#encode !== undefined && intent === "data") plan.encoded(this.#encode);
-    const wait = this.#attempt(start, length, plan, intent, flags);
-    return wait === undefined ? undefined : this.#retry(wait, start, length, plan, intent, flags);
-  }
-
-  #attempt(
-    start: number,
-    length: number,
-    plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
-  ): Promise<void> | undefined {
-    this.#checkWritable();
-    if (intent === "data") return this.#dataPlanner.attempt(start, length, plan);
-    return intent === "zeroes"
-      ? this.#zeroPlanner.zeroes(start, length, plan, flags)
-      : this.#zeroPlanner.discard(start, length, plan);
-  }
-
-  async #retry(
-    first: Promise<void>,
-    start: number,
-    length: number,
-    plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
-  ): Promise<void> {
-    let wait: Promise<void> | undefined = first;
-    while (wait !== undefined) {
-      await wait;
-      wait = this.#attempt(start, length, plan, intent, flags);
-    }
-  }
-
-  #checkWritable(): void {
-    const context = { node: this.nodeName, op: "write" };
-    if (this.#readOnly) throw new BlockError("EIO", "the image is not ready for writing", context);
-    if (this.#header.corrupt) throw new BlockError("EIO", "the image is corrupt", context);
+    return this.planning.reserve(start, length, plan, intent, flags);
   }
 
   writeCompressed(offset: number, iov: IoVec): Promise<void> {
-    this.#checkWritable();
+    this.planning.checkWritable();
     return writeCompressed(this, offset, iov);
   }
 
@@ -323,7 +264,7 @@ export class Image implements OpenedImage {
 
   truncate(size: number, options: TruncateOptions): Promise<void> {
     if (size % SECTOR !== 0) throw new CommandError("The new size must be a multiple of 512");
-    this.#checkWritable();
+    this.planning.checkWritable();
     return this.exclusive(async () => {
       // Its snapshots do not say how long their disks were.
       if (this.geometry.version < 3 && this.header.snapshotCount > 0) {
@@ -367,19 +308,8 @@ export class Image implements OpenedImage {
 
   // --- Qcow2Image ---
 
-  async exclusive<T>(task: () => Promise<T>): Promise<T> {
-    while (this.gate !== undefined) await this.gate;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.gate = promise;
-    const settled = this.#settled();
-    try {
-      await settled;
-      await this.releases.idle();
-      return await task();
-    } finally {
-      this.gate = undefined;
-      resolve();
-    }
+  exclusive<T>(task: () => Promise<T>): Promise<T> {
+    return this.planning.exclusive(task);
   }
 
   readMetadata(offset: number, length: number): Promise<Uint8Array> {

@@ -41,7 +41,7 @@ export async function zeroGuest(image: Image, offset: number, length: number): P
 async function zeroStep(image: Image, at: number, length: number): Promise<number | undefined> {
   const plan = new PlanRecord().begin(at, length);
   try {
-    await image.planner(at, length, plan, "zeroes", 0);
+    await image.planning.reserveInside(at, length, plan, "zeroes", 0);
   } catch (error) {
     if ((error as { kind?: string }).kind === "not-supported") return undefined;
     throw error;
@@ -56,7 +56,7 @@ async function zeroStep(image: Image, at: number, length: number): Promise<numbe
 /** Bytes of `iov` that were written. */
 async function writeStep(image: Image, at: number, iov: IoVec): Promise<number> {
   const plan = new PlanRecord().begin(at, iov.total);
-  await image.planner(at, iov.total, plan, "data", 0);
+  await image.planning.reserveInside(at, iov.total, plan, "data", 0);
   try {
     for (const step of plan.allSteps()) {
       const act = (part: IoVec): MaybePromise<void> => step.child!.write(step.at, part, 0);
