@@ -70,22 +70,22 @@ const config = `
 - export: {type: nbd, id: e, node-name: disk}
 `;
 
+/** A daemon whose configuration file qsd.yaml holds `text`. */
+async function startConfigured(dir: TestDir, text: string): Promise<Daemon> {
+  await Deno.writeTextFile(dir.file("qsd.yaml"), text);
+  // Deno finds the parser in its cache, as a developer's does.
+  const cache = Deno.env.get("DENO_DIR");
+  const env = cache === undefined ? { HOME: Deno.env.get("HOME") ?? "/" } : { DENO_DIR: cache };
+  return await Daemon.start({ dir, qmp: false, args: ["--config", "qsd.yaml"], env });
+}
+
 Deno.test({
   name: "--config defines, x-qsd-reload changes what differs or, when it cannot, nothing",
   ignore: ON_ORIGINAL,
   fn: async () => {
     await using dir = TestDir.make();
     noisy(dir.file("disk.raw"), 1048576);
-    await Deno.writeTextFile(dir.file("qsd.yaml"), config);
-    // Deno finds the parser in its cache, as a developer's does.
-    const cache = Deno.env.get("DENO_DIR");
-    const env = cache === undefined ? { HOME: Deno.env.get("HOME") ?? "/" } : { DENO_DIR: cache };
-    await using _daemon = await Daemon.start({
-      dir,
-      qmp: false,
-      args: ["--config", "qsd.yaml"],
-      env,
-    });
+    await using _daemon = await startConfigured(dir, config);
     const reload = async (text: string) => {
       await Deno.writeTextFile(dir.file("qsd.yaml"), text);
       return await client(dir, "qmp", "control", "x-qsd-reload");
@@ -124,15 +124,7 @@ Deno.test({
     await using dir = TestDir.make();
     const own = "- chardev: {backend: socket, id: c, path: control, server: on, wait: off}\n" +
       "- monitor: {chardev: c}\n";
-    await Deno.writeTextFile(dir.file("qsd.yaml"), own);
-    const cache = Deno.env.get("DENO_DIR");
-    const env = cache === undefined ? { HOME: Deno.env.get("HOME") ?? "/" } : { DENO_DIR: cache };
-    await using _daemon = await Daemon.start({
-      dir,
-      qmp: false,
-      args: ["--config", "qsd.yaml"],
-      env,
-    });
+    await using _daemon = await startConfigured(dir, own);
     const reload = async (text: string) => {
       await Deno.writeTextFile(dir.file("qsd.yaml"), text);
       const { stdout, stderr } = await client(dir, "qmp", "control", "x-qsd-reload");

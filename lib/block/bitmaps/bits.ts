@@ -124,11 +124,6 @@ export class Bits {
     this.#count[0] = 0;
   }
 
-  /** Sets all. */
-  setAll(): void {
-    this.#change(0, this.#bits, true);
-  }
-
   /** Whether the granule at `offset` is set. */
   has(offset: number): boolean {
     const bit = Math.floor(offset / this.granularity);
@@ -166,14 +161,6 @@ export class Bits {
     const [to, from] = [this.#words, other.#words];
     for (let i = 0; i < to.length; i++) to[i] = to[i]! | from[i]!;
     this.#recount();
-  }
-
-  /** A copy. */
-  clone(): Bits {
-    const copy = new Bits(this.#size, this.granularity);
-    copy.#words.set(this.#words);
-    copy.#count[0] = this.count;
-    return copy;
   }
 
   /**

@@ -1,5 +1,5 @@
 /** Encryption of images (QAPI crypto.json). */
-import { array, bool, enumeration, type Infer, int, opt, str, struct } from "./core.ts";
+import { array, bool, enumeration, int, opt, str, struct } from "./core.ts";
 import { QCryptoBlockOptionsLUKS } from "./blockdev.ts";
 
 export const QCryptoCipherAlgorithm = enumeration("QCryptoCipherAlgorithm", [
@@ -77,4 +77,3 @@ export const QCryptoBlockInfoLUKS = struct("QCryptoBlockInfoLUKS", {
   uuid: str,
   slots: array(QCryptoBlockInfoLUKSSlot),
 });
-export type QCryptoBlockInfoLUKSValue = Infer<typeof QCryptoBlockInfoLUKS>;

@@ -1,16 +1,5 @@
 /** Trace events (QAPI trace.json, as QEMU 7.2's emulator has it; its storage daemon has not). */
-import {
-  array,
-  bool,
-  command,
-  empty,
-  enumeration,
-  exactInt,
-  type Infer,
-  opt,
-  str,
-  struct,
-} from "./core.ts";
+import { array, bool, command, empty, enumeration, exactInt, opt, str, struct } from "./core.ts";
 
 export const TraceEventState = enumeration("TraceEventState", [
   "unavailable",
@@ -23,7 +12,6 @@ export const TraceEventInfo = struct("TraceEventInfo", {
   state: TraceEventState,
   vcpu: bool,
 });
-export type TraceEventInfoValue = Infer<typeof TraceEventInfo>;
 
 /** Commands on trace events. */
 export const traceCommands = {

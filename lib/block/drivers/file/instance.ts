@@ -266,18 +266,17 @@ export class FileInstance implements IoInstance {
   async preparePermissions(needed: number, shared: number): Promise<PermissionChange> {
     // A reopen that is prepared will be committed first: these permissions are for what comes after it.
     const base = this.#next ?? this.#state;
+    // The locks of a descriptor that a reopen has ready are another description's, and would be in our own way; they
+    // are placed again below.
     const reopened = this.#next?.again;
-    // The locks of a descriptor that a reopen has ready would be in the way; they are placed again below.
-    if (reopened !== undefined) this.#locks?.dropFrom(reopened, this.#needed, this.#shared);
-    // The descriptor of a reopen has locks already: of another description, they would be in our own way.
-    if (this.#next?.again !== undefined) this.#locks?.takeOff(this.#next.again);
+    if (reopened !== undefined) this.#locks?.takeOff(reopened);
     this.#locks?.prepare(this.#fd, needed, shared);
     const unlock = () => this.#locks?.abort(this.#fd, needed, shared);
     const writable = isWritable(base.mode, needed);
     let again: number | undefined;
     try {
       if (writable !== base.writable) again = await this.#openAgain({ ...base, writable });
-      const replacing = again ?? this.#next?.again;
+      const replacing = again ?? reopened;
       if (replacing !== undefined) {
         this.#locks?.placeOn(replacing, this.#needed | needed, this.#shared & shared);
       }

@@ -75,11 +75,6 @@ export class ImageLocks {
     this.#place(fd, needed, Perm.all & ~shared);
   }
 
-  /** Takes back `placeOn`. */
-  dropFrom(fd: number, needed: number, shared: number): void {
-    this.#drop(fd, needed, Perm.all & ~shared);
-  }
-
   /** Undoes `placeOn`. */
   takeOff(fd: number): void {
     this.#drop(fd, Perm.all, Perm.all);

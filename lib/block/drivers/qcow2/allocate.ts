@@ -169,21 +169,6 @@ export class Allocator {
     return this.#exclusively(() => this.#allocateRun(count));
   }
 
-  /** The one cluster at `host` if it is free. False: it is not. */
-  claimAt(host: number): Promise<boolean> {
-    const cluster = host / this.#clusterSize;
-    return this.#exclusively(async () => {
-      this.#checkEnd(cluster + 1);
-      return await this.#withBlock(cluster, (slot) => {
-        if (!this.#isFree(slot, cluster)) return false;
-        this.#image.overlap.checkAllocation(cluster, 1);
-        this.#image.refcounts.set(slot, cluster, 1);
-        this.#note(cluster, 1);
-        return true;
-      });
-    });
-  }
-
   async #allocateRun(count: number): Promise<number> {
     const { refcounts, overlap } = this.#image;
     for (;;) {

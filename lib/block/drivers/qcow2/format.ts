@@ -95,10 +95,6 @@ export function highWord(offset: number): number {
 export function lowWord(offset: number): number {
   return offset % HIGH;
 }
-/** An unsigned 64-bit number from its words; NaN where it would not be exact. */
-export function fromWords(high: number, low: number): number {
-  return high < 2 ** 21 ? high * HIGH + low : NaN;
-}
 
 /** Where a compressed cluster lies: `length` bytes at most at `offset` of the image file. */
 export interface CompressedCluster {
