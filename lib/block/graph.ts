@@ -22,7 +22,7 @@ import type {
   RequestInFlight,
 } from "./graph_types.ts";
 import { NameGenerator } from "./names.ts";
-import { BlockNode } from "./node.ts";
+import { BlockNode, Edge } from "./node.ts";
 import { Opening, unlink } from "./open.ts";
 import { commonOptions } from "./options.ts";
 import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
@@ -137,6 +137,11 @@ export class BlockGraph {
       }
       if (node.parents.some((parent) => parent instanceof Backend)) {
         throw new CommandError(`Node ${name} is in use`);
+      }
+      const overlay = overlayOf(node);
+      if (overlay !== undefined) {
+        const why = `node is used as backing hd of '${overlay.name}'`;
+        throw new CommandError(`Node '${name}' is busy: ${why}`);
       }
       if (!node.monitorOwned) throw new CommandError(`Node ${name} is not owned by the monitor`);
       if (node.parents.length > 0) throw new CommandError(`Block device ${name} is in use`);
@@ -472,4 +477,12 @@ export class BlockGraph {
       "write-threshold": threshold,
     });
   }
+}
+
+/** The node that has `node` as its backing image: the newest, where there are several. */
+function overlayOf(node: BlockNode): BlockNode | undefined {
+  for (const parent of node.parents.toReversed()) {
+    if (parent instanceof Edge && parent.role.includes("cow")) return parent.parent;
+  }
+  return undefined;
 }

@@ -16,6 +16,7 @@ const flat: Step = { execute: "query-named-block-nodes", arguments: { flat: true
 const NULL = { driver: "null-co", "node-name": "n", size: 1048576 };
 const FILE = { driver: "file", "node-name": "f", filename: "a.raw" };
 const RAW = { driver: "raw", "node-name": "r", file: "f" };
+const TOP = { driver: "qcow2", "node-name": "t", file: { driver: "file", filename: "t" } };
 const files = { "a.raw": { size: 1048576, noise: 3 }, "b.raw": { size: 65536, noise: 4 } };
 const of = (name: string, ...steps: Step[]): Case => ({ name, files, steps });
 
@@ -110,6 +111,29 @@ parity("blockdev-del", [
   of("nobody", del("nobody")),
   of("an empty name", del("")),
   of("a node with a parent", add(FILE), add(RAW), del("f"), del("r"), del("f"), nodes),
+  {
+    ...of(
+      "a backing node, given and inline",
+      add(FILE),
+      add({ ...TOP, backing: "f" }),
+      del("f"),
+      add({ ...TOP, "node-name": "u", file: { driver: "file", filename: "u" }, backing: "f" }),
+      del("f"),
+      del("u"),
+      del("f"),
+      del("t"),
+      del("f"),
+      add({ ...TOP, backing: FILE }),
+      del("f"),
+      del("t"),
+    ),
+    files: {
+      ...files,
+      t: { make: ["qemu-img", "create", "-f", "qcow2", "t", "1M"] },
+      u: { copy: "t" },
+    },
+    needs: ["qemu-img"],
+  },
   of("a nested child", add({ ...RAW, file: FILE }), del("f"), del("r"), nodes),
   of("no arguments", { execute: "blockdev-del" }),
   of("a name of a wrong type", { execute: "blockdev-del", arguments: { "node-name": 1 } }),

@@ -312,6 +312,7 @@ export const blockCommandTable = {
     errors: [
       "`Failed to find node with node-name='N'`",
       "`Node N is in use`: by an export",
+      "`Node 'N' is busy: node is used as backing hd of 'M'`",
       "`Node N is not owned by the monitor`",
       "`Block device N is in use`: by another node",
     ],
