@@ -20,7 +20,7 @@ import { alignDown, alignUp, assert } from "../../../base/mod.ts";
 import { RequestFlag } from "../../mod.ts";
 import type { Image } from "./image.ts";
 
-/** Pages, where this works at all: see Transfer.isCached. */
+/** Pages, where this works at all (lib/block/drivers/file/pages.ts). */
 const PAGE = 4096;
 /** Pages are at most this large, aligned as they are large. */
 const LARGE_PAGE = 2 * 1024 * 1024;
