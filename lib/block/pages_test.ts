@@ -387,3 +387,58 @@ Deno.test("a format whose data moves says itself whether it may be sent, and not
   await backend.detach();
   await made.graph.closeAll();
 });
+
+Deno.test("what is in the page cache is asked of the file below formats whose data stays, and of no other", async () => {
+  const asked: string[] = [];
+  const file = defineDriver({
+    name: "pages",
+    kind: "protocol",
+    options: struct("BlockdevOptionsCached", {}),
+    open: () => ({
+      kind: "io",
+      size: 8192,
+      read() {},
+      pages: filePages({
+        inPageCache: (offset, length) => asked.push(`cached ${offset}+${length}`) > 0,
+        dropPages: (offset, length) => void asked.push(`drop ${offset}+${length}`),
+      }),
+      close() {},
+    }),
+  }) as DriverDefinition<unknown>;
+  let fixed = true;
+  let children: Child[] = [];
+  const shift = defineDriver({
+    name: "shift",
+    kind: "format",
+    options: struct("BlockdevOptionsShift", { file: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const child = await open.child("file", { role: ["data"] });
+      children = [child, ...children];
+      return {
+        kind: "format",
+        size: child.size - 1024,
+        get fixed() {
+          return fixed;
+        },
+        locate: (start, length, out) =>
+          start < 2048 ? out.inChild(child, start + 1024, length) : out.zero(length),
+        close() {},
+      };
+    },
+  }) as DriverDefinition<unknown>;
+  const made = testGraph({}, [file, shift] as never);
+  const below = { driver: "shift", file: { driver: "shift", file: { driver: "pages" } } };
+  await made.add({ ...below, "node-name": "s", "read-only": true } as never);
+  const [top] = children; // of the upper one
+  assert.equal(top!.inPageCache(0, 512), true);
+  await top!.dropPages(512, 1024);
+  assert.deepEqual(asked, ["cached 1024+512", "drop 1536+1024"]);
+  asked.length = 0;
+  assert.equal(top!.inPageCache(2048, 512), undefined, "it lies in no file");
+  await top!.dropPages(2048, 512);
+  fixed = false;
+  assert.equal(top!.inPageCache(0, 512), undefined, "it may lie elsewhere soon");
+  await top!.dropPages(0, 512);
+  assert.deepEqual(asked, []);
+  await made.graph.closeAll();
+});

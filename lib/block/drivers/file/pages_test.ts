@@ -42,3 +42,62 @@ Deno.test("data out of a pipe is written where writes are made inline, and no RW
   transfer.directAlignment = 512;
   assert.equal(pages.pipeUnit(), 0);
 });
+
+Deno.test("ranges are located once enough in a row were in the page cache, until one is not", async () => {
+  let present = (wanted: number) => wanted;
+  const asked: [number, number][] = [];
+  const sys = {
+    monotonicNs: () => 0,
+    waits: () => 0,
+    cachedPages(_fd: number, offset: number, length: number) {
+      asked.push([offset, length]);
+      return present(Math.ceil(length / 4096));
+    },
+    preadv: () => -Errno.EAGAIN,
+  } as unknown as Sys;
+  const engine = { readv: (_fd: number, iov: IoVec) => Promise.resolve(iov.total) };
+  const transfer = new Transfer(sys, 3, "n", engine as unknown as TransferEngine);
+  const pages = new PagesOfFile(sys, transfer, "file");
+  const place = { fd: -1, offset: -1 };
+  const locate = (known = false) => pages.locate(5000, 65_536, known, place);
+  const untilReady = () => {
+    let count = 1;
+    while (!locate() && count < 100) count++;
+    return count;
+  };
+  assert.equal(locate(true), false, "not before it was found there");
+  const first = untilReady();
+  assert.ok(first > 1 && first < 100, `${first}`);
+  assert.deepEqual(place, { fd: 3, offset: 5000 });
+  assert.deepEqual(asked[0], [4096, 66_440], "from the beginning of a page");
+  const calls = asked.length;
+  assert.equal(locate(true), true);
+  assert.equal(asked.length, calls, "what is known is not asked for again");
+  present = (wanted) => wanted - 1;
+  assert.equal(locate(), false);
+  present = (wanted) => wanted;
+  assert.equal(untilReady(), first, "it begins anew");
+  await transfer.read(0, IoVec.of(4096, 4096));
+  assert.equal(locate(true), false, "a read had to wait");
+  assert.equal(untilReady(), first);
+  transfer.readGuard.slow = true;
+  assert.equal(locate(), false, "it would be made by the pool");
+  transfer.readGuard.slow = false;
+  transfer.directAlignment = 512;
+  assert.equal(locate(), false, "there are no pages");
+  transfer.directAlignment = 0;
+  assert.equal(locate(), true);
+  present = () => -Errno.ENOSYS;
+  assert.equal(locate(), false);
+  present = (wanted) => wanted;
+  assert.equal(locate(), false, "whoever does not tell is not asked again");
+});
+
+Deno.test("of devices nothing is said of pages, and none are dropped", async () => {
+  const sys = { cachedPages: () => 1, pool: {} } as unknown as Sys;
+  const pages = new PagesOfFile(sys, { fd: 3 } as Transfer, "device");
+  assert.equal(pages.inPageCache(0, 4096), undefined);
+  await pages.dropPages(0, 4096);
+  const file = new PagesOfFile(sys, { fd: 3 } as Transfer, "file");
+  assert.equal(file.inPageCache(0, 4096), true);
+});
