@@ -6,6 +6,7 @@ import type {
   BlockBackend,
   OperationStatistics,
 } from "./backend_types.ts";
+import { FactsRound } from "./facts.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
 import { NodePages } from "./pages.ts";
@@ -153,7 +154,7 @@ export class Backend implements BlockBackend {
   }
 
   facts(): MaybePromise<Partial<ImageFacts>> {
-    return this.node.instance.facts?.() ?? {};
+    return new FactsRound().of(this.node);
   }
 
   truncate(size: number, options: TruncateOptions): MaybePromise<void> {

@@ -13,6 +13,7 @@ import type {
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Handlers, Infer } from "../qmp/schema/core.ts";
 import { bitmapInfo } from "./bitmaps/mod.ts";
+import { FactsRound } from "./facts.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
 import { createInternalSnapshot, deleteInternalSnapshot, snapshotInfos } from "./snapshots.ts";
@@ -49,7 +50,8 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
     "query-named-block-nodes": ({ flat }) =>
       graph.steady(async () => {
         await graph.places.refresh();
-        return await Promise.all(graph.nodes().map((node) => deviceInfo(node, flat === true)));
+        const query = new NodesQuery(flat === true);
+        return await Promise.all(graph.nodes().map((node) => query.deviceInfo(node)));
       }),
     "blockdev-snapshot-internal-sync": (args) =>
       refusing(() => createInternalSnapshot(graph, args)),
@@ -145,85 +147,96 @@ function limitsInfo(limits: Readonly<Limits>): BlockLimitsInfoValue {
   return info;
 }
 
-async function imageInfo(
-  node: BlockNode,
-  facts: Partial<ImageFacts>,
-  flat: boolean,
-): Promise<ImageInfoValue> {
-  const info: ImageInfoValue = {
-    filename: fileName(node, facts),
-    format: facts.format ?? node.driver,
-    "virtual-size": node.size,
-  };
-  if (facts.dirtyFlag !== undefined) info["dirty-flag"] = facts.dirtyFlag;
-  if (facts.actualSize !== undefined) info["actual-size"] = facts.actualSize;
-  if (facts.clusterSize !== undefined) info["cluster-size"] = facts.clusterSize;
-  if (facts.encrypted === true) info.encrypted = true;
-  if (facts.backingFilename !== undefined) info["backing-filename"] = facts.backingFilename;
-  if (facts.fullBackingFilename !== undefined) {
-    info["full-backing-filename"] = facts.fullBackingFilename;
+/** One query-named-block-nodes: what each node tells is asked once, though it is shown for all nodes above it. */
+class NodesQuery {
+  readonly #round = new FactsRound();
+  readonly #images = new Map<BlockNode, Promise<ImageInfoValue>>();
+
+  /** `flat`: without the images below. */
+  constructor(private readonly flat: boolean) {}
+
+  #imageInfo(node: BlockNode): Promise<ImageInfoValue> {
+    let info = this.#images.get(node);
+    if (info === undefined) {
+      info = this.#makeImageInfo(node);
+      this.#images.set(node, info);
+    }
+    return info;
   }
-  if (facts.backingFormat !== undefined) info["backing-filename-format"] = facts.backingFormat;
-  const snapshots = await snapshotInfos(node);
-  if (snapshots !== undefined) info.snapshots = snapshots;
-  if (facts.formatSpecific !== undefined) {
-    info["format-specific"] = facts.formatSpecific as NonNullable<
-      ImageInfoValue["format-specific"]
-    >;
+
+  async #makeImageInfo(node: BlockNode): Promise<ImageInfoValue> {
+    const facts = await this.#round.of(node);
+    const info: ImageInfoValue = {
+      filename: fileName(node, facts),
+      format: facts.format ?? node.driver,
+      "virtual-size": node.size,
+    };
+    if (facts.dirtyFlag !== undefined) info["dirty-flag"] = facts.dirtyFlag;
+    if (facts.actualSize !== undefined) info["actual-size"] = facts.actualSize;
+    if (facts.clusterSize !== undefined) info["cluster-size"] = facts.clusterSize;
+    if (facts.encrypted === true) info.encrypted = true;
+    if (facts.backingFilename !== undefined) info["backing-filename"] = facts.backingFilename;
+    if (facts.fullBackingFilename !== undefined) {
+      info["full-backing-filename"] = facts.fullBackingFilename;
+    }
+    if (facts.backingFormat !== undefined) info["backing-filename-format"] = facts.backingFormat;
+    const snapshots = await snapshotInfos(node);
+    if (snapshots !== undefined) info.snapshots = snapshots;
+    if (facts.formatSpecific !== undefined) {
+      info["format-specific"] = facts.formatSpecific as NonNullable<
+        ImageInfoValue["format-specific"]
+      >;
+    }
+    info.limits = limitsInfo(node.limits);
+    const backing = backingOf(node);
+    if (backing !== undefined && !this.flat) {
+      info["backing-image"] = await this.#imageInfo(backing);
+    }
+    return Object.freeze(info); // so that its text is made once, too
   }
-  info.limits = limitsInfo(node.limits);
-  const backing = backingOf(node);
-  if (backing !== undefined && !flat) {
-    info["backing-image"] = await imageInfo(
-      backing,
-      await backing.instance.facts?.() ?? {},
-      false,
-    );
+
+  async deviceInfo(node: BlockNode): Promise<Infer<typeof BlockDeviceInfo>> {
+    const facts = await this.#round.of(node);
+    const backing = backingOf(node);
+    const info: Infer<typeof BlockDeviceInfo> = {
+      file: fileName(node, facts),
+      "node-name": node.name,
+      children: node.children.map((edge) => ({ child: edge.name, "node-name": edge.node.name })),
+      ro: node.readOnly,
+      drv: node.driver,
+      // As in QEMU: whoever asks for the nodes alone is told nothing of the chain.
+      backing_file_depth: this.flat ? 0 : backingDepth(node),
+      active: node.active,
+      encrypted: facts.encrypted === true,
+      detect_zeroes: node.common.detectZeroes,
+      bps: 0,
+      bps_rd: 0,
+      bps_wr: 0,
+      iops: 0,
+      iops_rd: 0,
+      iops_wr: 0,
+      image: await this.#imageInfo(node),
+      cache: {
+        writeback: true,
+        direct: node.common.direct,
+        "no-flush": node.common.noFlush,
+      },
+      // The schema has it signed, unlike the command.
+      write_threshold: typeof node.threshold === "bigint"
+        ? BigInt.asIntN(64, node.threshold)
+        : node.threshold,
+    };
+    if (node.bitmaps !== undefined) info["dirty-bitmaps"] = bitmapInfo(node.bitmaps);
+    if (backing !== undefined) info.backing_file = fileName(backing, await this.#round.of(backing));
+    return info;
   }
-  return info;
 }
 
-async function deviceInfo(
-  node: BlockNode,
-  flat: boolean,
-): Promise<Infer<typeof BlockDeviceInfo>> {
-  const facts = await node.instance.facts?.() ?? {};
-  const chain: BlockNode[] = [];
-  for (let at = backingOf(node); at !== undefined; at = backingOf(at)) chain.push(at);
-  const info: Infer<typeof BlockDeviceInfo> = {
-    file: fileName(node, facts),
-    "node-name": node.name,
-    children: node.children.map((edge) => ({ child: edge.name, "node-name": edge.node.name })),
-    ro: node.readOnly,
-    drv: node.driver,
-    // As in QEMU: whoever asks for the nodes alone is told nothing of the chain.
-    backing_file_depth: flat ? 0 : chain.length,
-    active: node.active,
-    encrypted: facts.encrypted === true,
-    detect_zeroes: node.common.detectZeroes,
-    bps: 0,
-    bps_rd: 0,
-    bps_wr: 0,
-    iops: 0,
-    iops_rd: 0,
-    iops_wr: 0,
-    image: await imageInfo(node, facts, flat),
-    cache: {
-      writeback: true,
-      direct: node.common.direct,
-      "no-flush": node.common.noFlush,
-    },
-    // The schema has it signed, unlike the command.
-    write_threshold: typeof node.threshold === "bigint"
-      ? BigInt.asIntN(64, node.threshold)
-      : node.threshold,
-  };
-  if (node.bitmaps !== undefined) info["dirty-bitmaps"] = bitmapInfo(node.bitmaps);
-  const [backing] = chain;
-  if (backing !== undefined) {
-    info.backing_file = fileName(backing, await backing.instance.facts?.() ?? {});
-  }
-  return info;
+/** How many images are below `node`. */
+function backingDepth(node: BlockNode): number {
+  let depth = 0;
+  for (let at = backingOf(node); at !== undefined; at = backingOf(at)) depth++;
+  return depth;
 }
 
 /** A node's own counters: requests are counted for users (QEMU's block backends), not for nodes. */

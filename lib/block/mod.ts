@@ -6,6 +6,7 @@ export * from "./graph_types.ts";
 export { PlacementRecord, PlanRecord } from "./placement.ts";
 export { resolveLimits } from "./limits.ts";
 export { zeroFill } from "./memory.ts";
+export { FactsRound } from "./facts.ts";
 export { emptyStatus } from "./status.ts";
 export { Bounded } from "./bounded.ts";
 export { BlockGraph } from "./graph.ts";

@@ -6,6 +6,7 @@ import { alignUp, assert, type IoVec, type MaybePromise, SECTOR } from "../base/
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
 import type { BitmapList } from "./bitmaps/list.ts";
+import { FactsRound } from "./facts.ts";
 import type { NodeView, RequestInFlight } from "./graph_types.ts";
 import type { RequestEpochs } from "./epochs.ts";
 import { resolveLimits } from "./limits.ts";
@@ -207,8 +208,8 @@ export class Edge implements Child {
     return instance.kind === "format" ? instance.compressedUnit : undefined;
   }
 
-  facts(): MaybePromise<Partial<ImageFacts>> {
-    return this.node.instance.facts?.() ?? {};
+  facts(round: FactsRound = new FactsRound()): MaybePromise<Partial<ImageFacts>> {
+    return round.of(this.node);
   }
 
   /** Whether this edge may write `length` bytes at `offset`: past the end only with the resize permission. */

@@ -6,7 +6,8 @@ import { assert, BlockError, CommandError, IoVec } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Context } from "../sys/mod.ts";
 import { loadBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
-import { checkDepth, MAX_DEPTH } from "./depth.ts";
+import { checkDepth, heights, MAX_DEPTH } from "./depth.ts";
+import { FactsRound } from "./facts.ts";
 import { directoryOf, JSON_PREFIX } from "./filenames.ts";
 import { RequestEpochs } from "./epochs.ts";
 import type { DriverRegistry } from "./graph_types.ts";
@@ -53,6 +54,9 @@ export function unlink(edge: Edge): void {
 export class Opening {
   /** Opened nodes, children before their parents. */
   readonly created: BlockNode[] = [];
+  /** Nodes below those that are being opened do not change any more. */
+  readonly height = heights();
+  readonly round: FactsRound = new FactsRound();
 
   constructor(private readonly graph: OpenGraph) {}
 
@@ -97,7 +101,7 @@ export class Opening {
     role: readonly ChildRole[],
     named: NamedChild,
   ): Promise<BlockNode> {
-    const directory = await directoryOfNode(parent);
+    const directory = await directoryOfNode(parent, this.round);
     const name = impliedName(named, directory);
     if (this.#chain.includes(name)) {
       throw new CommandError(`Image '${name}' is part of its own backing chain`);
@@ -221,8 +225,11 @@ function checkWritable(node: BlockNode, instance: DriverInstance, open: OpenCont
 }
 
 /** Where the image file of `node` lies; undefined where its name does not say. */
-async function directoryOfNode(node: BlockNode): Promise<string | undefined> {
-  const { filename } = await node.edge("file")?.facts() ?? {};
+async function directoryOfNode(
+  node: BlockNode,
+  round: FactsRound,
+): Promise<string | undefined> {
+  const { filename } = await node.edge("file")?.facts(round) ?? {};
   if (filename === undefined || filename.startsWith(JSON_PREFIX)) return undefined;
   return directoryOf(filename);
 }
@@ -259,6 +266,9 @@ export class NodeOpenContext implements OpenContext {
   get nodeName(): string {
     return this.node.name;
   }
+  get round(): FactsRound {
+    return this.opening.round;
+  }
   get readOnly(): boolean {
     return this.node.common.readOnly;
   }
@@ -292,7 +302,7 @@ export class NodeOpenContext implements OpenContext {
 
   async nameOf(named: NamedChild): Promise<string> {
     try {
-      return impliedName(named, await directoryOfNode(this.node));
+      return impliedName(named, await directoryOfNode(this.node, new FactsRound()));
     } catch {
       return named.filename; // nobody can say where it would be
     }
@@ -336,7 +346,7 @@ export class NodeOpenContext implements OpenContext {
   ): Promise<Child> {
     const { graph, node } = this;
     assert(node.edge(name) === undefined, `child ${name} opened twice`);
-    checkDepth(node, target);
+    checkDepth(node, target, this.opening.height);
     const edge = new Edge(graph.seam, node, name, role, target, inline);
     attach(edge);
     try {

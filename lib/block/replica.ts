@@ -17,6 +17,7 @@ import {
   storeBitmaps,
 } from "./bitmaps/mod.ts";
 import { Section, withAncestors } from "./drain.ts";
+import { FactsRound } from "./facts.ts";
 import { ForwardInstance, type NodeChannel, type NodeFacts } from "./forward.ts";
 import type { DriverRegistry } from "./graph_types.ts";
 import { NameGenerator } from "./names.ts";
@@ -213,7 +214,7 @@ export class ReplicaGraph implements ReplicaCalls {
   }
 
   facts(name: string): MaybePromise<Partial<ImageFacts>> {
-    return this.#get(name).instance.facts?.() ?? {};
+    return new FactsRound().of(this.#get(name));
   }
 
   snapshots(

@@ -9,6 +9,7 @@
  * All offsets and lengths are in bytes. `undefined` from a MaybePromise<void> means: done already.
  */
 import type { IoVec, MaybePromise } from "../base/mod.ts";
+import type { FactsRound } from "./facts.ts";
 import type { CommandError } from "../base/mod.ts";
 import type { Context } from "../sys/mod.ts";
 import type { BlockdevRefValue } from "../qmp/schema/blockdev.ts";
@@ -180,8 +181,8 @@ export interface DriverInstanceBase {
    * ones from open, which lead to the new nodes after the commit.
    */
   prepareReopen?(next: OpenContext, options: unknown): MaybePromise<ReopenChange>;
-  /** What query-named-block-nodes tells: see ImageFacts. */
-  facts?(): MaybePromise<Partial<ImageFacts>>;
+  /** What query-named-block-nodes tells: see ImageFacts. Children are asked in the same round. */
+  facts?(round: FactsRound): MaybePromise<Partial<ImageFacts>>;
   /** change-backing-file: writes another name (empty: none) and format into the header. Absent: it has none. */
   changeBackingFile?(filename: string, format: string | undefined): MaybePromise<void>;
   /** x-blockdev-amend: changes the image as the driver's branch of BlockdevAmendOptions says. Absent: it cannot. */
@@ -349,8 +350,8 @@ export interface Child extends CachedPages {
   readonly limits: Readonly<Limits>;
   /** Bytes of what the child node stores compressed with RequestFlag.writeCompressed; undefined: nothing. */
   readonly compressedUnit: number | undefined;
-  /** What its driver tells about it. */
-  facts(): MaybePromise<Partial<ImageFacts>>;
+  /** What its driver tells about it, in answer to the question that `round` is for; absent: one of its own. */
+  facts(round?: FactsRound): MaybePromise<Partial<ImageFacts>>;
   // For interposing filters and metadata; format data goes through locate/reserve instead.
   read(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
   write(offset: number, iov: IoVec, flags: number): MaybePromise<void>;
@@ -380,6 +381,8 @@ export interface OpenContext {
   readonly forceShare: boolean;
   /** False: the node is only read until `activate` is called; nothing is written, not even by opening. */
   readonly active: boolean;
+  /** For what children tell while nodes are opened. */
+  readonly round?: FactsRound | undefined;
   /** From the instance that the node had before, in another thread (DriverInstance.handOver). */
   readonly handedOver?: HandedOver | undefined;
   /** The parent's options as given, without the common ones. */

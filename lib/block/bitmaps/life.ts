@@ -1,5 +1,6 @@
 /** Bitmaps as the graph sees them: loaded with an image, stored when it is closed, handed over or made read-only. */
 import { CommandError } from "../../base/mod.ts";
+import { FactsRound } from "../facts.ts";
 import type { BitmapStore, DriverInstance } from "../types.ts";
 import { checkSizes } from "./away.ts";
 import { DirtyBitmap } from "./bitmap.ts";
@@ -90,8 +91,8 @@ export interface NewBitmap {
 }
 
 /** The granularity of a bitmap that says nothing about it: that of the image, within reason. */
-async function defaultGranularity({ instance }: BitmapNode): Promise<number> {
-  const { clusterSize } = await instance.facts?.() ?? {};
+async function defaultGranularity(node: BitmapNode): Promise<number> {
+  const { clusterSize } = await new FactsRound().of(node);
   return Math.min(Math.max(clusterSize ?? 65536, 4096), 65536);
 }
 

@@ -10,6 +10,7 @@ import {
   type Child,
   defineDriver,
   type DriverDefinition,
+  type FactsRound,
   type ImageFacts,
   type IoInstance,
   type Limits,
@@ -81,8 +82,8 @@ class CompressInstance implements IoInstance {
     return { commit: () => {}, abort: () => {} };
   }
 
-  async facts(): Promise<Partial<ImageFacts>> {
-    const { filename, options: inner } = await this.child.facts();
+  async facts(round: FactsRound): Promise<Partial<ImageFacts>> {
+    const { filename, options: inner } = await this.child.facts(round);
     const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
     const options = { driver: "compress", file };
     const facts: Partial<ImageFacts> = { format: "compress", options };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { CommandError, GiB, IoVec } from "../../base/mod.ts";
-import { type IoInstance, RequestFlag } from "../mod.ts";
+import { FactsRound, type IoInstance, RequestFlag } from "../mod.ts";
 import { nullAio, nullCo, type NullOptions } from "./null.ts";
 import {
   emptyStatus,
@@ -77,14 +77,14 @@ test("latency-ns holds every request back for as long", async (context) => {
 test("the size is 1 GiB unless given, and names carry what a plain one cannot", async (context) => {
   const plain = await open(context, { "latency-ns": 1 });
   assert.equal(plain.size, GiB);
-  assert.deepEqual(await plain.facts!(), {
+  assert.deepEqual(await plain.facts!(new FactsRound()), {
     filename: "null-co://",
     format: "null-co",
     actualSize: 0,
   });
   const given = await open(context, { size: 1000, "read-zeroes": true }, nullAio);
   assert.equal(given.size, 1000);
-  const { filename } = await given.facts!();
+  const { filename } = await given.facts!(new FactsRound());
   assert.equal(filename, 'json:{"read-zeroes": true, "driver": "null-aio", "size": 1000}');
 });
 

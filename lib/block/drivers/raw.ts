@@ -9,6 +9,7 @@ import {
   type Child,
   defineDriver,
   type DriverDefinition,
+  type FactsRound,
   type FormatInstance,
   type ImageFacts,
   type OpenContext,
@@ -111,8 +112,8 @@ class RawInstance implements FormatInstance {
     };
   }
 
-  async facts(): Promise<Partial<ImageFacts>> {
-    const { filename, options: inner, actualSize, dirtyFlag } = await this.child.facts();
+  async facts(round: FactsRound): Promise<Partial<ImageFacts>> {
+    const { filename, options: inner, actualSize, dirtyFlag } = await this.child.facts(round);
     const { offset, size } = this.#options;
     const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
     const options = { offset, driver: "raw", size, file };

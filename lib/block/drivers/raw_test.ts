@@ -4,6 +4,7 @@ import {
   BlockGraph,
   type Child,
   driverRegistry,
+  FactsRound,
   type FormatInstance,
   Perm,
   type Placement,
@@ -120,25 +121,29 @@ test("resizing moves the end of the child, unless the size was fixed", async (co
 
 test("names are the child's, or say what the window is", async (context) => {
   const file = child({ filename: "reg", actualSize: 4096, format: "file", dirtyFlag: false });
-  const plain = await (await open(context, {}, file)).facts!();
+  const plain = await (await open(context, {}, file)).facts!(new FactsRound());
   assert.equal(plain.filename, "reg");
   assert.equal(plain.actualSize, 4096);
   assert.equal(plain.format, "raw");
   assert.equal(plain.dirtyFlag, false);
-  const window = await (await open(context, { offset: 512, size: 512 }, file)).facts!();
+  const window = await (await open(context, { offset: 512, size: 512 }, file)).facts!(
+    new FactsRound(),
+  );
   assert.equal(
     window.filename,
     'json:{"offset": 512, "driver": "raw", "size": 512, ' +
       '"file": {"driver": "file", "filename": "reg"}}',
   );
-  const outer = await (await open(context, { size: 0 }, child(window))).facts!();
+  const outer = await (await open(context, { size: 0 }, child(window))).facts!(new FactsRound());
   const inner = window.filename!.slice("json:".length);
   assert.equal(outer.filename, `json:{"driver": "raw", "size": 0, "file": ${inner}}`);
 });
 
 test("raw over raw is named by its options, even where a plain name would do", async (context) => {
-  const inner = await (await open(context, {}, child({ filename: "reg" }))).facts!();
-  const outer = await (await open(context, {}, child(inner))).facts!();
+  const inner = await (await open(context, {}, child({ filename: "reg" }))).facts!(
+    new FactsRound(),
+  );
+  const outer = await (await open(context, {}, child(inner))).facts!(new FactsRound());
   assert.equal(
     outer.filename,
     'json:{"driver": "raw", "file": {"driver": "raw", "file": {"driver": "file", "filename": "reg"}}}',

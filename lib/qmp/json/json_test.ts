@@ -48,3 +48,20 @@ Deno.test("integers are exact; what was written as a double is told apart", () =
     '{"b": 1e+21, "c": 1000, "d": 0.10000000000000001}',
   );
 });
+
+Deno.test("frozen objects at many places are written at each of them, and looked at once", () => {
+  let looked = 0;
+  const inner = Object.freeze({
+    get a() {
+      looked++;
+      return "x";
+    },
+  });
+  const outer = { list: [inner, Object.freeze({ inner })], inner };
+  assert.equal(
+    writeJson(outer),
+    '{"list": [{"a": "x"}, {"inner": {"a": "x"}}], "inner": {"a": "x"}}',
+  );
+  assert.equal(looked, 1);
+  assert.equal(JSON.stringify(JSON.parse(writeJson(outer, true))), JSON.stringify(outer));
+});

@@ -10,67 +10,93 @@ export type Writable = unknown;
 /**
  * `value` as one line, or with `pretty` over several with 4 blanks a level; without an end of line. Numbers
  * that are integers are written as such, bigints exactly. Throws TypeError for what JSON does not have.
+ *
+ * Frozen objects may be at many places of a value: on one line, their text is made once.
  */
 export function writeJson(value: Writable, pretty = false): string {
-  const out: string[] = [];
+  const out = new Output();
   write(value, pretty ? 0 : -1, out);
-  return out.join("");
+  return out.parts.join("");
 }
 
-function write(value: unknown, level: number, out: string[]): void {
+/** Text so far, and that of frozen objects. */
+class Output {
+  parts: string[] = [];
+  readonly #frozen = new Map<object, string>();
+
+  /** The text of a frozen object, which `write` writes. */
+  shared(object: object, write: () => void): void {
+    let text = this.#frozen.get(object);
+    if (text === undefined) {
+      const { parts } = this;
+      this.parts = [];
+      write();
+      text = this.parts.join("");
+      this.parts = parts;
+      this.#frozen.set(object, text);
+    }
+    this.parts.push(text);
+  }
+}
+
+function write(value: unknown, level: number, out: Output): void {
   switch (typeof value) {
     case "string":
-      out.push(quote(value));
+      out.parts.push(quote(value));
       return;
     case "number":
-      out.push(Number.isInteger(value) && !Object.is(value, -0) ? integer(value) : double(value));
+      out.parts.push(
+        Number.isInteger(value) && !Object.is(value, -0) ? integer(value) : double(value),
+      );
       return;
     case "boolean":
     case "bigint":
-      out.push(String(value));
+      out.parts.push(String(value));
       return;
     case "object":
-      if (value === null) out.push("null");
-      else if (value instanceof JsonDouble) out.push(double(value.value));
+      if (value === null) out.parts.push("null");
+      else if (value instanceof JsonDouble) out.parts.push(double(value.value));
       else if (Array.isArray(value)) writeList(value, level, out);
-      else writeObject(value as Record<string, unknown>, level, out);
+      else if (level < 0 && Object.isFrozen(value)) {
+        out.shared(value, () => writeObject(value as Record<string, unknown>, level, out));
+      } else writeObject(value as Record<string, unknown>, level, out);
       return;
     default:
       throw new TypeError(`not a JSON value: ${typeof value}`);
   }
 }
 
-function writeList(list: readonly unknown[], level: number, out: string[]): void {
+function writeList(list: readonly unknown[], level: number, out: Output): void {
   const inner = level < 0 ? level : level + 1;
-  out.push("[");
+  out.parts.push("[");
   list.forEach((element, i) => {
-    if (i > 0) out.push(level < 0 ? ", " : ",");
+    if (i > 0) out.parts.push(level < 0 ? ", " : ",");
     newline(inner, out);
     write(element, inner, out);
   });
   newline(level, out);
-  out.push("]");
+  out.parts.push("]");
 }
 
-function writeObject(object: Record<string, unknown>, level: number, out: string[]): void {
+function writeObject(object: Record<string, unknown>, level: number, out: Output): void {
   const inner = level < 0 ? level : level + 1;
   let first = true;
-  out.push("{");
+  out.parts.push("{");
   for (const key of Object.keys(object)) {
     const value = object[key];
     if (value === undefined) continue;
-    if (!first) out.push(level < 0 ? ", " : ",");
+    if (!first) out.parts.push(level < 0 ? ", " : ",");
     first = false;
     newline(inner, out);
-    out.push(quote(key), ": ");
+    out.parts.push(quote(key), ": ");
     write(value, inner, out);
   }
   newline(level, out);
-  out.push("}");
+  out.parts.push("}");
 }
 
-function newline(level: number, out: string[]): void {
-  if (level >= 0) out.push("\n", "    ".repeat(level));
+function newline(level: number, out: Output): void {
+  if (level >= 0) out.parts.push("\n", "    ".repeat(level));
 }
 
 /** All but printable ASCII, and the two that stand for something else in a string. */

@@ -15,6 +15,7 @@ import type { Context } from "../../../sys/mod.ts";
 import type {
   BitmapStore,
   Child,
+  FactsRound,
   HandedOver,
   ImageFacts,
   Limits,
@@ -215,8 +216,8 @@ export class Image implements OpenedImage {
     const { externalData, clusterSize } = this.geometry;
     return externalData || this.cipher !== undefined ? undefined : clusterSize;
   }
-  facts(): MaybePromise<Partial<ImageFacts>> {
-    return this.#parts.hooks.facts(this);
+  facts(round: FactsRound): MaybePromise<Partial<ImageFacts>> {
+    return this.#parts.hooks.facts(this, round);
   }
 
   /** Whether guest offset `guest` reads as zeroes where this layer has nothing. */

@@ -1,6 +1,6 @@
 /** What query-named-block-nodes tells about a qcow2 image. */
 import type { ImageInfoSpecificQCow2Value } from "../../../qmp/schema/qcow2.ts";
-import type { Child, ImageFacts } from "../../mod.ts";
+import type { Child, FactsRound, ImageFacts } from "../../mod.ts";
 import { jsonFilename, optionsOfName } from "../filename.ts";
 import { readDirectory } from "./bitmaps.ts";
 import { Autoclear, Compatible, CompressionType, Incompatible } from "./format.ts";
@@ -53,10 +53,14 @@ async function bitmapFacts(
 }
 
 /** Facts about an opened image. */
-export async function imageFacts(image: Qcow2Image, origin: Origin): Promise<Partial<ImageFacts>> {
+export async function imageFacts(
+  image: Qcow2Image,
+  origin: Origin,
+  round: FactsRound,
+): Promise<Partial<ImageFacts>> {
   const { header, geometry, file, backing } = image;
-  const own = await file.facts();
-  const below = backing === undefined ? undefined : await backing.facts();
+  const own = await file.facts(round);
+  const below = backing === undefined ? undefined : await backing.facts(round);
   const facts: Partial<ImageFacts> = {
     format: "qcow2",
     clusterSize: geometry.clusterSize,

@@ -16,7 +16,7 @@ function hooksOf(open: OpenContext, opened: Origin, options: Qcow2Options): Imag
   let origin = opened;
   const snapshot = options["x-qsd-snapshot"];
   return {
-    facts: (image) => imageFacts(image, origin),
+    facts: (image, round) => imageFacts(image, origin, round),
     prepareReopen: (image, next, given) => {
       const changed = given as Qcow2Options;
       if (changed["x-qsd-snapshot"] !== snapshot) {

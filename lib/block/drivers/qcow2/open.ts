@@ -181,7 +181,7 @@ export async function originOf(
 ): Promise<Origin> {
   const named = namedBacking(header);
   const full = named && await open.nameOf(named);
-  const own = (await implied?.facts())?.filename ?? full;
+  const own = (await implied?.facts(open.round))?.filename ?? full;
   return { fullBackingFilename: full, ownBackingFilename: own };
 }
 

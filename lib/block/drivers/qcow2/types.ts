@@ -23,6 +23,7 @@ import type { Context } from "../../../sys/mod.ts";
 import type {
   BitmapStore,
   Child,
+  FactsRound,
   FormatInstance,
   ImageFacts,
   OpenContext,
@@ -126,7 +127,7 @@ export interface ClusterCipher {
 
 /** What the node's driver definition (mod.ts) adds to the image. */
 export interface ImageHooks {
-  facts(image: Qcow2Image): MaybePromise<Partial<ImageFacts>>;
+  facts(image: Qcow2Image, round: FactsRound): MaybePromise<Partial<ImageFacts>>;
   prepareReopen?(
     image: OpenedImage,
     next: OpenContext,
