@@ -129,6 +129,26 @@ Deno.test("a flush is sent only when something was written since the last", asyn
   await end();
 });
 
+Deno.test("a write that failed may have been made in part: the next flush is sent", async () => {
+  for (const latency of ["sync", "async"] as const) {
+    const { disk, backend, memory, end } = await setUp();
+    disk.latency = latency;
+    disk.fault = ({ op }) => op.startsWith("write") ? ioError() : undefined;
+    const iov = IoVec.of(memory(512).address, 512);
+    const requests = {
+      write: async () => await backend.write(0, iov),
+      zeroes: async () => await backend.writeZeroes(0, 4096),
+    };
+    for (const [name, request] of Object.entries(requests)) {
+      await assert.rejects(request, { errno: "EIO" });
+      disk.calls.length = 0;
+      await backend.flush();
+      assert.deepEqual(disk.calls.map((call) => call.op), ["flush"], `${name}, ${latency}`);
+    }
+    await end();
+  }
+});
+
 Deno.test("flushes that come together share one, unless a write came between", async () => {
   const { disk, backend, memory, end } = await setUp();
   const iov = IoVec.of(memory(512).address, 512);

@@ -233,6 +233,23 @@ Deno.test("a filter of a page reads, writes and passes its parents' permissions 
   await graph.closeAll();
 });
 
+Deno.test("what a format writes when it is flushed is flushed as well", async () => {
+  const disk = new MemoryDisk(65536);
+  const { graph, add, memory } = testGraph({ d: disk }, toys);
+  await add({ driver: "layers", "node-name": "l", file: { driver: "memory", disk: "d" } });
+  const backend = await graph.backend("l", user);
+  await backend.write(0, IoVec.of(memory(bytesOf(4096, 3)).address, 4096));
+  await backend.flush();
+  assert.deepEqual(disk.calls.map(({ op }) => op).filter((op) => op !== "read"), [
+    "write",
+    "flush",
+    "write",
+    "flush",
+  ]);
+  await backend.detach();
+  await graph.closeAll();
+});
+
 Deno.test("a read-only format of a page is read in pieces, and cannot be written", async () => {
   const disks = { d: new MemoryDisk(10240) };
   disks.d.latency = "async";

@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { BlockError } from "../base/mod.ts";
-import { Framing, nbdErrnoOf, putChunk, putSimpleReply, RequestHeader } from "./wire.ts";
+import {
+  Framing,
+  getUint64,
+  nbdErrnoOf,
+  putChunk,
+  putSimpleReply,
+  putUint64,
+  RequestHeader,
+} from "./wire.ts";
 import {
   blockSizeInfo,
   exportInfo,
@@ -94,6 +102,15 @@ Deno.test("replies have the document's layout in all three framings", () => {
     hex(new Uint8Array(view.buffer)),
     "6e8a278c" + "0000" + "0006" + "0000000000000007" + "0000000100000000" + "0000000000000018",
   );
+});
+
+Deno.test("64-bit numbers survive the way to the wire and back, whichever bits they have", () => {
+  const view = new DataView(new ArrayBuffer(8));
+  for (const value of [0, 1, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 52 + 2 ** 31 + 1]) {
+    putUint64(view, 0, value);
+    assert.equal(view.getBigUint64(0), BigInt(value));
+    assert.equal(getUint64(view, 0), value);
+  }
 });
 
 Deno.test("options survive the way to the wire and back", () => {

@@ -165,3 +165,25 @@ Deno.test("after a failed flush no later one succeeds, unless nothing is in the 
     real.dispose();
   }
 });
+
+Deno.test("a node that moves to another thread still knows that a flush has failed", async () => {
+  const real = new LinuxSys();
+  const faulty = faultySys(real, { calls: ["pool.fdatasync"], failAt: 1 });
+  const filename = await Deno.makeTempFile();
+  const context = testContext(() => faulty.sys);
+  const options = { filename };
+  const given = () => openContext(context, options, {});
+  try {
+    const node = await driver.open(given(), options) as FileInstance;
+    await assert.rejects(node.flush(), { errno: "EIO" });
+    const handedOver = await node.handOver();
+    const next = await driver.open(Object.assign(given(), { handedOver }), options);
+    await assert.rejects(async () => await next.flush!(), { errno: "EIO" });
+    assert.equal(faulty.calls, 1);
+    await next.close();
+  } finally {
+    context.end();
+    await Deno.remove(filename);
+    real.dispose();
+  }
+});

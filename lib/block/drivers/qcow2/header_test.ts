@@ -5,7 +5,13 @@
  */
 import assert from "node:assert/strict";
 import { BlockError } from "../../../base/mod.ts";
-import { Extension } from "./format.ts";
+import {
+  compressedHigh,
+  compressedLength,
+  compressedOffset,
+  Extension,
+  lowWord,
+} from "./format.ts";
 import { defaultFeatureTable, featureNames, type Header, parseHeader } from "./header.ts";
 import { serialiseHeader } from "./header_write.ts";
 
@@ -279,6 +285,17 @@ Deno.test("an extension that is not well-formed is refused in QEMU's words", () 
   ];
   for (const [fields, type, data, message, length] of rows) {
     refuses(image(fields, [[type, data, length ?? data.length]]), message);
+  }
+});
+
+Deno.test("the entry of a compressed cluster spans the sectors of its stream, and no more", () => {
+  for (const bits of [9, 12, 16, 21]) {
+    for (const [offset, length] of [[0, 512], [512, 512], [512, 1], [700, 324], [700, 325]]) {
+      const high = compressedHigh(offset!, length!, bits);
+      assert.equal(compressedOffset(high, lowWord(offset!), bits), offset);
+      const end = offset! + compressedLength(high, lowWord(offset!), bits);
+      assert.equal(end, Math.ceil((offset! + length!) / 512) * 512, `${length} bytes at ${offset}`);
+    }
   }
 });
 
