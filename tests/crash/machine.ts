@@ -1,6 +1,7 @@
 /** A qcow2 image on recording disks, opened by qsd's own driver without a daemon around it. */
 import assert from "node:assert/strict";
 import { IoVec, type MaybePromise } from "../../lib/base/mod.ts";
+import { creationOf } from "../../lib/block/creation.ts";
 import { drivers } from "../../lib/block/drivers/mod.ts";
 import { type TestContext, testContext } from "../../lib/block/drivers/testing.ts";
 import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/block/mod.ts";
@@ -75,6 +76,24 @@ export class Machine {
       await graph.closeAll();
       context.end();
       throw error;
+    }
+  }
+
+  /** Makes a qcow2 image as blockdev-create does; `options`: its options, apart from the nodes. */
+  static async create(disks: ImageDisks, options: Record<string, unknown>): Promise<void> {
+    const test = testContext();
+    // Its timers end at once, and caches that are cleaned all the time hold nothing.
+    const context = { ...test, loop: { ...test.loop, timer: () => ({ cancel() {} }) } };
+    const registry = driverRegistry([...drivers, recordingDriver(disks as never)]);
+    const graph = new BlockGraph({ context, drivers: registry, events: { emit: () => {} } });
+    const disk = { driver: "recording", "node-name": "disk", disk: "file", discard: "unmap" };
+    try {
+      await graph.add(disk as unknown as BlockdevOptionsValue, { monitorOwned: true });
+      const qcow2 = drivers.find(({ name }) => name === "qcow2")!;
+      await qcow2.create!(creationOf(context, graph, () => {}), { ...options, file: "disk" });
+    } finally {
+      await graph.closeAll();
+      context.end();
     }
   }
 

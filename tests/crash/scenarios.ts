@@ -65,6 +65,26 @@ async function takeAndRemove(guest: Guest, replies = 0): Promise<void> {
   }
 }
 
+/** Snapshots of a full disk are taken, written over, and deleted, which takes many turns and commits. */
+async function deleteLarge(guest: Guest): Promise<void> {
+  const fill = async (from: number, to: number) => {
+    for (let at = from; at < to; at += 256 * KIB) {
+      await guest.write(at, Math.min(256 * KIB, to - at));
+    }
+    await guest.flush();
+  };
+  const { size } = guest;
+  await fill(0, size);
+  await guest.snapshot("first");
+  await fill(size / 4, size / 2);
+  await guest.snapshot("second");
+  await fill(0, size / 3 - size / 3 % 512);
+  await guest.deleteSnapshot("first");
+  await mix(guest, { rounds: 6, most: 32 * KIB, write: 2, discard: 1 });
+  await guest.flush();
+  await guest.deleteSnapshot("second");
+}
+
 /** Every scenario. */
 export const scenarios: readonly Scenario[] = [
   {
@@ -191,6 +211,44 @@ export const scenarios: readonly Scenario[] = [
       work: (guest) => takeAndRemove(guest),
     }),
   ),
+  {
+    name: "internal snapshots of a full disk are deleted, clusters of 512 bytes",
+    create: "cluster_size=512",
+    size: 4 * MIB,
+    options: TIGHT,
+    work: deleteLarge,
+  },
+  {
+    name: "internal snapshots of a full disk are deleted, refcounts of two bits",
+    create: "cluster_size=1k,refcount_bits=2",
+    size: 6 * MIB,
+    work: deleteLarge,
+  },
+  ...[16, 64, 1].map(
+    (bits): Scenario => ({
+      name: `an image is made whose L1 table needs many refcount blocks, of ${bits} bits`,
+      create: { "cluster-size": 512, "refcount-bits": bits },
+      size: 1024 * MIB,
+      work: (guest) => mix(guest, { rounds: 15, most: 48 * KIB, write: 1 }),
+    }),
+  ),
+  {
+    name: "an image is made with places for all its clusters",
+    create: { "cluster-size": 4 * KIB, preallocation: "metadata" },
+    size: 12 * MIB,
+    work: (guest) => mix(guest, { rounds: 20, most: 48 * KIB, write: 3, zero: 1 }),
+  },
+  {
+    name: "an image grows so that its L1 table needs many refcount blocks",
+    create: "cluster_size=512",
+    size: MIB,
+    async work(guest) {
+      await mix(guest, { rounds: 15, most: 48 * KIB, write: 2, discard: 1 });
+      await guest.flush();
+      await guest.resize(512 * MIB);
+      await mix(guest, { rounds: 15, most: 48 * KIB, write: 1 });
+    },
+  },
   {
     name: "internal snapshots with small caches",
     create: "compat=0.10,cluster_size=1k",

@@ -129,6 +129,7 @@ async function preallocate(
 ): Promise<void> {
   const { allocator, file, geometry, map, tables } = image;
   const { clusterSize, externalData, l2Coverage } = geometry;
+  const preallocation = mode === "metadata" ? "off" : mode;
   for (let guest = alignUp(from, clusterSize); guest < to;) {
     goOn?.();
     const index = Math.floor(guest / l2Coverage);
@@ -153,16 +154,15 @@ async function preallocate(
     const count = externalData ? most : allocator.granted;
     if (externalData ? guest < image.dataEnd : !allocator.fresh) {
       await image.data.writeZeroes(host, count * clusterSize, 0);
-    } else if (!externalData && mode !== "metadata") {
-      // At once: tables that are written behind it would leave it a hole.
+    } else if (!externalData) {
+      // At once: no table on disk may lead beyond the end, and those written behind it would leave it a hole.
       const end = host + count * clusterSize;
-      if (end > file.size) await file.truncate(end, { exact: false, preallocation: mode, goOn });
+      if (end > file.size) await file.truncate(end, { exact: false, preallocation, goOn });
     }
     await place(image, guest, host, count);
     guest += count * clusterSize;
   }
   if (!externalData && allocator.end > file.size) {
-    const preallocation = mode === "metadata" ? "off" : mode;
     await file.truncate(allocator.end, { exact: false, preallocation, goOn });
   }
 }
