@@ -24,7 +24,7 @@ import type {
 import { NameGenerator } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
 import { Opening, unlink } from "./open.ts";
-import { commonOptions } from "./options.ts";
+import { commonOptions, withoutEmptyBacking } from "./options.ts";
 import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
 import { Places } from "./places.ts";
 import { TaskQueue } from "./queue.ts";
@@ -107,7 +107,12 @@ export class BlockGraph {
   add(options: BlockdevOptionsValue, how: { monitorOwned: boolean }): Promise<NodeView> {
     return this.#queue.run(async () => {
       const opening = new Opening(this);
-      const node = await opening.open(options, undefined);
+      const meant = withoutEmptyBacking(
+        options,
+        () =>
+          this.context.log.warn(`Use of "backing": "" is deprecated; use "backing": null instead`),
+      );
+      const node = await opening.open(meant, undefined);
       node.monitorOwned = how.monitorOwned;
       this.adopt(opening);
       return node;

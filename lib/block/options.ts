@@ -1,6 +1,7 @@
 /** The options that every driver takes: defaults, and what children inherit. qsd-facts 3.3. */
 import { CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import { isObject } from "./filenames.ts";
 import type { BlockNode, CommonOptions } from "./node.ts";
 import type { ChildRole } from "./types.ts";
 
@@ -20,6 +21,23 @@ const COMMON: ReadonlySet<string> = new Set([
 /** The driver's own options. */
 export function driverOptions(options: BlockdevOptionsValue): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([key]) => !COMMON.has(key)));
+}
+
+/**
+ * The same options with `"backing": ""`, at any depth, as null: the old way to say it, and the only one that
+ * "--blockdev driver=qcow2,backing=" has. `found` is called if there is one.
+ */
+export function withoutEmptyBacking(
+  options: BlockdevOptionsValue,
+  found: () => void,
+): BlockdevOptionsValue {
+  const change = ([key, value]: [string, unknown]): [string, unknown] => {
+    if (isObject(value)) return [key, Object.fromEntries(Object.entries(value).map(change))];
+    if (key !== "backing" || value !== "") return [key, value];
+    found();
+    return [key, null];
+  };
+  return Object.fromEntries(Object.entries(options).map(change)) as BlockdevOptionsValue;
 }
 
 /** What an inline child starts from; undefined for a root, which starts from QEMU's defaults. */

@@ -1,5 +1,5 @@
 /** Commands on block nodes: what succeeds, what is refused, and in which words. */
-import { type Case, parity, type Step } from "./mould.ts";
+import { type Case, parity, says, type Step } from "./mould.ts";
 
 const add = (args: Record<string, unknown>): Step => ({ execute: "blockdev-add", arguments: args });
 const del = (name: string): Step => ({
@@ -104,6 +104,36 @@ parity("blockdev-add", [
     ...[511, 513, 2 ** 40].map((size, at) => add({ ...NULL, "node-name": `n${at}`, size })),
     nodes,
   ),
+]);
+
+parity("an empty backing", [
+  {
+    name: "means none",
+    files: {
+      base: { make: ["qemu-img", "create", "-f", "raw", "base", "1M"] },
+      t: { make: ["qemu-img", "create", "-f", "qcow2", "-b", "base", "-F", "raw", "t"] },
+    },
+    needs: ["qemu-img"],
+    args: [
+      "--blockdev",
+      "qcow2,node-name=c,file.driver=file,file.filename=t,read-only=on,backing=",
+    ],
+    steps: [
+      nodes,
+      del("c"),
+      add({ ...TOP, backing: "" }),
+      flat,
+      reopen({ ...TOP, backing: "" }),
+      del("t"),
+      add({ driver: "raw", "node-name": "r", file: { ...TOP, "node-name": "i", backing: "" } }),
+      flat,
+      add({ ...FILE, backing: "" }),
+    ],
+    differs: says(
+      "every warning begins with the program's name",
+      (stderr) => stderr.replace(/^(?=warning: )/gm, "qemu-storage-daemon: "),
+    ),
+  },
 ]);
 
 parity("blockdev-del", [

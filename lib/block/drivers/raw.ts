@@ -113,13 +113,15 @@ class RawInstance implements FormatInstance {
   }
 
   async facts(round: FactsRound): Promise<Partial<ImageFacts>> {
-    const { filename, options: inner, actualSize, dirtyFlag } = await this.child.facts(round);
+    const below = await this.child.facts(round);
+    const { filename, options: inner, actualSize, dirtyFlag, clusterSize } = below;
     const { offset, size } = this.#options;
     const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
     const options = { offset, driver: "raw", size, file };
     const facts: Partial<ImageFacts> = { format: "raw", options };
     if (actualSize !== undefined) facts.actualSize = actualSize;
     if (dirtyFlag !== undefined) facts.dirtyFlag = dirtyFlag;
+    if (clusterSize !== undefined) facts.clusterSize = clusterSize;
     // A plain name stands for raw over a protocol's node, and for nothing else.
     const plain = inner === undefined && !isWindow(this.#options);
     const name = plain ? filename : jsonFilename(options);
