@@ -8,6 +8,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { Generator, type Pattern, runProgram, type Sample } from "./clients.ts";
+import { writeFiles } from "./files.ts";
 import { DEFAULTS } from "./load/workload.ts";
 import { QmpClient } from "./qmp.ts";
 import { cell, type Check, check, judge, type RowResult, tables } from "./report.ts";
@@ -27,7 +28,10 @@ const { values } = parseArgs({
 const size = Number(values.size) * 2 ** 20;
 const seconds = Number(values.seconds);
 
-/** Images, by name: made once, copied for each server (or slice). `base.raw` is noise of the full size. */
+/**
+ * Images, by name: made once, copied for each server (or slice). `base.raw` is noise of the full size, `files.raw` what
+ * images hold that are compressed: programs, libraries and texts of this machine.
+ */
 const IMAGES: Readonly<Record<string, (dir: string, path: string) => Promise<unknown>>> = {
   raw: (dir, path) => Deno.copyFile(`${dir}/base.raw`, path),
   /** Nothing but a length: what it costs the kernel to find pages. */
@@ -43,11 +47,11 @@ const IMAGES: Readonly<Record<string, (dir: string, path: string) => Promise<unk
       path,
     ]),
   compressed: (dir, path) =>
-    runProgram("qemu-img", ["convert", "-c", "-O", "qcow2", `${dir}/text.raw`, path]),
+    runProgram("qemu-img", ["convert", "-c", "-O", "qcow2", `${dir}/files.raw`, path]),
   zstd: (dir, path) =>
     runProgram("qemu-img", [
       ...["convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"],
-      ...[`${dir}/text.raw`, path],
+      ...[`${dir}/files.raw`, path],
     ]),
   /** 64 GiB whose tables take 8 MiB; all of it reads as what was preallocated. */
   huge: (_dir, path) =>
@@ -187,12 +191,10 @@ function kindFor(kind: Kind, row: Row): Kind {
   };
 }
 
-function noise(path: string, compressible: boolean): void {
+function noise(path: string): void {
   using file = Deno.openSync(path, { create: true, write: true });
   for (let done = 0; done < size; done += 2 ** 20) {
     const block = randomBytes(2 ** 20);
-    // Words from a small vocabulary: about a third of its size.
-    if (compressible) { for (let i = 0; i < block.length; i++) block[i] = 97 + (block[i]! & 7); }
     for (let at = 0; at < block.length;) at += file.writeSync(block.subarray(at));
   }
   file.syncSync();
@@ -358,9 +360,9 @@ const generator = new Generator();
 try {
   const wanted = values.rows.split(",");
   const rows = ROWS.filter(({ id }) => wanted.some((word) => id.includes(word)));
-  noise(`${dir}/base.raw`, false);
+  noise(`${dir}/base.raw`);
   if (rows.some(({ image }) => image === "compressed" || image === "zstd")) {
-    noise(`${dir}/text.raw`, true);
+    writeFiles(`${dir}/files.raw`, size);
   }
   const kinds = [{ ...QSD, program: values.qsd }, ORIGINAL];
   const results: RowResult[] = [];
