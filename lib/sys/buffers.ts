@@ -76,12 +76,18 @@ export class SizeClassPool implements BufferPool {
   }
 
   #class(length: number): Memory[] {
-    const index = Math.ceil(Math.log2(Math.max(length, SMALLEST)));
+    const index = classOf(length);
     while (this.#classes.length <= index) this.#classes.push([]);
     return this.#classes[index]!;
   }
 }
 
+/** The logarithm of a buffer's size. Whole numbers: logarithms of the library take longer than the rest of it. */
+function classOf(length: number): number {
+  assert(length <= 2 ** 31);
+  return length <= SMALLEST ? 12 : 32 - Math.clz32(length - 1);
+}
+
 function classSize(length: number): number {
-  return 2 ** Math.ceil(Math.log2(Math.max(length, SMALLEST)));
+  return 2 ** classOf(length);
 }

@@ -110,8 +110,8 @@ function openNode({ process }: Scope, zstd: boolean): Decoder {
       } catch {
         return false;
       }
-      const [outputLeft, inputLeft] = stream._writeState as unknown as [number, number];
-      return !broken && outputLeft === 0 && (!zstd || inputLeft === 0);
+      const [outputLeft] = stream._writeState;
+      return !broken && outputLeft === 0;
     },
     close: () => {},
   };

@@ -33,11 +33,11 @@ export class Libdeflate {
     this.#decompressor = library.symbols.libdeflate_alloc_decompressor();
   }
 
-  /** Undefined where there is no such library. */
-  static open(): Libdeflate | undefined {
+  /** Undefined where there is no such library. `name`: what the system calls it. */
+  static open(name: string = LIBDEFLATE): Libdeflate | undefined {
     let library: Deno.DynamicLibrary<typeof LIBDEFLATE_SYMBOLS>;
     try {
-      library = Deno.dlopen(LIBDEFLATE, LIBDEFLATE_SYMBOLS);
+      library = Deno.dlopen(name, LIBDEFLATE_SYMBOLS);
     } catch {
       return undefined;
     }

@@ -34,11 +34,11 @@ export class Libzstd {
     this.#decoder = library.symbols.ZSTD_createDCtx();
   }
 
-  /** Undefined where there is no such library. */
-  static open(): Libzstd | undefined {
+  /** Undefined where there is no such library. `name`: what the system calls it. */
+  static open(name: string = LIBZSTD): Libzstd | undefined {
     let library: Deno.DynamicLibrary<typeof LIBZSTD_SYMBOLS>;
     try {
-      library = Deno.dlopen(LIBZSTD, LIBZSTD_SYMBOLS);
+      library = Deno.dlopen(name, LIBZSTD_SYMBOLS);
     } catch {
       return undefined;
     }
