@@ -13,6 +13,7 @@ import {
   setKeepAlive,
   SO,
   SOL,
+  type Sys,
   TCP,
   type Watch,
 } from "../sys/mod.ts";
@@ -194,7 +195,7 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
     if (!tcp) sys.setsockopt(fd, SOL.SOCKET, SO.SNDBUF, SEND_BUFFER);
     const { keepAlive } = this.#listening;
     if (keepAlive !== undefined) setKeepAlive(sys, fd, keepAlive);
-    const peer = `client ${++this.#clients}`;
+    const peer = `client ${++this.#clients}${origin(sys, fd)}`;
     const transport = new SocketTransport(this.#context, fd);
     this.#connections.add(new Connection(this.#context, transport, this, peer));
     this.#limit();
@@ -280,5 +281,24 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
       }
     }
     return sum;
+  }
+}
+
+/** Who a client is, for people: where it calls from, or the process at the other end of a Unix socket. */
+function origin(sys: Sys, fd: number): string {
+  const address = sys.getpeername(fd);
+  if (typeof address === "number") return "";
+  switch (address.family) {
+    case "unix": {
+      // The first member of struct ucred; 0 for a process that this one's namespace does not have.
+      const pid = sys.getsockopt(fd, SOL.SOCKET, SO.PEERCRED);
+      return pid > 0 ? ` (process ${pid})` : "";
+    }
+    case "inet":
+      return ` (${address.host}:${address.port})`;
+    case "inet6":
+      return ` ([${address.host}]:${address.port})`;
+    case "vsock":
+      return ` (vsock ${address.cid}:${address.port})`;
   }
 }

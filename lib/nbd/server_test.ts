@@ -53,6 +53,28 @@ const unix = (path: string): NbdServerOptionsValue => ({ addr: { type: "unix", p
 const nbd = (id: string, more: Record<string, unknown> = {}) =>
   ({ type: "nbd", id, "node-name": "n", ...more }) as Parameters<ExportRegistry["add"]>[0];
 
+Deno.test("clients are told apart by where they call from", () =>
+  withDaemon(async ({ control, dir }) => {
+    const peerOf = async (connection: Deno.Conn) => {
+      assert.equal(await connection.read(new Uint8Array(18)), 18);
+      const [client] = control.server!.clients();
+      connection.close();
+      await control.stop();
+      return client!.peer;
+    };
+    await control.start(unix(`${dir}/s`));
+    const local = await Deno.connect({ transport: "unix", path: `${dir}/s` });
+    assert.equal(await peerOf(local), `client 1 (process ${Deno.pid})`);
+    for (const [host, shown] of [["127.0.0.1", "127.0.0.1"], ["::1", "[::1]"]] as const) {
+      await control.start({ addr: { type: "inet", host, port: "0" } });
+      const [bound] = control.server!.localAddresses();
+      assert.ok(typeof bound === "object" && "host" in bound);
+      const caller = await Deno.connect({ hostname: host, port: bound.port });
+      const { port } = caller.localAddr;
+      assert.equal(await peerOf(caller), `client 1 (${shown}:${port})`);
+    }
+  }));
+
 Deno.test("exports and the server refuse in the original's words", () =>
   withDaemon(async ({ control, exports, commands, dir }) => {
     const refused = (promise: Promise<unknown>, message: string) =>
