@@ -188,22 +188,73 @@ Deno.test("a write that fails changes nothing and gives its clusters back", asyn
   await check(bench.disk);
 });
 
-Deno.test("metadata that could not be written is written by the next flush", async () => {
-  for (const failing of [1, 2, 3, 4, 5, 6]) {
-    const disk = await diskOf("1M");
-    const bench = await Bench.open(disk);
-    await bench.write(0, 64 * KiB, 5);
-    let calls = 0;
-    disk.fault = ({ op }) => op !== "read" && ++calls === failing ? ioError() : undefined;
-    await assert.rejects(async () => await bench.backend.flush(), { errno: "EIO" });
-    disk.fault = undefined;
-    await bench.backend.flush();
-    await bench.close();
-    await check(disk);
-    const again = await Bench.open(disk);
-    assert.ok((await again.read(0, 64 * KiB)).every((byte) => byte === 5), `call ${failing}`);
-    await again.close();
-  }
+Deno.test("new blocks of counts are there before the table leads to them, and a commit is stable", async () => {
+  const bench = await Bench.open(await diskOf("-o", "cluster_size=512,refcount_bits=64", "1M"));
+  await bench.write(0, 40 * KiB, 1);
+  await bench.image.commit();
+  const table = bench.image.header.refcountTableOffset;
+  const { changes } = bench;
+  const leads = changes.findIndex((line) =>
+    line.startsWith("write 8 ") && Math.floor(Number(line.split(" ").at(-1)) / 512) === table / 512
+  );
+  assert.ok(leads > 1, changes.join(", "));
+  assert.equal(changes[leads - 1], "flush", changes.join(", "));
+  assert.equal(changes.at(-1), "flush");
+  await bench.close();
+  await check(bench.disk);
+});
+
+for (const [name, options] of [["64 KiB", "cluster_size=64k"], ["512 bytes", "cluster_size=512"]]) {
+  Deno.test(`metadata that could not be written is written by the next flush: clusters of ${name}`, async () => {
+    for (let failing = 1;; failing += failing < 20 ? 1 : 6) {
+      const disk = await diskOf("-o", options!, "1M");
+      const bench = await Bench.open(disk);
+      await bench.write(0, 256 * KiB, 5);
+      await bench.backend.flush();
+      const change = async () => {
+        await bench.write(256 * KiB, 192 * KiB, 6);
+        await bench.backend.discard(0, 64 * KiB);
+        await bench.backend.flush();
+      };
+      let calls = 0;
+      disk.fault = ({ op }) =>
+        op === "discard" || op === "read" || ++calls !== failing ? undefined : ioError();
+      // A commit in the background may meet the failure, too.
+      await change().catch(() => {});
+      const over = calls < failing;
+      disk.fault = undefined;
+      await change();
+      await bench.close();
+      // No leaks either: what was given up is given back.
+      await check(disk);
+      const again = await Bench.open(disk);
+      for (const [at, length, value] of [[0, 64, 0], [64, 192, 5], [256, 192, 6]] as const) {
+        const bytes = await again.read(at * KiB, length * KiB);
+        assert.ok(bytes.every((byte) => byte === value), `call ${failing}`);
+      }
+      await again.close();
+      if (over) {
+        assert.ok(failing > 6, `only ${failing - 1} calls`);
+        break;
+      }
+    }
+  });
+}
+
+Deno.test("space that was given back in thousands of pieces is used again", async () => {
+  const bench = await Bench.open(await diskOf("-o", "cluster_size=512", "8M"));
+  const filled = 5 * 1024 * KiB;
+  for (let at = 0; at < filled; at += 256 * KiB) await bench.write(at, 256 * KiB, 1);
+  await bench.backend.flush();
+  const { length } = bench.disk.bytes;
+  for (let at = 0; at < filled; at += KiB) await bench.backend.discard(at, 512);
+  await bench.backend.flush();
+  for (let at = 0; at < filled / 2; at += 256 * KiB) await bench.write(filled + at, 256 * KiB, 2);
+  await bench.backend.flush();
+  const more = bench.disk.bytes.length - length;
+  assert.ok(more < 256 * KiB, `${more} bytes more`);
+  await bench.close();
+  await check(bench.disk);
 });
 
 Deno.test("a snapshot operation that fails on the way leaves table and counts that fit each other", async () => {
