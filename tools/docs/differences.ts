@@ -20,6 +20,7 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "Sockets that qsd has bound are removed at the end and after a failed start, with `--daemonize` too; QEMU leaves the NBD server's.",
     "A second SIGTERM, SIGINT or SIGHUP ends a stop that hangs, and says what it was waiting for. SIGTERM works while a `wait=on` character device waits.",
     "A stale socket file, or an empty file, is replaced when a server binds; a file with contents is kept and the address is in use. QEMU deletes it.",
+    "The runtime reserves 50 GiB of address space when it starts (and uses little of it), and has 30 descriptors open: limits on them (`ulimit -v`, a hard `ulimit -n`) have to leave that.",
   ],
   "Images": [
     "A FIFO is refused by `file`; QEMU's start waits for another program to open it.",
