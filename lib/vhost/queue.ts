@@ -118,6 +118,8 @@ export class Queue implements RequestOwner, SessionQueue {
     const ring = this.#host.makeRing(this);
     this.#ring = ring;
     this.#guard(() => this.#recover(ring));
+    // What another back-end used just before it was killed may not have been told.
+    this.#call();
     ring.suspend();
     this.#asking = false;
     // The loop has to be awake: before it sleeps it asks for notifications.

@@ -433,6 +433,19 @@ Deno.test("the in-flight log: what was taken and not answered runs once more, in
   }
 });
 
+Deno.test("a ring that goes on calls the driver: what was used last may not have been told", async () => {
+  for (const features of [[], [Feature.ringPacked]]) {
+    await withExport({}, async (bed) => {
+      const { frontend, disk } = await bed.start({ features, inflight: true });
+      await disk.call({ type: BlkType.flush });
+      frontend.disconnect();
+      const next = bed.connect();
+      await next.start({ features, inflight: true, from: frontend });
+      await next.until(() => next.takeCalls() > 0);
+    });
+  }
+});
+
 Deno.test("the log of dirty pages has the pages that were written for the guest", async () => {
   await withExport({}, async (bed) => {
     const { frontend, disk } = await bed.start({ features: [Feature.logAll] });
