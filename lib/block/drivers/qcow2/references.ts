@@ -11,40 +11,50 @@ import {
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { readBytes } from "./metadata.ts";
+import type { Pace } from "./pace.ts";
+
+/** So many entries are visited between two looks at the clock. */
+const STRIDE = 64;
 
 /** Something that a table leads to. */
 type Visit = (offset: number, length: number) => MaybePromise<void>;
 
 /**
  * Visits everything that the L2 tables of `l1` (flags are cleared) lead to, as they are on disk, and the tables: each
- * range as often as something leads there. The image is marked corrupt, and EIO thrown, where an entry is broken.
+ * range as often as something leads there. Others get their turn at `pace`: there may be thousands of tables. The
+ * image is marked corrupt, and EIO thrown, where an entry is broken.
  */
 export async function eachReference(
   image: Image,
   l1: BigUint64Array,
+  pace: Pace,
   visit: Visit,
 ): Promise<void> {
-  const { geometry: { clusterSize }, context: { loop } } = image;
+  const { clusterSize } = image.geometry;
   for (let index = 0; index < l1.length; index++) {
     const table = Number(l1[index]!);
     if (table === 0) continue;
     if (table % clusterSize !== 0 || table >= Bounds.maxHostOffset) {
       image.corrupt(`L2 table offset ${hex(table)} unaligned (L1 index: ${hex(index)})`);
     }
-    await eachInTable(image, table, visit);
+    await eachInTable(image, table, pace, visit);
     await visit(table, clusterSize);
-    // Others get their turn: there may be thousands of tables.
-    await new Promise<void>((resolve) => loop.defer(resolve));
   }
 }
 
-async function eachInTable(image: Image, table: number, visit: Visit): Promise<void> {
+async function eachInTable(
+  image: Image,
+  table: number,
+  pace: Pace,
+  visit: Visit,
+): Promise<void> {
   const { context, file, geometry: { clusterSize, l2EntrySize } } = image;
   const bytes = await readBytes(context, file, table, clusterSize);
   const view = new DataView(bytes.buffer, bytes.byteOffset, clusterSize);
   for (let at = 0; at < clusterSize; at += l2EntrySize) {
     const busy = visitEntry(image, view, at, table, visit);
     if (busy !== undefined) await busy;
+    if (at % (l2EntrySize * STRIDE) === 0 && pace.tired) await pace.rest();
   }
 }
 
