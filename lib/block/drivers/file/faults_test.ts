@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { BlockError } from "../../../base/mod.ts";
 import { Errno, LinuxSys, type Sys } from "../../../sys/mod.ts";
 import { failEveryCall, type FaultyCall, type FaultySys, faultySys } from "../../../sys/sim/mod.ts";
-import { RequestFlag } from "../../mod.ts";
+import { Perm, RequestFlag } from "../../mod.ts";
 import { openContext, Piece, readBytes, testContext, type TestOpen } from "../testing.ts";
 import { file as driver, type FileInstance } from "./mod.ts";
 
@@ -181,6 +181,33 @@ Deno.test("a node that moves to another thread still knows that a flush has fail
     await assert.rejects(async () => await next.flush!(), { errno: "EIO" });
     assert.equal(faulty.calls, 1);
     await next.close();
+  } finally {
+    context.end();
+    await Deno.remove(filename);
+    real.dispose();
+  }
+});
+
+Deno.test("where a file cannot be opened for writing, the locks are as they were", async () => {
+  const real = new LinuxSys();
+  const faulty = faultySys(real, { calls: ["pool.open"], failAt: 2, errno: Errno.EACCES });
+  const filename = await Deno.makeTempFile();
+  const context = testContext(() => faulty.sys);
+  const options = { filename };
+  try {
+    const given = openContext(context, options, { autoReadOnly: true });
+    const node = await driver.open(given, options) as FileInstance;
+    (await node.preparePermissions(Perm.consistentRead, Perm.all & ~Perm.resize)).commit();
+    const probe = real.open(filename, 2);
+    const used = () => [100, 101, 200, 201].map((at) => real.ofdTestLock(probe, 1, at, 1) !== 2);
+    const before = used();
+    assert.deepEqual(before, [true, false, false, false]);
+    const wanted = Perm.consistentRead | Perm.write;
+    await assert.rejects(node.preparePermissions(wanted, Perm.none));
+    assert.deepEqual(faulty.injected.length, 1);
+    assert.deepEqual(used(), before);
+    real.close(probe);
+    await node.close();
   } finally {
     context.end();
     await Deno.remove(filename);
