@@ -188,6 +188,30 @@ Deno.test("a node that moves to another thread still knows that a flush has fail
   }
 });
 
+Deno.test("a node that has moved lets go of the locks that it came with", async () => {
+  const filename = await Deno.makeTempFile();
+  const context = testContext();
+  const { sys } = context;
+  const options = { filename };
+  try {
+    const node = await driver.open(openContext(context, options, {}), options) as FileInstance;
+    (await node.preparePermissions(Perm.consistentRead | Perm.write, Perm.none)).commit();
+    const handedOver = await node.handOver();
+    const given = Object.assign(openContext(context, options, {}), { handedOver });
+    const next = await driver.open(given, options) as FileInstance;
+    const probe = sys.open(filename, 2);
+    const locked = () => [101, 201].map((byte) => sys.ofdTestLock(probe, 1, byte, 1) !== 2);
+    assert.deepEqual(locked(), [true, true]);
+    (await next.preparePermissions(Perm.none, Perm.all)).commit();
+    assert.deepEqual(locked(), [false, false]);
+    sys.close(probe);
+    await next.close();
+  } finally {
+    context.end();
+    await Deno.remove(filename);
+  }
+});
+
 Deno.test("where a file cannot be opened for writing, the locks are as they were", async () => {
   const real = new LinuxSys();
   const faulty = faultySys(real, { calls: ["pool.open"], failAt: 2, errno: Errno.EACCES });
