@@ -29,6 +29,11 @@ export class Machine {
     }
   }
 
+  /** Starts QEMU with `options`, which have `-incoming`: the guest's shell is another machine's until it comes. */
+  static expect(system: GuestSystem, options: readonly string[]): Machine {
+    return new Machine(system, options);
+  }
+
   private constructor(system: GuestSystem, options: readonly string[]) {
     this.#child = new Deno.Command("qemu-system-x86_64", {
       args: [

@@ -9,6 +9,7 @@ import { TestDir } from "../harness/dir.ts";
 import { QmpClient } from "../harness/qmp.ts";
 import { skip } from "../harness/skips.ts";
 import { run } from "../harness/tools.ts";
+import { until } from "../harness/wait.ts";
 import { guestSystem } from "./kernel.ts";
 import { Machine } from "./machine.ts";
 
@@ -54,6 +55,50 @@ function machineArguments(dir: TestDir): string[] {
   ]);
   const monitor = ["-qmp", `unix:${dir.file("machine")},server=on,wait=off`];
   return [...pasted("qemu-system-x86_64", dir), ...monitor, ...more];
+}
+
+/** Those of the machine that takes over: the same devices, on sockets of their own. */
+function arrivalArguments(dir: TestDir): string[] {
+  const moved = (text: string) =>
+    text.replace(".sock", "-2.sock").replace(dir.file("machine"), dir.file("machine-2"));
+  return [...machineArguments(dir).map(moved), "-incoming", `unix:${dir.file("migration")}`];
+}
+
+/** Offers the disks a second time, for the machine that takes over. */
+async function exportAgain(daemon: Daemon): Promise<void> {
+  const add = (id: string, node: string, more: Record<string, unknown>) =>
+    daemon.qmp.execute("block-export-add", {
+      type: "vhost-user-blk",
+      id: `${id}-2`,
+      "node-name": node,
+      addr: { type: "unix", path: `${id}-2.sock` },
+      ...more,
+    });
+  await add("vm0", "disk0", { writable: true, "num-queues": 2 });
+  await add("b", "b", {});
+  await add("c", "c", { writable: true, "logical-block-size": 4096 });
+}
+
+/** Moves the machine, and waits until it runs over there. */
+async function migrate(dir: TestDir): Promise<void> {
+  const here = await QmpClient.open(dir.file("machine"));
+  // The guest writes without a pause: it would not be followed within the default 128 MiB/s and 0.3 s.
+  await here.execute("migrate-set-parameters", {
+    "max-bandwidth": 10 * 1024 * MIB,
+    "downtime-limit": 10_000,
+  });
+  await here.execute("migrate", { uri: `unix:${dir.file("migration")}` });
+  let state: { status?: string; "error-desc"?: string } = {};
+  await until(
+    async () => {
+      state = await here.execute("query-migrate") as typeof state;
+      return ["completed", "failed"].includes(state.status ?? "");
+    },
+    "the migration to end",
+    60_000,
+  );
+  await here.close();
+  assert.equal(state.status, "completed", state["error-desc"]);
 }
 
 async function md5(path: string): Promise<string> {
@@ -167,6 +212,29 @@ Deno.test({
       await guest.finish(work, 0, 240_000);
       await guest.sh("umount /mnt/a /mnt/c && e2fsck -fn /dev/vda && e2fsck -fn /dev/vdc");
       assert.equal(await guest.sh("dmesg | grep -ci 'i/o error' || true"), "0");
+    });
+
+    await t.step("the machine moves to another QEMU in mid-write: nothing is lost", async () => {
+      await exportAgain(daemon);
+      await using there = Machine.expect(system, arrivalArguments(dir));
+      const listens = () => Deno.stat(dir.file("migration")).then(() => true, () => false);
+      await until(listens, "the other QEMU to listen", 60_000);
+      await guest.sh("mount -t ext4 /dev/vda /mnt/a && mount -t ext4 /dev/vdc /mnt/c");
+      const files = "/mnt/a/m1 /mnt/a/m2 /mnt/c/m1 /mnt/c/m2";
+      const pass = `for f in ${files}; do dd if=/tmp/want of=$f bs=64k oflag=direct conv=notrunc ` +
+        "2>/dev/null & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches; " +
+        `for f in ${files}; do cmp /tmp/want $f || exit 1; done`;
+      const passes = `until [ -e /tmp/there ]; do ${pass}; done`;
+      await guest.sh(`( ( ${passes} ) > /tmp/said 2>&1; echo $? > /tmp/status ) & true`);
+      await migrate(dir);
+      const finish = "touch /tmp/there; until [ -s /tmp/status ]; do sleep 0.1; done";
+      assert.equal(await there.sh(`${finish}; cat /tmp/said /tmp/status`), "0");
+      assert.equal(
+        (await there.sh("md5sum < /dev/vdb")).slice(0, 32),
+        await md5(dir.file("b.raw")),
+      );
+      await there.sh("umount /mnt/a /mnt/c && e2fsck -fn /dev/vda && e2fsck -fn /dev/vdc");
+      assert.equal(await there.sh("dmesg | grep -ci 'i/o error' || true"), "0");
     });
   } finally {
     await daemon[Symbol.asyncDispose]();
