@@ -97,15 +97,14 @@ export class RemoteExport {
     const remote = new RemoteClient(client.peer, target, number);
     const place = this.#place(thread, host);
     place.clients.set(number, remote);
-    const gone = () => {
-      if (!place.clients.delete(number)) return;
-      this.#close(client.fd);
-      host.closed(remote);
-    };
     place.part.then(async (part) => {
       await part.call("client", { ...client, client: number });
       remote.arrive(part);
-    }).catch(gone);
+    }).catch(() => {
+      // It has not arrived, so nobody there closes it. A thread that was lost meanwhile has been told of already.
+      this.#close(client.fd);
+      if (place.clients.delete(number)) host.closed(remote);
+    });
     return remote;
   }
 
