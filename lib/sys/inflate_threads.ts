@@ -20,6 +20,7 @@ import { check } from "./errno.ts";
 import { FIELDS, Format, programUrl, Result, SLOTS, type Start, Word } from "./inflate_program.ts";
 import { LIBDEFLATE, Libdeflate, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
 import { LIBZSTD, Libzstd, LIBZSTD_SYMBOLS } from "./libzstd.ts";
+import { now } from "./now.ts";
 import type { InflateThreads, Loop, Memory, StreamFormat, Sys, Timer, Watch } from "./types.ts";
 
 /** Jobs after which threads pay: whoever reads a few clusters only does without. */
@@ -368,9 +369,4 @@ export class OwnedInflateThreads implements InflateThreads {
     this.#dismiss();
     await Promise.all(this.#ending);
   }
-}
-
-/** Nanoseconds. */
-function now(): number {
-  return performance.now() * 1e6;
 }
