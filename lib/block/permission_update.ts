@@ -72,10 +72,13 @@ class PlannedGraph implements PermissionGraph<BlockNode, Parent> {
   /** What the plan touches. */
   changes(): { nodes: Set<BlockNode>; edges: Set<Parent> } {
     const { nodes, backends, roles, added, targets, linked, released } = this.plan;
-    const edges = new Set<Parent>([...linked ?? [], ...added ?? []]);
-    for (const edge of roles?.keys() ?? []) edges.add(edge);
-    for (const backend of backends?.keys() ?? []) edges.add(backend);
-    for (const edge of targets?.keys() ?? []) edges.add(edge);
+    const edges = new Set<Parent>([
+      ...linked ?? [],
+      ...added ?? [],
+      ...roles?.keys() ?? [],
+      ...backends?.keys() ?? [],
+      ...targets?.keys() ?? [],
+    ]);
     for (const node of nodes?.keys() ?? []) {
       for (const edge of this.above(node)) edges.add(edge);
       for (const edge of this.below(node)) edges.add(edge);

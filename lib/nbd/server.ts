@@ -17,6 +17,7 @@ import {
   TCP,
   type Watch,
 } from "../sys/mod.ts";
+import { addressText } from "../export/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
 import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
@@ -288,17 +289,8 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
 function origin(sys: Sys, fd: number): string {
   const address = sys.getpeername(fd);
   if (typeof address === "number") return "";
-  switch (address.family) {
-    case "unix": {
-      // The first member of struct ucred; 0 for a process that this one's namespace does not have.
-      const pid = sys.getsockopt(fd, SOL.SOCKET, SO.PEERCRED);
-      return pid > 0 ? ` (process ${pid})` : "";
-    }
-    case "inet":
-      return ` (${address.host}:${address.port})`;
-    case "inet6":
-      return ` ([${address.host}]:${address.port})`;
-    case "vsock":
-      return ` (vsock ${address.cid}:${address.port})`;
-  }
+  if (address.family !== "unix") return ` (${addressText(address)})`;
+  // The first member of struct ucred; 0 for a process that this one's namespace does not have.
+  const pid = sys.getsockopt(fd, SOL.SOCKET, SO.PEERCRED);
+  return pid > 0 ? ` (process ${pid})` : "";
 }

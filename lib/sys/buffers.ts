@@ -85,7 +85,7 @@ export class SizeClassPool implements BufferPool {
 /** The logarithm of a buffer's size. Whole numbers: logarithms of the library take longer than the rest of it. */
 function classOf(length: number): number {
   assert(length <= 2 ** 31);
-  return length <= SMALLEST ? 12 : 32 - Math.clz32(length - 1);
+  return 32 - Math.clz32(Math.max(length, SMALLEST) - 1);
 }
 
 function classSize(length: number): number {

@@ -1,8 +1,5 @@
 /** Tasks for the next turn of a loop. */
-import { now } from "./now.ts";
-
-/** Tasks run for this long in a turn: what is left waits for the next one, behind events and the rest of the thread. */
-const BUDGET_NS = 500_000;
+import { BUDGET_NS, now } from "./now.ts";
 
 /** Those of one loop. */
 export class DeferredTasks {

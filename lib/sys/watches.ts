@@ -7,7 +7,7 @@
  */
 import { assert } from "../base/mod.ts";
 import { EPOLL } from "./constants.ts";
-import { now } from "./now.ts";
+import { BUDGET_NS, now } from "./now.ts";
 import { ReadySet } from "./ready.ts";
 import type { Sys, Watch } from "./types.ts";
 
@@ -17,8 +17,6 @@ const BATCH = 64;
 const URGENT_BATCH = 16;
 /** What the main set gives for the set of urgent watches. */
 const URGENT_KEY = 0xffff_ffff;
-/** Events are handled for this long: what is left waits for the next turn. */
-const BUDGET_NS = 500_000;
 const SLOT_BITS = 20;
 
 class LoopWatch implements Watch {

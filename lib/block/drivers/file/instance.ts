@@ -25,7 +25,7 @@ import { probeDirectAlignment, sectorSize } from "./alignment.ts";
 import { ThreadsEngine, type TransferEngine } from "./engine.ts";
 import { Extents } from "./extents.ts";
 import { blockError } from "./failures.ts";
-import { CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED, sysFadvise64 } from "./linux.ts";
+import { advise, CDS_DISC_OK, CDSL_CURRENT, POSIX_FADV_WILLNEED } from "./linux.ts";
 import { ImageLocks } from "./locking.ts";
 import {
   type DriverName,
@@ -227,9 +227,7 @@ export class FileInstance implements IoInstance {
 
   async prefetch(offset: number, length: number): Promise<void> {
     if (this.#state.direct) return;
-    const { sys } = this.#context;
-    // Advice: what the call returns changes nothing.
-    await sys.pool.raw(sysFadvise64(sys.arch), this.#fd, offset, length, POSIX_FADV_WILLNEED);
+    await advise(this.#context.sys, this.#fd, offset, length, POSIX_FADV_WILLNEED);
   }
 
   async flush(): Promise<void> {

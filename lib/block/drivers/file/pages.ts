@@ -2,7 +2,7 @@
 import { knowsNoSplice, type Sys } from "../../../sys/mod.ts";
 import { alignDown } from "../../../base/mod.ts";
 import type { FilePages, FilePlace } from "../../mod.ts";
-import { POSIX_FADV_DONTNEED, sysFadvise64 } from "./linux.ts";
+import { advise, POSIX_FADV_DONTNEED } from "./linux.ts";
 import type { FileKind } from "./open.ts";
 import type { Transfer } from "./transfer.ts";
 
@@ -55,8 +55,7 @@ export class PagesOfFile implements FilePages {
 
   async dropPages(offset: number, length: number): Promise<void> {
     if (this.kind !== "file") return;
-    const { sys, transfer: { fd } } = this;
-    await sys.pool.raw(sysFadvise64(sys.arch), fd, offset, length, POSIX_FADV_DONTNEED);
+    await advise(this.sys, this.transfer.fd, offset, length, POSIX_FADV_DONTNEED);
   }
 
   /** Where a write is made inline now, and plainly: splice knows no RWF.NOWAIT. */

@@ -1,7 +1,7 @@
 /** The header of an opened image: rewritten one change at a time, and the marks in it. */
 import type { Child } from "../../mod.ts";
 import { Incompatible } from "./format.ts";
-import { type Header } from "./header.ts";
+import type { Header } from "./header.ts";
 import { serialiseHeader } from "./header_write.ts";
 import { writeBytes } from "./metadata.ts";
 import type { ImageParts } from "./types.ts";
