@@ -93,11 +93,16 @@ export function testContext(): TestContext {
       return value;
     },
   }) as Sys;
+  const counters = { turns: 0, parks: 0, wakes: 0 };
+  const defer = (task: () => void) => {
+    counters.turns++;
+    queueMicrotask(task);
+  };
   return {
     name: "test",
     // The proxy would dominate a benchmark: what is there is handed out as it is.
     sys: Object.assign(Object.create(sys), calls) as Sys,
-    loop: new Proxy({ defer: (task: () => void) => queueMicrotask(task) }, {
+    loop: new Proxy({ defer, counters }, {
       get(target, key) {
         const value = Reflect.get(target, key);
         assert(value !== undefined, `loop.${String(key)} is not there in testContext`);

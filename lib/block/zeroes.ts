@@ -7,6 +7,7 @@ import {
   isPromise,
   type MaybePromise,
 } from "../base/mod.ts";
+import { Pace } from "../sys/mod.ts";
 import { inOrder, writeZeroesAligned } from "./align.ts";
 import type { BlockNode } from "./node.ts";
 import { isNotSupported, rescue } from "./rescue.ts";
@@ -130,7 +131,7 @@ function zeroesAsData(
   return piecesOfZeroes(seam, offset, offset + length, most, write);
 }
 
-/** Gives others their turn between the pieces: there may be thousands, and each may complete at once. */
+/** The pieces, at a pace: there may be thousands, and each may complete at once. */
 async function piecesOfZeroes(
   { context }: Seam,
   start: number,
@@ -138,10 +139,11 @@ async function piecesOfZeroes(
   step: number,
   write: (at: number) => MaybePromise<void>,
 ): Promise<void> {
+  const pace = new Pace(context);
   for (let at = start; at < end; at += step) {
     const result = write(at);
     if (isPromise(result)) await result;
-    else await new Promise<void>((resolve) => context.loop.defer(resolve));
+    else if (pace.tired) await pace.rest();
   }
 }
 

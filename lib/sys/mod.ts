@@ -33,6 +33,7 @@ export {
 export { LinuxSys } from "./linux.ts";
 export { localTime } from "./local_time.ts";
 export * from "./log.ts";
+export { Pace } from "./pace.ts";
 export { knowsNoSplice } from "./pipes.ts";
 export {
   type AsyncIo,

@@ -18,8 +18,8 @@ export interface Range {
   readonly reason: DiscardReason;
 }
 
-/** Clusters that are looked at, or given back, in one turn of the loop. */
-const CLUSTERS_A_TURN = 4096;
+/** So many clusters are looked at, or given back, between two looks at the clock. */
+const STRIDE = 1024;
 /** More ranges than this, and a commit is due. */
 const MANY = 1024;
 
@@ -27,8 +27,6 @@ const MANY = 1024;
 export class Releases {
   #pending: Range[] = [];
   readonly #applying = new Set<Promise<void>>();
-  /** Clusters until the next turn. */
-  #left = CLUSTERS_A_TURN;
 
   constructor(
     private readonly image: Image,
@@ -169,30 +167,22 @@ export class Releases {
     }
   }
 
-  /** Where a step from `cluster` on ends: in the same refcount block, and not at too many. */
+  /** Where a step from `cluster` on ends: in the same refcount block, and after not too many. */
   #stepEnd(cluster: number, end: number): number {
     const { refcountBlockEntries } = this.image.geometry;
     const block = cluster - cluster % refcountBlockEntries + refcountBlockEntries;
-    return Math.min(end, block, cluster + CLUSTERS_A_TURN);
-  }
-
-  /** So many clusters were looked at: lets others have their turn when they are many. */
-  async #pace(clusters: number): Promise<void> {
-    this.#left -= clusters;
-    if (this.#left > 0) return;
-    this.#left = CLUSTERS_A_TURN;
-    await new Promise<void>((resolve) => this.image.context.loop.defer(resolve));
+    return Math.min(end, block, cluster + STRIDE);
   }
 
   async #dropAll(offset: number, length: number): Promise<void> {
-    const { geometry: { clusterSize }, refcounts } = this.image;
+    const { geometry: { clusterSize }, refcounts, pace } = this.image;
     const end = (offset + length) / clusterSize;
     for (let first = offset / clusterSize; first < end;) {
       const stop = this.#stepEnd(first, end);
       await refcounts.fetch(first, (slot) => {
         for (let cluster = first; cluster < stop; cluster++) this.#dropIn(slot, cluster);
       });
-      await this.#pace(stop - first);
+      if (pace.tired) await pace.rest();
       first = stop;
     }
   }
@@ -238,7 +228,7 @@ export class Releases {
     wanted: (cluster: number) => boolean,
     act: (offset: number, length: number) => Promise<void>,
   ): Promise<void> {
-    const { refcounts, geometry: { clusterSize, refcountBlockEntries } } = this.image;
+    const { refcounts, pace, geometry: { clusterSize, refcountBlockEntries } } = this.image;
     const end = (offset + length) / clusterSize;
     let start = offset / clusterSize;
     const runs: [number, number][] = [];
@@ -256,7 +246,7 @@ export class Releases {
       });
       for (const [from, to] of runs) await act(from * clusterSize, (to - from) * clusterSize);
       runs.length = 0;
-      await this.#pace(stop - first);
+      if (pace.tired) await pace.rest();
       first = stop;
     }
     if (end > start) await act(start * clusterSize, (end - start) * clusterSize);

@@ -11,7 +11,7 @@ import {
   type MaybePromise,
   SECTOR,
 } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/mod.ts";
+import { type Context, Pace } from "../../../sys/mod.ts";
 import type {
   BitmapStore,
   Child,
@@ -80,6 +80,8 @@ export class Image implements OpenedImage {
   readonly context: Context;
   readonly nodeName: string;
   readonly traces: Qcow2Traces;
+  /** That of all long work on the tables. */
+  readonly pace: Pace;
   readonly file: Child;
   readonly data: Child;
   backing: Child | undefined;
@@ -117,6 +119,7 @@ export class Image implements OpenedImage {
     this.context = parts.context;
     this.nodeName = parts.nodeName;
     this.traces = qcow2Traces(parts.context);
+    this.pace = new Pace(parts.context);
     this.#header = new HeaderState(parts, parts.header);
     this.geometry = geometryOf(parts.header);
     this.file = parts.file;

@@ -11,7 +11,6 @@ import {
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { readBytes } from "./metadata.ts";
-import type { Pace } from "./pace.ts";
 
 /** So many entries are visited between two looks at the clock. */
 const STRIDE = 64;
@@ -21,13 +20,12 @@ type Visit = (offset: number, length: number) => MaybePromise<void>;
 
 /**
  * Visits everything that the L2 tables of `l1` (flags are cleared) lead to, as they are on disk, and the tables: each
- * range as often as something leads there. Others get their turn at `pace`: there may be thousands of tables. The
- * image is marked corrupt, and EIO thrown, where an entry is broken.
+ * range as often as something leads there, at the image's pace: there may be thousands of tables. The image is marked
+ * corrupt, and EIO thrown, where an entry is broken.
  */
 export async function eachReference(
   image: Image,
   l1: BigUint64Array,
-  pace: Pace,
   visit: Visit,
 ): Promise<void> {
   const { clusterSize } = image.geometry;
@@ -37,7 +35,7 @@ export async function eachReference(
     if (table % clusterSize !== 0 || table >= Bounds.maxHostOffset) {
       image.corrupt(`L2 table offset ${hex(table)} unaligned (L1 index: ${hex(index)})`);
     }
-    await eachInTable(image, table, pace, visit);
+    await eachInTable(image, table, visit);
     await visit(table, clusterSize);
   }
 }
@@ -45,10 +43,9 @@ export async function eachReference(
 async function eachInTable(
   image: Image,
   table: number,
-  pace: Pace,
   visit: Visit,
 ): Promise<void> {
-  const { context, file, geometry: { clusterSize, l2EntrySize } } = image;
+  const { context, file, pace, geometry: { clusterSize, l2EntrySize } } = image;
   const bytes = await readBytes(context, file, table, clusterSize);
   const view = new DataView(bytes.buffer, bytes.byteOffset, clusterSize);
   for (let at = 0; at < clusterSize; at += l2EntrySize) {

@@ -21,7 +21,6 @@ import type { Header } from "./header.ts";
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { WordTable } from "./metadata.ts";
-import { Pace } from "./pace.ts";
 import { eachReference } from "./references.ts";
 import type { StateChange } from "./types.ts";
 import { mustWait } from "./waiting.ts";
@@ -46,7 +45,6 @@ export async function transit(
 /** One of them. */
 export class Transition implements StateChange {
   readonly #image: Image;
-  readonly #pace: Pace;
   /** The tables as they are on disk. */
   readonly #l1: WordTable;
   readonly #counts: WordTable;
@@ -65,7 +63,6 @@ export class Transition implements StateChange {
 
   constructor(image: Image) {
     this.#image = image;
-    this.#pace = new Pace(image.context);
     const { l1, refcounts, releases } = image;
     this.#l1 = l1.table.resized(l1.length);
     this.#counts = refcounts.table.resized(refcounts.table.length);
@@ -83,7 +80,6 @@ export class Transition implements StateChange {
     await eachReference(
       this.#image,
       l1,
-      this.#pace,
       (offset, length) => this.#each(offset, length, (cluster) => this.#addOne(cluster)),
     );
   }
@@ -91,7 +87,6 @@ export class Transition implements StateChange {
     await eachReference(
       this.#image,
       l1,
-      this.#pace,
       (offset, length) => this.#each(offset, length, (cluster) => this.#dropOne(cluster)),
     );
   }
@@ -191,10 +186,10 @@ export class Transition implements StateChange {
   // --- the active tables ---
 
   async ownTables(): Promise<void> {
-    const { l1 } = this.#image;
+    const { l1, pace } = this.#image;
     for (let index = 0; index < l1.length; index++) {
       if (l1.copied(index) && l1.target(index) !== 0) await this.#moveTable(index);
-      if (this.#pace.tired) await this.#pace.rest();
+      if (pace.tired) await pace.rest();
     }
   }
 
@@ -235,12 +230,12 @@ export class Transition implements StateChange {
   }
 
   async #markTable(index: number): Promise<void> {
-    const { l2Coverage } = this.#image.geometry;
+    const { pace, geometry: { l2Coverage } } = this.#image;
     const cursor = { guest: index * l2Coverage };
     while (cursor.guest < (index + 1) * l2Coverage) {
       const wait = this.#markSlice(index, cursor);
       if (wait !== undefined) await wait;
-      if (this.#pace.tired) await this.#pace.rest();
+      if (pace.tired) await pace.rest();
     }
   }
 
