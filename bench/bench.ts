@@ -8,6 +8,7 @@ import { Generator, installed, type Sample } from "./clients.ts";
 import { cell, judge, type RowResult, type Single, singlesTable, tables } from "./report.ts";
 import { type Row, ROWS, type Tools } from "./rows.ts";
 import { type Kind, KINDS, QSD, QSD_COMPILED, type Server, start, version } from "./servers.ts";
+import { measured } from "./stats.ts";
 import {
   measureIdleCpu,
   measureIdleMemory,
@@ -23,7 +24,7 @@ const USAGE = `Usage: deno task bench [options]
   --servers A,B    ${KINDS.map((kind) => kind.name).join(", ")}
   --qsd PROGRAM    what to run as qsd (default: the launcher of this tree)
   --other PROGRAM  a second qsd to run beside it, column "other": an A/B test of two builds
-  --slices N       slices a server in each row (default: 5)
+  --slices N       slices a server in each row (default: 5); up to three times as many where rates vary
   --seconds S      seconds a slice (default: 1; fio: whole seconds)
   --dir DIR        where the image is made (default: the directory for temporary files)
   --size MIB       size of the image (default: 1024)
@@ -220,8 +221,9 @@ class Bench {
       kinds.includes(server.name) || server.name === QSD_COMPILED.name || server.name === OTHER
     );
     const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
+    const rates = () => [...samples.values()].map((all) => all.map(({ rate }) => rate));
     // The first slice only warms the servers up: it is not counted.
-    for (let slice = 0; slice <= this.options.slices; slice++) {
+    for (let slice = 0; !measured(rates(), this.options.slices); slice++) {
       const tools: Tools = {
         generator,
         seconds: this.options.seconds,
@@ -310,7 +312,7 @@ export function markdown(report: Report): string {
   );
   const parts = [
     `${report.date}. ${report.machine}. Raw image of ${report.imageMib} MiB in the page cache, on ` +
-    `${report.fileSystem}. ${report.slices} slices of ${report.seconds} s a server in each row, in turn. ` +
+    `${report.fileSystem}. At least ${report.slices} slices of ${report.seconds} s a server in each row, in turn. ` +
     `The run took ${Math.round(report.elapsedSeconds)} s. Targets missed: ${missed.length}.\n`,
     Object.entries(report.versions).map(([name, text]) => `- ${name}: ${text}`).join("\n"),
   ];

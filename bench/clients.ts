@@ -80,12 +80,16 @@ export async function runProgram(program: string, args: string[]): Promise<strin
   return new TextDecoder().decode(output.stdout);
 }
 
-/** One slice with fio's nbd engine. The server's CPU time is that of the whole run, by all its requests. */
+/**
+ * One slice with fio's nbd engine. The server's CPU time is that of the whole run, by all its requests. `alignment`, in
+ * bytes, is that of fio's buffers; without, they are malloc's, which begin 16 bytes into a page.
+ */
 export async function fioSlice(
   server: Server,
   pattern: Pattern,
   seconds: number,
   seed: number,
+  alignment?: number,
 ): Promise<Sample> {
   const before = cpuUs(server.pid);
   const text = await runProgram("fio", [
@@ -99,6 +103,7 @@ export async function fioSlice(
     "--time_based",
     `--runtime=${Math.max(1, Math.round(seconds))}`,
     "--norandommap",
+    ...(alignment === undefined ? [] : [`--iomem_align=${alignment}`]),
     `--randseed=${seed}`,
     "--output-format=json",
   ]);

@@ -14,6 +14,7 @@ import { QmpClient } from "./qmp.ts";
 import { cell, type Check, check, judge, type RowResult, tables } from "./report.ts";
 import type { Targets } from "./rows.ts";
 import { EXPORT_NAME, type Kind, ORIGINAL, QSD, type Server, start } from "./servers.ts";
+import { measured } from "./stats.ts";
 
 const { values } = parseArgs({
   options: {
@@ -325,8 +326,8 @@ async function measure(
       const beside = { ...kinds[0]!, name: BESIDE.replaceAll(" ", "-") };
       subjects.push(await Subject.start(beside, { ...plain, image: row.beside }, dir));
     }
-    const slices = Number(values.slices) + (row.fresh ? warmSlices(row) : 0);
-    for (let slice = 0; slice < slices; slice++) {
+    const rates = () => subjects.map(({ samples }) => samples.map(({ rate }) => rate));
+    for (let slice = 0; !measured(rates(), Number(values.slices)); slice++) {
       for (const subject of subjects) await subject.slice(generator, slice + 1);
     }
   } finally {

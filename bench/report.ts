@@ -1,7 +1,7 @@
 /** From samples to verdicts to Markdown. Pure. */
 import type { Sample } from "./clients.ts";
 import type { Row } from "./rows.ts";
-import { median, spread } from "./stats.ts";
+import { median, medianError } from "./stats.ts";
 
 /** Names of the columns that targets refer to. */
 const SUBJECT = "qsd";
@@ -13,8 +13,9 @@ export interface Cell {
   readonly rate: number;
   /** Server CPU time per request or MiB, microseconds. */
   readonly cpuUs: number;
-  /** Half of (largest - smallest rate), as a part of the median. */
-  readonly spread: number;
+  /** Standard error of the rate, as a part of it. */
+  readonly error: number;
+  readonly slices: number;
   readonly p50: number | null;
   readonly p99: number | null;
 }
@@ -47,7 +48,8 @@ export function cell(samples: readonly Sample[]): Cell {
   return {
     rate: median(rates),
     cpuUs: median(samples.map((sample) => sample.cpuUs)),
-    spread: spread(rates),
+    error: medianError(rates),
+    slices: rates.length,
     p50: optional("p50"),
     p99: optional("p99"),
   };
@@ -117,10 +119,11 @@ export function tables(results: readonly RowResult[], names: readonly string[]):
     unit === "MiB/s" ? `${title}, MiB/s` : title,
     ...names.map((name) => {
       const one = cells[name];
-      return one ? `${digits(one.rate)} ±${Math.round(one.spread * 100)} %` : "-";
+      return one ? `${digits(one.rate)} ±${Math.round(one.error * 100)} %` : "-";
     }),
     ratio(cells[SUBJECT]?.rate, cells[ORIGINAL]?.rate),
     ratio(cells[SUBJECT]?.rate, cells[NBDKIT]?.rate),
+    String(cells[SUBJECT]?.slices ?? "-"),
     verdict(checks.filter((one) => one.what.startsWith("rate"))),
   ]);
   const cpu = results.map(({ title, cells, checks }) => [
@@ -138,8 +141,8 @@ export function tables(results: readonly RowResult[], names: readonly string[]):
     ),
   ]);
   const sections = [
-    "### Requests a second (MiB/s for nbdcopy); medians, ± half the range\n",
-    table(["", ...names, "/ original", "/ nbdkit", "target"], rates),
+    "### Requests a second (MiB/s for nbdcopy); medians, ± standard error\n",
+    table(["", ...names, "/ original", "/ nbdkit", "slices", "target"], rates),
     "\n### Server CPU time per request (per MiB for nbdcopy), microseconds\n",
     table(["", ...names, "/ original", "/ nbdkit", "target"], cpu),
   ];

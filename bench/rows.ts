@@ -34,6 +34,7 @@ export interface Row {
   slice(server: Server, tools: Tools): Promise<Sample>;
 }
 
+const PAGE = 4096;
 const THREE = [QSD, ORIGINAL, NBDKIT];
 const FOUR = [QSD, ORIGINAL, NBDKIT, QEMU_NBD];
 
@@ -41,6 +42,8 @@ interface Case extends Pattern {
   readonly id: string;
   readonly title: string;
   readonly fio: Targets | null;
+  /** A second row with fio's buffers on pages, as those of guests, kernels and O_DIRECT programs are. */
+  readonly fioOnPages?: Targets;
   readonly light: Targets;
 }
 
@@ -89,6 +92,7 @@ const CASES: readonly Case[] = [
     blockSize: 256 * 1024,
     depth: 8,
     fio: { original: 2.5, nbdkit: 1, cpu: 0.3 },
+    fioOnPages: { original: 2.5, nbdkit: 1, cpu: 0.3 },
     light: { original: 2.5, nbdkit: 1, cpu: 0.3 },
   },
   {
@@ -131,15 +135,16 @@ function lightRow(work: Case): Row {
   };
 }
 
-function fioRow(work: Case, targets: Targets): Row {
+/** `alignment`: of fio's buffers, in bytes. */
+function fioRow(work: Case, targets: Targets, alignment?: number): Row {
   return {
-    id: `fio-${work.id}`,
-    title: `${work.title} (fio)`,
+    id: `fio-${work.id}${alignment === undefined ? "" : "-aligned"}`,
+    title: `${work.title} (fio${alignment === undefined ? "" : ", buffers on pages"})`,
     unit: "requests/s",
     needs: "fio",
     kinds: THREE,
     targets,
-    slice: (server, tools) => fioSlice(server, work, tools.seconds, tools.seed),
+    slice: (server, tools) => fioSlice(server, work, tools.seconds, tools.seed, alignment),
   };
 }
 
@@ -176,6 +181,9 @@ const COPIES: readonly Row[] = [
 /** Every row that compares servers, in the order of the table. */
 export const ROWS: readonly Row[] = [
   ...CASES.map(lightRow),
-  ...CASES.flatMap((work) => work.fio ? [fioRow(work, work.fio)] : []),
+  ...CASES.flatMap((work) => [
+    ...(work.fio ? [fioRow(work, work.fio)] : []),
+    ...(work.fioOnPages ? [fioRow(work, work.fioOnPages, PAGE)] : []),
+  ]),
   ...COPIES,
 ];

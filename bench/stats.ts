@@ -16,10 +16,31 @@ export function percentile(values: readonly number[], p: number): number {
   return sorted[Math.min(sorted.length, Math.max(1, rank)) - 1]!;
 }
 
-/** Half the distance between the largest and the smallest value, as a part of the median. */
-export function spread(values: readonly number[]): number {
+/**
+ * The standard error of the median, as a part of it: how far that of another run is likely to be from this one. From the
+ * distance of the quartiles, so that a single slice that the machine held up counts no more than any other; as for a
+ * normal distribution (1.25 s / sqrt(n), and the quartiles are 1.35 s apart).
+ */
+export function medianError(values: readonly number[]): number {
   if (values.length === 0) return NaN;
-  return (Math.max(...values) - Math.min(...values)) / 2 / median(values);
+  const quartiles = percentile(values, 0.75) - percentile(values, 0.25);
+  return 1.25 / 1.35 * quartiles / Math.sqrt(values.length) / median(values);
+}
+
+/** The error that is good enough, and how many times the slices asked for may be taken to get there. */
+const GOOD_ERROR = 0.08;
+const MOST = 3;
+
+/**
+ * Whether a row is measured: all servers have `slices` rates, and all medians are good, or there are three times as many
+ * slices. What the ratio of two servers is plays no part.
+ */
+export function measured(servers: Iterable<readonly number[]>, slices: number): boolean {
+  for (const rates of servers) {
+    if (rates.length < slices) return false;
+    if (rates.length < slices * MOST && medianError(rates) > GOOD_ERROR) return false;
+  }
+  return true;
 }
 
 /** Sub-buckets a power of two: values are kept to within 1/64. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Histogram, median, percentile, spread } from "./stats.ts";
+import { Histogram, measured, median, medianError, percentile } from "./stats.ts";
 
 Deno.test("median is the middle value, or the mean of the two middle ones", () => {
   assert.equal(median([9, 1, 5]), 5);
@@ -22,8 +22,23 @@ Deno.test("percentile is the nearest rank", () => {
   assert.equal(percentile(values, 0), 1);
 });
 
-Deno.test("spread is half the range as a part of the median", () => {
-  assert.equal(spread([8, 10, 12]), 0.2);
+Deno.test("the error of a median shrinks with the slices, and a slice that was held up hardly counts", () => {
+  const calm = [98, 99, 100, 101, 102];
+  assert.ok(medianError(calm) < 0.01);
+  assert.equal(medianError([10, ...calm.slice(1)]), medianError(calm));
+  const wild = [60, 80, 100, 120, 140];
+  assert.ok(medianError(wild) > 0.15);
+  assert.ok(medianError([...wild, ...wild, ...wild, ...wild]) < medianError(wild));
+});
+
+Deno.test("a row takes the slices asked for, and more only while a server's rate varies", () => {
+  const calm = [98, 99, 100, 101, 102];
+  const wild = [60, 80, 100, 120, 140];
+  assert.equal(measured([calm.slice(1)], 5), false);
+  assert.equal(measured([calm, calm], 5), true);
+  assert.equal(measured([calm, wild], 5), false);
+  assert.equal(measured([[...calm, ...calm, ...calm], [...wild, ...wild, ...wild]], 5), true);
+  assert.equal(measured([], 5), true);
 });
 
 Deno.test("a histogram's percentiles are right to 2 percent over nine powers of ten", () => {

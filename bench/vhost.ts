@@ -13,13 +13,14 @@ import type { VhostResult, VhostWork } from "./load/vhost.ts";
 import { cell, judge, type RowResult, tables } from "./report.ts";
 import { Served } from "./served.ts";
 import { ORIGINAL, QSD, signalChild } from "./servers.ts";
+import { measured } from "./stats.ts";
 import { VHOST_ROWS, type VhostNode, type VhostRow } from "./vhost_rows.ts";
 
 const USAGE = `Usage: deno run -A bench/vhost.ts [options]
   --rows A,B       rows whose name holds A or B; "=NAME" is just that one
   --qsd PROGRAM    what to run as qsd (default: the launcher of this tree)
   --other PROGRAM  a second qsd to run beside it, column "other": an A/B test of two builds
-  --slices N       slices a server in each row (default: 5)
+  --slices N       slices a server in each row (default: 5); up to three times as many where rates vary
   --seconds S      seconds a slice (default: 1)
   --dir DIR        where the images are made (default: the directory for temporary files)
   --size MIB       size of the disk (default: 256)
@@ -211,7 +212,8 @@ async function measure(
 ): Promise<RowResult> {
   try {
     for (const subject of subjects) await subject.start();
-    for (let slice = 0; slice < slices; slice++) {
+    const rates = () => subjects.map(({ samples }) => samples.map(({ rate }) => rate));
+    for (let slice = 0; !measured(rates(), slices); slice++) {
       for (const subject of subjects) await subject.slice(generator, slice + 1);
     }
   } finally {
@@ -274,7 +276,7 @@ async function describe(dir: string, { results, deaths, failures }: Run, names: 
     `MiB in the page cache, on ${
       fileSystemOf(dir, await Deno.readTextFile("/proc/self/mountinfo"))
     }. ` +
-    `${slices} slices of ${seconds} s a server in each row, in turn. Targets missed: ${missed}.`,
+    `At least ${slices} slices of ${seconds} s a server in each row, in turn. Targets missed: ${missed}.`,
     ...list(`Servers that died and were started again: ${deaths.length}`, deaths),
     ...list("**Failed**", failures),
     ...(results.length > 0 ? ["\n" + tables(results, names)] : []),
