@@ -93,6 +93,7 @@ export async function tests(
       "-A",
       "--no-check",
       "--permit-no-files",
+      "--preload=tests/harness/suppressed.ts",
       `--junit-path=${junit}`,
       ...paths,
     ];

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { basename } from "node:path";
 import { TestDir } from "./dir.ts";
 import { QmpClient } from "./qmp.ts";
+import "./suppressed.ts";
 import { PYTHON, which } from "./tools.ts";
 import { until, within } from "./wait.ts";
 

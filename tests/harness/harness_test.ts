@@ -5,6 +5,7 @@ import { NbdPeer } from "./nbd.ts";
 import { noisy } from "./images.ts";
 import { QmpClient } from "./qmp.ts";
 import { TestDir } from "./dir.ts";
+import { run } from "./tools.ts";
 
 Deno.test("a daemon starts, answers QMP and NBD, and stops with status 0", async () => {
   await using dir = TestDir.make();
@@ -34,6 +35,25 @@ Deno.test("a daemon that fails to start is reported with its words", async () =>
   const { status, stderr } = await runToEnd({ args: ["--nonsense"] });
   assert.equal(status, 1);
   assert.match(stderr, /unrecognized option '--nonsense'/);
+});
+
+Deno.test("a test that fails, and whose cleanup fails as well, shows both errors and what caused them", async () => {
+  await using dir = TestDir.make();
+  const failing = `
+    import "${new URL("suppressed.ts", import.meta.url)}";
+    const failsAs = (what) => ({ [Symbol.asyncDispose]: () => Promise.reject(new Error(what)) });
+    Deno.test("fails", async () => {
+      await using _first = failsAs("of the first cleanup");
+      await using _second = failsAs("of the second cleanup");
+      throw new Error("of the test", { cause: new Error("of its cause") });
+    });`;
+  Deno.writeTextFileSync(dir.file("fails_test.ts"), failing);
+  const args = ["test", "--no-check", "--no-config", "fails_test.ts"];
+  const { status, stdout } = await run(Deno.execPath(), args, { cwd: dir.path });
+  assert.equal(status, 1);
+  for (const what of ["the test", "its cause", "the first cleanup", "the second cleanup"]) {
+    assert.ok(stdout.includes(`Error: of ${what}\n`), `${what} in ${stdout}`);
+  }
 });
 
 Deno.test("a greeting that the original sends twice is taken once", async () => {
