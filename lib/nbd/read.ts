@@ -7,12 +7,11 @@
  * not in the page cache is read once before.
  */
 import { IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BackendPages, BlockBackend, BlockStatus, FilePlace } from "../block/mod.ts";
+import type { BlockBackend, BlockStatus } from "../block/mod.ts";
 import type { NbdExport } from "./export.ts";
-import { type DataSource, type Region, SOURCE_PIECE } from "./output.ts";
-import { type Cookie, keepCookie, type Replies } from "./replies.ts";
-import { AGAIN, INTERRUPTED } from "./transport.ts";
-import { type Clock, Trial } from "./trial.ts";
+import { type Region, SOURCE_PIECE } from "./output.ts";
+import { type Cookie, keepCookie } from "./replies.ts";
+import { type ReadHost, ReadSource } from "./source.ts";
 import { CmdFlag, Framing, type RequestHeader } from "./wire.ts";
 
 /** Bytes of one piece of a large read: so small that data is still in the cache when it is sent. */
@@ -29,28 +28,9 @@ const SEND_AT = 192 * 1024;
 export const OUTPUT_LIMIT = 512 * 1024;
 /** A reply in one piece that is longer is never in memory as a whole. */
 const WHOLE_LIMIT = 1024 * 1024;
-/**
- * Reads at least this long are sent from the page cache where that is possible. Measured, with a client that keeps up:
- * 85 us of CPU time a MiB instead of 280, at 64 KiB a read; below, the additional system calls outweigh the copy.
- */
-const SEND_FROM = 64 * 1024;
 /** How far ahead block status is asked for, to learn how long an extent is. */
 const LOOK_AHEAD = 1024 * 1024 * 1024;
 const FAILED = "reading from file failed";
-
-/** What a Reader needs of the executor. */
-export interface ReadHost {
-  readonly replies: Replies;
-  readonly counters: { inFlight: number; bytesRead: number };
-  readonly clock: Clock;
-  bytesInFlight: number;
-  /** So many bytes are in flight that further pieces wait for them. */
-  readonly full: boolean;
-  fail(to: Cookie, error: unknown, text: string): void;
-  ended(bytes: number): void;
-  /** Something was queued outside a turn, or there is room again. */
-  wake(): void;
-}
 
 /** A read that takes several chunks or waits for something. */
 export class ReadJob {
@@ -77,19 +57,15 @@ export class ReadJob {
 }
 
 /** Reads of one connection. */
-export class Reader implements DataSource {
+export class Reader {
   readonly #host: ReadHost;
   readonly #target: NbdExport;
   readonly #backend: BlockBackend;
-  readonly #pages: BackendPages | undefined;
+  /** Data that is not read before it is queued. */
+  readonly #source: ReadSource;
   #iov = new IoVec();
   #waiting: ReadJob[] = [];
   #abandoned = false;
-  /** Whether data may be sent from the page cache. */
-  #sends: boolean;
-  /** Whether it is better sent. */
-  readonly #trial: Trial;
-  readonly #place: FilePlace = { fd: -1, offset: 0 };
   /** Bytes that piece-wise reads may still read in this turn. */
   #bytesLeft = 0;
 
@@ -97,11 +73,7 @@ export class Reader implements DataSource {
     this.#host = host;
     this.#target = target;
     this.#backend = target.backend;
-    this.#pages = target.backend.pages;
-    const { output } = host.replies;
-    output.source = this;
-    this.#trial = new Trial(host.clock, target.traffic);
-    this.#sends = output.sendsFiles && this.#pages !== undefined;
+    this.#source = new ReadSource(host, target);
   }
 
   /** Whether a read waits for room in the output. */
@@ -126,8 +98,8 @@ export class Reader implements DataSource {
       else replies.done(header);
     } else if (whole && length <= WHOLE_LIMIT) {
       this.#readWhole(header);
-    } else if (whole && this.#inFile(header.offset, length)) {
-      this.#send(header, header.offset, length, true);
+    } else if (whole && this.#source.cached(header.offset, length)) {
+      this.#source.queueCached(header, header.offset, length, true);
     } else {
       this.#run(new ReadJob(header, whole));
     }
@@ -156,67 +128,14 @@ export class Reader implements DataSource {
     return offset >= dataStart && offset < dataEnd ? dataEnd - offset : 0;
   }
 
-  /** Whether data is to be sent from the page cache, where it is now. */
-  #sendable(position: number, length: number): boolean {
-    if (length < SEND_FROM || !this.#sends) return false;
-    this.#trial.count(length);
-    return this.#trial.sends &&
-      this.#pages!.locate(position, Math.min(length, SOURCE_PIECE), false, this.#place);
-  }
-
-  /** Whether all of a long range can be sent from the page cache now. */
-  #inFile(position: number, length: number): boolean {
-    if (!this.#sends) return false;
-    for (let at = 0; at < length; at += SOURCE_PIECE) {
-      const piece = Math.min(SOURCE_PIECE, length - at);
-      if (!this.#pages!.locate(position + at, piece, false, this.#place)) return false;
-    }
-    return true;
-  }
-
-  /** Queues a reply (all of it, or a chunk) whose data is sent from the page cache. */
-  #send(to: Cookie, position: number, length: number, last: boolean): void {
-    this.#queueSource(to, position, length, last, true);
-    this.#pages!.countRead(length);
-  }
-
-  /** Queues a reply (all of it, or a chunk) whose data follows as the client takes it; `fresh`: which is at hand. */
-  #queueSource(to: Cookie, position: number, length: number, last: boolean, fresh: boolean): void {
-    const { output, dataHeader } = this.#host.replies;
-    output.reserve(dataHeader);
-    this.#host.replies.putDataHeader(output.view, output.at, to, position, length, last);
-    output.commit(dataHeader);
-    output.queueSource(position, length, fresh);
-  }
-
-  /** DataSource.send. */
-  send(position: number, length: number, fresh: boolean): number | undefined {
-    const place = this.#place;
-    if (!this.#sends || !this.#pages!.locate(position, length, fresh, place)) {
-      return undefined;
-    }
-    const sent = this.#host.replies.output.sendFile(place.fd, place.offset, length);
-    if (sent > 0 || sent === AGAIN || sent === INTERRUPTED) return sent;
-    // The end of a file that was cut short reads as zeroes; errors come again when it is read, or sent.
-    if (sent < 0) this.#sends = false;
-    return undefined;
-  }
-
-  /** DataSource.fetch. */
-  fetch(position: number, length: number, address: number): MaybePromise<void> {
-    const pending = this.#backend.read(position, new IoVec().single(address, length));
-    if (pending === undefined) return undefined;
-    this.#host.counters.inFlight++;
-    this.#host.bytesInFlight += length;
-    return pending.finally(() => this.#host.ended(length));
-  }
-
   /** One reply with all of the data. */
   #readWhole(header: RequestHeader): void {
     const { replies } = this.#host;
     const { output, dataHeader } = replies;
     const { offset, length } = header;
-    if (this.#sendable(offset, length)) return this.#send(header, offset, length, true);
+    if (this.#source.sendable(offset, length)) {
+      return this.#source.queueCached(header, offset, length, true);
+    }
     let pending: MaybePromise<void>;
     try {
       output.reserve(dataHeader + length, dataHeader, this.#alignment(length));
@@ -357,10 +276,10 @@ export class Reader implements DataSource {
     const { output, dataHeader } = replies;
     const { position } = job;
     const rest = Math.min(job.extentEnd - position, SOURCE_PIECE);
-    if (!job.whole && this.#sendable(position, rest)) {
+    if (!job.whole && this.#source.sendable(position, rest)) {
       this.#bytesLeft -= rest;
       job.position += rest;
-      return this.#send(job.cookie, position, rest, this.#last(job));
+      return this.#source.queueCached(job.cookie, position, rest, this.#last(job));
     }
     const length = Math.min(rest, PIECE);
     this.#bytesLeft -= length;
@@ -431,6 +350,6 @@ export class Reader implements DataSource {
 
   /** Queues a long reply in one piece, whose data could be read just now. */
   #sendLong({ cookie, end }: ReadJob): void {
-    this.#queueSource(cookie, cookie.offset, end - cookie.offset, true, false);
+    this.#source.queueRead(cookie, cookie.offset, end - cookie.offset);
   }
 }
