@@ -23,21 +23,33 @@ export const NodeOp = {
 /** Most segments of one message; longer lists travel in several. */
 export const MESSAGE_SEGMENTS = 120;
 
+/** Flags of NodeOp.status, which has no others. */
+export const StatusFlag = {
+  precise: 1,
+  /** Through all layers. */
+  whole: 2,
+} as const;
+
+/** One request to a node of another context. Offsets and lengths are in bytes. */
+export interface NodeRequest {
+  /** Of NodeOp. */
+  op: number;
+  /** The node's number, the same in all contexts. */
+  handle: number;
+  offset: number;
+  length: number;
+  /** Of RequestFlag; of StatusFlag for block status. */
+  flags: number;
+  /** The data of reads and writes, in MESSAGE_SEGMENTS segments at most. */
+  iov: IoVec | undefined;
+  /** What NodeOp.status and depth fill. */
+  out: BlockStatus | undefined;
+}
+
 /** The way to the nodes of another context. */
 export interface NodeChannel {
-  /**
-   * Sends one request; resolves when it is done, rejects with a BlockError. `iov` has at most MESSAGE_SEGMENTS
-   * segments, and its memory stays in place until then. `status` and `depth` fill `out`; flags: 1 precise, 2 through all layers.
-   */
-  request(
-    op: number,
-    node: number,
-    offset: number,
-    length: number,
-    flags: number,
-    iov: IoVec | undefined,
-    out?: BlockStatus,
-  ): Promise<void>;
+  /** Sends one request; resolves when it is done, rejects with a BlockError. Its memory stays in place until then. */
+  request(request: NodeRequest): Promise<void>;
 }
 
 /** What is known of a node elsewhere. */
@@ -91,32 +103,44 @@ export class ForwardInstance implements IoInstance {
     return this.#transfer(NodeOp.write, offset, iov, flags);
   }
   writeZeroes(offset: number, length: number, flags: number): Promise<void> {
-    return this.channel.request(NodeOp.writeZeroes, this.handle, offset, length, flags, undefined);
+    return this.#send(NodeOp.writeZeroes, offset, length, flags);
   }
   discard(offset: number, length: number): Promise<void> {
-    return this.channel.request(NodeOp.discard, this.handle, offset, length, 0, undefined);
+    return this.#send(NodeOp.discard, offset, length);
   }
   flush(): Promise<void> {
-    return this.channel.request(NodeOp.flush, this.handle, 0, 0, 0, undefined);
+    return this.#send(NodeOp.flush, 0, 0);
   }
   status(offset: number, length: number, precise: boolean, out: BlockStatus): Promise<void> {
-    const flags = (precise ? 1 : 0) | (this.whole ? 2 : 0);
-    return this.channel.request(NodeOp.status, this.handle, offset, length, flags, undefined, out);
+    const flags = (precise ? StatusFlag.precise : 0) | (this.whole ? StatusFlag.whole : 0);
+    return this.#send(NodeOp.status, offset, length, flags, undefined, out);
   }
   prefetch(offset: number, length: number): Promise<void> {
-    return this.channel.request(NodeOp.prefetch, this.handle, offset, length, 0, undefined);
+    return this.#send(NodeOp.prefetch, offset, length);
   }
   /** Only the main context, which owns the graph, closes what lives elsewhere (MovedInstance). */
   close(): MaybePromise<void> {}
 
   async #depth(offset: number, length: number, out: BlockStatus): Promise<number> {
-    await this.channel.request(NodeOp.depth, this.handle, offset, length, 0, undefined, out);
+    await this.#send(NodeOp.depth, offset, length, 0, undefined, out);
     return out.depth ?? 0;
+  }
+
+  #send(
+    op: number,
+    offset: number,
+    length: number,
+    flags = 0,
+    iov?: IoVec,
+    out?: BlockStatus,
+  ): Promise<void> {
+    const { handle } = this;
+    return this.channel.request({ op, handle, offset, length, flags, iov, out });
   }
 
   #transfer(op: number, offset: number, iov: IoVec, flags: number): Promise<void> {
     if (iov.count <= MESSAGE_SEGMENTS) {
-      return this.channel.request(op, this.handle, offset, iov.total, flags, iov);
+      return this.#send(op, offset, iov.total, flags, iov);
     }
     return this.#inParts(op, offset, iov, flags);
   }
@@ -127,7 +151,7 @@ export class ForwardInstance implements IoInstance {
       const part = new IoVec();
       const end = Math.min(from + MESSAGE_SEGMENTS, iov.count);
       for (let i = from; i < end; i++) part.add(iov.addresses[i]!, iov.lengths[i]!);
-      parts.push(this.channel.request(op, this.handle, at, part.total, flags, part));
+      parts.push(this.#send(op, at, part.total, flags, part));
       at += part.total;
     }
     // All must have ended, however they ended: their memory is in use until then.

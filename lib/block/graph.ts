@@ -60,12 +60,12 @@ export class BlockGraph {
     this.drivers = parts.drivers;
     this.#events = parts.events;
     this.names = new NameGenerator(parts.context.sys);
-    this.places = new Places(this);
     this.seam = new Seam(parts.context, {
       thresholdExceeded: (node, exceeded) =>
         this.thresholdExceeded(node, exceeded, node.writeThreshold),
       resized: (node) => this.changed(node),
     });
+    this.places = new Places(this);
   }
 
   // --- looking up ---

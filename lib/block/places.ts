@@ -7,7 +7,7 @@
  * closed parents first and opened children first; descriptors and their locks are handed over. If a driver cannot be
  * opened in the new place all go back to the old one.
  */
-import { assert, BlockError, CommandError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import { assert, CommandError } from "../base/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
 import { type BitmapChange, bitmapStates, changeBitmap, type DirtyBitmap } from "./bitmaps/mod.ts";
@@ -17,7 +17,7 @@ import { MovedInstance } from "./moved.ts";
 import { type BlockNode, childrenFirst } from "./node.ts";
 import type { OpenGraph } from "./open.ts";
 import { factsOf, flatOptions } from "./replica.ts";
-import { executeOn } from "./serve_node.ts";
+import { ServedNodes } from "./serve_node.ts";
 import type {
   ForwardSpec,
   GraphThread,
@@ -26,7 +26,6 @@ import type {
   PermissionNews,
   ReplicaNews,
 } from "./thread_types.ts";
-import type { BlockStatus } from "./types.ts";
 
 /** What places need of the graph. */
 export interface PlacedGraph extends OpenGraph {
@@ -49,17 +48,17 @@ interface ThreadState {
 
 /** Where the nodes of a graph run. */
 export class Places {
+  /** The nodes of the main context, for requests of threads; and the numbers of all. */
+  readonly served: ServedNodes;
   readonly #graph: PlacedGraph;
   readonly #threads = new Map<GraphThread, ThreadState>();
-  readonly #handles = new Map<BlockNode, number>();
-  readonly #byHandle = new Map<number, BlockNode>();
-  #lastHandle = 0;
   #lastHold = 0;
   /** Requests in threads, as of the last `refresh`. */
   #requests: readonly RequestInFlight[] = [];
 
   constructor(graph: PlacedGraph) {
     this.#graph = graph;
+    this.served = new ServedNodes(graph.seam, (name) => graph.find(name));
   }
 
   /** Makes a thread known; news from it are for the result. */
@@ -119,50 +118,10 @@ export class Places {
     return fds;
   }
 
-  /** The number by which requests of other contexts call the node. */
-  handle(node: BlockNode): number {
-    let handle = this.#handles.get(node);
-    if (handle === undefined) {
-      handle = ++this.#lastHandle;
-      this.#handles.set(node, handle);
-      this.#byHandle.set(handle, node);
-    }
-    return handle;
-  }
-
-  /** As `handle`, of a node by its name. */
-  handleOf(node: { readonly name: string }): number {
-    return this.handle(this.#graph.find(node.name)!);
-  }
-
-  /** The node of that number. */
-  byHandle(handle: number): BlockNode | undefined {
-    return this.#byHandle.get(handle);
-  }
-
   /** A node is gone. */
   forget(node: BlockNode): void {
-    const handle = this.#handles.get(node);
-    if (handle !== undefined) this.#byHandle.delete(handle);
-    this.#handles.delete(node);
+    this.served.delete(node);
     for (const { fds } of this.#threads.values()) fds.delete(node);
-  }
-
-  /** Carries out a request of a thread on a node of the main context; as NodeChannel.request. */
-  execute(
-    op: number,
-    handle: number,
-    offset: number,
-    length: number,
-    flags: number,
-    iov: IoVec,
-    out: BlockStatus,
-  ): MaybePromise<void> {
-    const node = this.#byHandle.get(handle);
-    if (node === undefined || node.place !== undefined) {
-      throw new BlockError("EIO", "the node does not live here", { offset });
-    }
-    return executeOn(this.#graph.seam, node, op, offset, length, flags, iov, out);
   }
 
   // --- drain, permissions, status ---
@@ -395,7 +354,7 @@ export class Places {
       state.forwards.delete(node);
       state.fds.set(node, record.handedOver?.fds ?? []);
       node.place = place;
-      node.instance = new MovedInstance(node.name, place, this.handle(node), facts);
+      node.instance = new MovedInstance(node.name, place, this.served.handle(node), facts);
       node.writeThreshold = 0; // watched over there
       node.shownThreshold = record.writeThreshold;
       if (node.bitmaps !== undefined) node.bitmaps.away = true;
@@ -406,7 +365,7 @@ export class Places {
   #specOf(node: BlockNode, record: NodeRecord, quiesced: boolean): NodeSpec {
     return {
       name: node.name,
-      handle: this.handle(node),
+      handle: this.served.handle(node),
       options: flatOptions(node),
       common: { ...node.common },
       permissions: { ...node.permissions },
@@ -472,7 +431,7 @@ export class Places {
       forwards.set(node, place);
       news.push({
         name: node.name,
-        handle: this.handle(node),
+        handle: this.served.handle(node),
         options: flatOptions(node),
         common: { ...node.common, detectZeroes: "off" },
         facts: factsOf(node),

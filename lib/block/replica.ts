@@ -2,9 +2,9 @@
  * The part of the graph that lives in one IOThread: nodes with their drivers, and stand-ins for nodes that live
  * elsewhere and are used here. Names, permissions and every change of structure are decided by the graph in the main
  * context, whose calls arrive one after the other; this follows. Users here (exports) attach to nodes as they do in
- * the main context, and requests of other contexts arrive through `execute`.
+ * the main context, and requests of other contexts arrive through `served`.
  */
-import { assert, BlockError, CommandError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
 import type { Context } from "../sys/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
@@ -26,7 +26,7 @@ import { attach, unlink } from "./open.ts";
 import { driverOptions } from "./options.ts";
 import { type InternalSnapshot, serveSnapshots, type SnapshotRequest } from "./snapshots.ts";
 import { Seam } from "./seam.ts";
-import { executeOn } from "./serve_node.ts";
+import { ServedNodes } from "./serve_node.ts";
 import type {
   ForwardSpec,
   NodeRecord,
@@ -36,7 +36,7 @@ import type {
   ReplicaNews,
   ThreadReport,
 } from "./thread_types.ts";
-import type { BlockStatus, ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
+import type { ImageFacts, PermissionChange, TruncateOptions } from "./types.ts";
 
 /** What a replica is made of. */
 export interface ReplicaParts {
@@ -54,10 +54,9 @@ export class ReplicaGraph implements ReplicaCalls {
   readonly seam: Seam;
   readonly names: NameGenerator;
   readonly all: Set<BlockNode> = new Set();
+  readonly served: ServedNodes;
   readonly #parts: ReplicaParts;
   readonly #nodes = new Map<string, BlockNode>();
-  readonly #byHandle = new Map<number, BlockNode>();
-  readonly #handles = new Map<BlockNode, number>();
   readonly #backends = new Set<Backend>();
   readonly #holds = new Map<number, Section>();
   readonly #pending = new Map<string, PermissionChange>();
@@ -76,6 +75,7 @@ export class ReplicaGraph implements ReplicaCalls {
       },
       resized: (node) => this.changed(node),
     });
+    this.served = new ServedNodes(this.seam, (name) => this.find(name));
   }
 
   find(name: string): BlockNode | undefined {
@@ -290,33 +290,6 @@ export class ReplicaGraph implements ReplicaCalls {
     return backend;
   }
 
-  /** Carries out a request of another context; as NodeChannel.request. */
-  execute(
-    op: number,
-    handle: number,
-    offset: number,
-    length: number,
-    flags: number,
-    iov: IoVec,
-    out: BlockStatus,
-  ): MaybePromise<void> {
-    const node = this.#byHandle.get(handle);
-    if (node === undefined || node.instance instanceof ForwardInstance) {
-      throw new BlockError("EIO", "the node does not live here", { offset });
-    }
-    return executeOn(this.seam, node, op, offset, length, flags, iov, out);
-  }
-
-  /** The node of that number. */
-  byHandle(handle: number): BlockNode | undefined {
-    return this.#byHandle.get(handle);
-  }
-
-  /** The number of a node, for answers to other contexts. */
-  handleOf(node: { readonly name: string }): number {
-    return this.#handles.get(this.#get(node.name))!;
-  }
-
   /** OpenGraph: permissions are settled elsewhere. */
   updatePermissions(): Promise<void> {
     return Promise.resolve();
@@ -361,8 +334,7 @@ export class ReplicaGraph implements ReplicaCalls {
     assert(definition !== undefined, `no driver '${options.driver}' in this thread`);
     const node = new BlockNode(name, definition, options, { ...common });
     this.#nodes.set(name, node);
-    this.#byHandle.set(handle, node);
-    this.#handles.set(node, handle);
+    this.served.add(node, handle);
     this.all.add(node);
     return node;
   }
@@ -370,8 +342,7 @@ export class ReplicaGraph implements ReplicaCalls {
   #forgetUnused(node: BlockNode): void {
     if (node.parents.length > 0) return;
     this.#nodes.delete(node.name);
-    this.#byHandle.delete(this.#handles.get(node)!);
-    this.#handles.delete(node);
+    this.served.delete(node);
     this.all.delete(node);
   }
 }

@@ -1,26 +1,27 @@
 /** For tests: an IOThread without a thread. Calls and requests cross as they would, cloned and later. */
-import { CommandError, type IoVec } from "../base/mod.ts";
-import type { NodeChannel } from "./forward.ts";
+import { CommandError } from "../base/mod.ts";
+import type { NodeChannel, NodeRequest } from "./forward.ts";
 import type { BlockGraph } from "./graph.ts";
 import { ReplicaGraph } from "./replica.ts";
+import type { ServedNodes } from "./serve_node.ts";
 import type { GraphThread, ReplicaCalls, ReplicaNews } from "./thread_types.ts";
 import type { BlockStatus } from "./types.ts";
 
 /** The bytes of requests are where they are; all else is posted. */
-function channelTo(execute: () => ReplicaGraph["execute"], name: (handle: number) => string) {
-  const channel: NodeChannel = {
-    async request(op, node, offset, length, flags, iov: IoVec | undefined, out?: BlockStatus) {
+function channelTo(served: ServedNodes, name: (handle: number) => string): NodeChannel {
+  return {
+    async request(request: NodeRequest) {
       await Promise.resolve();
       const own: BlockStatus = { length: 0, allocated: false, data: false, zero: false };
-      await execute()(op, node, offset, length, flags, iov!, own);
+      await served.execute({ ...request, out: own });
+      const { out } = request;
       if (out === undefined) return;
       delete out.offset;
       delete out.file;
       Object.assign(out, own);
-      if (own.file !== undefined) out.file = { ...own.file, name: name(node) };
+      if (own.file !== undefined) out.file = { ...own.file, name: name(request.handle) };
     },
   };
-  return channel;
 }
 
 /** A thread of a test. */
@@ -36,6 +37,7 @@ export class FakeThread implements GraphThread {
 
   constructor(readonly name: string, graph: BlockGraph, threads: Map<string, FakeThread>) {
     threads.set(name, this);
+    const nameOf = (handle: number) => graph.places.served.byHandle(handle)!.name;
     const heard: { news?: ReplicaNews } = {};
     const tell = (method: keyof ReplicaNews) => (...args: unknown[]) =>
       (heard.news?.[method] as (...args: unknown[]) => void)?.(...structuredClone(args));
@@ -44,10 +46,7 @@ export class FakeThread implements GraphThread {
       drivers: graph.drivers,
       channel: (place) => {
         if (place === "") {
-          return channelTo(
-            () => (...request) => graph.places.execute(...request),
-            (handle) => graph.places.byHandle(handle)!.name,
-          );
+          return channelTo(graph.places.served, nameOf);
         }
         const other = threads.get(place)!;
         if (!this.connected.has(other)) throw new Error(`${name} is not connected with ${place}`);
@@ -59,11 +58,7 @@ export class FakeThread implements GraphThread {
         emit: tell("emit"),
       },
     });
-    const { replica } = this;
-    this.channel = channelTo(
-      () => (...request) => replica.execute(...request),
-      (handle) => graph.places.byHandle(handle)!.name,
-    );
+    this.channel = channelTo(this.replica.served, nameOf);
     heard.news = graph.places.add(this);
   }
 

@@ -77,20 +77,15 @@ export class IoThread implements GraphThread {
     this.properties = properties;
     const [toThread, toMain] = [linkMemory(), linkMemory()];
     const ring = () => this.#ringer?.ring();
-    const { places } = hub;
+    const { served } = hub.places;
     this.#client = new LinkClient(
       toThread,
       ring,
-      (handle) => places.byHandle(handle),
+      (handle) => served.byHandle(handle),
       (address) => hub.context.buffers.surrender(address),
     );
     this.channel = this.#client;
-    this.#server = new LinkServer(
-      toMain,
-      ring,
-      (...request) => places.execute(...request),
-      (node) => places.handleOf(node),
-    );
+    this.#server = new LinkServer(toMain, ring, served);
     this.#ready = new Promise((resolve, reject) => {
       this.#settleReady = { resolve: () => resolve(), reject };
     });

@@ -6,8 +6,14 @@
  *
  * A message carries addresses, never data.
  */
-import { BlockError, IoVec, type MaybePromise } from "../base/mod.ts";
-import type { BlockNodeInfo, BlockStatus, NodeChannel } from "../block/mod.ts";
+import { BlockError, IoVec } from "../base/mod.ts";
+import type {
+  BlockNodeInfo,
+  BlockStatus,
+  NodeChannel,
+  NodeRequest,
+  ServedNodes,
+} from "../block/mod.ts";
 import { MESSAGE_SEGMENTS, NodeOp } from "../block/mod.ts";
 
 /** Requests under way at once; more wait in the client. */
@@ -15,7 +21,7 @@ const SLOTS = 128;
 /** Numbers in a slot. */
 const SLOT_NUMBERS = 256;
 /** Where things are in a slot: of a request... */
-const At = { op: 0, node: 1, offset: 2, length: 3, flags: 4, segments: 5, first: 6 } as const;
+const At = { op: 0, handle: 1, offset: 2, length: 3, flags: 4, segments: 5, first: 6 } as const;
 /** ...and of its completion. */
 const Done = {
   failed: 0,
@@ -52,13 +58,7 @@ export function linkMemory(): LinkMemory {
 
 /** A request that has no slot, or no answer, yet. */
 interface Pending {
-  readonly op: number;
-  readonly node: number;
-  readonly offset: number;
-  readonly length: number;
-  readonly flags: number;
-  readonly iov: IoVec | undefined;
-  readonly out: BlockStatus | undefined;
+  readonly request: NodeRequest;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -96,33 +96,26 @@ export class LinkClient implements NodeChannel {
     return SLOTS - this.#free.length + this.#waiting.length;
   }
 
-  request(
-    op: number,
-    node: number,
-    offset: number,
-    length: number,
-    flags: number,
-    iov: IoVec | undefined,
-    out?: BlockStatus,
-  ): Promise<void> {
+  request(request: NodeRequest): Promise<void> {
     return new Promise((resolve, reject) => {
-      const request = { op, node, offset, length, flags, iov, out, resolve, reject };
+      const pending = { request, resolve, reject };
       if (this.#failure !== undefined) reject(lost(this.#failure, request));
-      else if (this.#free.length === 0) this.#waiting.push(request);
+      else if (this.#free.length === 0) this.#waiting.push(pending);
       else {
-        this.#submit(request);
+        this.#submit(pending);
         this.#ring();
       }
     });
   }
 
-  #submit(request: Pending): void {
+  #submit(pending: Pending): void {
     const slot = this.#free.pop()!;
-    this.#pending[slot] = request;
+    this.#pending[slot] = pending;
+    const { request } = pending;
     const base = slot * SLOT_NUMBERS;
     const slots = this.#slots;
     slots[base + At.op] = request.op;
-    slots[base + At.node] = request.node;
+    slots[base + At.handle] = request.handle;
     slots[base + At.offset] = request.offset;
     slots[base + At.length] = request.length;
     slots[base + At.flags] = request.flags;
@@ -145,9 +138,9 @@ export class LinkClient implements NodeChannel {
     while (this.#seen !== completed) {
       const slot = this.#words[COMPLETIONS + (this.#seen >>> 0) % SLOTS]!;
       this.#seen = (this.#seen + 1) | 0;
-      const request = this.#pending[slot];
+      const pending = this.#pending[slot];
       this.#pending[slot] = undefined;
-      if (request !== undefined) this.#finish(request, slot * SLOT_NUMBERS);
+      if (pending !== undefined) this.#finish(pending, slot * SLOT_NUMBERS);
       this.#free.push(slot);
     }
     let submitted = false;
@@ -158,14 +151,13 @@ export class LinkClient implements NodeChannel {
     if (submitted) this.#ring();
   }
 
-  #finish(request: Pending, base: number): void {
+  #finish({ request: { op, out }, resolve, reject }: Pending, base: number): void {
     const slots = this.#slots;
-    if (slots[base + Done.failed] !== 0) return request.reject(readError(slots, base));
-    const { out } = request;
+    if (slots[base + Done.failed] !== 0) return reject(readError(slots, base));
     if (out !== undefined) {
       const bits = slots[base + Done.bits]!;
       out.length = slots[base + Done.length]!;
-      if (request.op === NodeOp.depth) out.depth = slots[base + Done.depth]!;
+      if (op === NodeOp.depth) out.depth = slots[base + Done.depth]!;
       out.allocated = (bits & StatusBit.allocated) !== 0;
       out.data = (bits & StatusBit.data) !== 0;
       out.zero = (bits & StatusBit.zero) !== 0;
@@ -180,63 +172,56 @@ export class LinkClient implements NodeChannel {
         out.file = file;
       }
     }
-    request.resolve();
+    resolve();
   }
 
   /** The server is gone: whatever has no answer fails, now and from now on. */
   fail(why: string): void {
     this.#failure = why;
-    for (const request of this.#pending) {
-      if (request === undefined) continue;
+    for (const pending of this.#pending) {
+      if (pending === undefined) continue;
+      const { request, reject } = pending;
       // The kernel, or a thread that inflates, may be at work there for it.
       for (let i = 0; i < (request.iov?.count ?? 0); i++) {
         this.#surrender(request.iov!.addresses[i]!);
       }
-      request.reject(lost(why, request));
+      reject(lost(why, request));
     }
     this.#pending.fill(undefined);
-    for (const request of this.#waiting.splice(0)) request.reject(lost(why, request));
+    for (const { request, reject } of this.#waiting.splice(0)) reject(lost(why, request));
   }
 }
 
-/** Carries out a request; as ReplicaGraph.execute. */
-export type Execute = (
-  op: number,
-  handle: number,
-  offset: number,
-  length: number,
-  flags: number,
-  iov: IoVec,
-  out: BlockStatus,
-) => MaybePromise<void>;
+/** A request in its slot's objects, which serve one after the other. */
+interface SlotRequest extends NodeRequest {
+  readonly iov: IoVec;
+  readonly out: BlockStatus;
+}
 
 /** The answering side. */
 export class LinkServer {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #slots: Float64Array<SharedArrayBuffer>;
   readonly #ring: () => void;
-  readonly #execute: Execute;
-  readonly #handleOf: (node: BlockNodeInfo) => number;
-  /** One list and one status for each slot, reused. */
-  readonly #iovs: IoVec[] = [];
-  readonly #outs: BlockStatus[] = [];
+  readonly #nodes: Pick<ServedNodes, "execute" | "handleOf">;
+  /** One for each slot. */
+  readonly #requests: SlotRequest[] = [];
   #seen = 0;
 
   /** `ring` wakes the client. */
   constructor(
     memory: LinkMemory,
     ring: () => void,
-    execute: Execute,
-    handleOf: (node: BlockNodeInfo) => number,
+    nodes: Pick<ServedNodes, "execute" | "handleOf">,
   ) {
     this.#words = memory.words;
     this.#slots = memory.slots;
     this.#ring = ring;
-    this.#execute = execute;
-    this.#handleOf = handleOf;
+    this.#nodes = nodes;
     for (let slot = 0; slot < SLOTS; slot++) {
-      this.#iovs.push(new IoVec());
-      this.#outs.push({ length: 0, allocated: false, data: false, zero: false });
+      const out = { length: 0, allocated: false, data: false, zero: false };
+      const iov = new IoVec();
+      this.#requests.push({ op: 0, handle: 0, offset: 0, length: 0, flags: 0, iov, out });
     }
   }
 
@@ -256,38 +241,34 @@ export class LinkServer {
   #serve(slot: number): boolean {
     const base = slot * SLOT_NUMBERS;
     const slots = this.#slots;
-    const op = slots[base + At.op]!;
-    const iov = this.#iovs[slot]!.reset();
+    const request = this.#requests[slot]!;
+    request.op = slots[base + At.op]!;
+    request.handle = slots[base + At.handle]!;
+    request.offset = slots[base + At.offset]!;
+    request.length = slots[base + At.length]!;
+    request.flags = slots[base + At.flags]!;
+    const iov = request.iov.reset();
     const count = Math.min(slots[base + At.segments]!, MESSAGE_SEGMENTS);
     for (let i = 0; i < count; i++) {
       iov.add(slots[base + At.first + 2 * i]!, slots[base + At.first + 2 * i + 1]!);
     }
-    const out = this.#outs[slot]!;
     try {
-      const result = this.#execute(
-        op,
-        slots[base + At.node]!,
-        slots[base + At.offset]!,
-        slots[base + At.length]!,
-        slots[base + At.flags]!,
-        iov,
-        out,
-      );
+      const result = this.#nodes.execute(request);
       if (result !== undefined) {
         result.then(
-          () => this.#done(slot, op, out),
+          () => this.#done(slot, request),
           (error) => this.#failed(slot, error),
         ).then(() => this.#ring());
         return false;
       }
-      this.#done(slot, op, out);
+      this.#done(slot, request);
     } catch (error) {
       this.#failed(slot, error);
     }
     return true;
   }
 
-  #done(slot: number, op: number, out: BlockStatus): void {
+  #done(slot: number, { op, out }: SlotRequest): void {
     const base = slot * SLOT_NUMBERS;
     const slots = this.#slots;
     if (op === NodeOp.status || op === NodeOp.depth) {
@@ -296,7 +277,7 @@ export class LinkServer {
       if (out.offset !== undefined && out.file !== undefined) {
         bits |= StatusBit.placed;
         slots[base + Done.offset] = out.offset;
-        slots[base + Done.file] = this.#handleOf(out.file);
+        slots[base + Done.file] = this.#nodes.handleOf(out.file);
       }
       slots[base + Done.length] = out.length;
       slots[base + Done.depth] = out.depth ?? 0;
@@ -318,7 +299,7 @@ export class LinkServer {
   }
 }
 
-function lost(why: string, { op, offset }: Pending): BlockError {
+function lost(why: string, { op, offset }: NodeRequest): BlockError {
   const name = Object.entries(NodeOp).find(([, value]) => value === op)?.[0] ?? "request";
   return new BlockError("EIO", why, { op: name, offset });
 }

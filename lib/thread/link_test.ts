@@ -1,10 +1,16 @@
 import assert from "node:assert/strict";
-import { BlockError, CommandError, IoVec } from "../base/mod.ts";
-import { type BlockStatus, MESSAGE_SEGMENTS, NodeOp } from "../block/mod.ts";
-import { type Execute, LinkClient, linkMemory, LinkServer } from "./link.ts";
+import { BlockError, CommandError, IoVec, type MaybePromise } from "../base/mod.ts";
+import { type BlockStatus, MESSAGE_SEGMENTS, NodeOp, type NodeRequest } from "../block/mod.ts";
+import { LinkClient, linkMemory, LinkServer } from "./link.ts";
+
+/** A request to read, with `fields` instead. */
+function asking(fields: Partial<NodeRequest>): NodeRequest {
+  const read = { op: NodeOp.read, handle: 1, offset: 0, length: 0, flags: 0 };
+  return { ...read, iov: undefined, out: undefined, ...fields };
+}
 
 /** A link within one thread: each side looks when its bell is rung, later. */
-function made(execute: Execute) {
+function made(execute: (request: NodeRequest) => MaybePromise<void>) {
   const memory = linkMemory();
   const node = { name: "n", driver: "raw", size: 512 };
   const rings = { client: 0, server: 0 };
@@ -14,8 +20,7 @@ function made(execute: Execute) {
       rings.client++;
       queueMicrotask(() => client.poll());
     },
-    execute,
-    () => 5,
+    { execute, handleOf: () => 5 },
   );
   const surrendered: number[] = [];
   const client: LinkClient = new LinkClient(
@@ -32,12 +37,22 @@ function made(execute: Execute) {
 
 Deno.test("a request arrives with all that belongs to it", async () => {
   const seen: unknown[] = [];
-  const { client } = made((op, node, offset, length, flags, iov) => {
-    seen.push([op, node, offset, length, flags, iov.addresses.slice(0, iov.count), iov.total]);
+  const { client } = made(({ op, handle, offset, length, flags, iov }) => {
+    const addresses = iov!.addresses.slice(0, iov!.count);
+    seen.push([op, handle, offset, length, flags, addresses, iov!.total]);
   });
   const iov = new IoVec().add(2 ** 46 + 8, 512).add(4096, 1 << 30);
-  await client.request(NodeOp.write, 3, 2 ** 52 + 512, iov.total, 9, iov);
-  await client.request(NodeOp.flush, 2 ** 31, 0, 0, 0, undefined);
+  await client.request(
+    asking({
+      op: NodeOp.write,
+      handle: 3,
+      offset: 2 ** 52 + 512,
+      length: iov.total,
+      flags: 9,
+      iov,
+    }),
+  );
+  await client.request(asking({ op: NodeOp.flush, handle: 2 ** 31 }));
   assert.deepEqual(seen, [
     [NodeOp.write, 3, 2 ** 52 + 512, (1 << 30) + 512, 9, [2 ** 46 + 8, 4096], (1 << 30) + 512],
     [NodeOp.flush, 2 ** 31, 0, 0, 0, [], 0],
@@ -46,12 +61,12 @@ Deno.test("a request arrives with all that belongs to it", async () => {
 
 Deno.test("as many segments as a message holds arrive in their order", async () => {
   let got: number[] = [];
-  const { client } = made((_op, _node, _offset, _length, _flags, iov) => {
-    got = iov.lengths.slice(0, iov.count);
+  const { client } = made(({ iov }) => {
+    got = iov!.lengths.slice(0, iov!.count);
   });
   const iov = new IoVec();
   for (let i = 1; i <= MESSAGE_SEGMENTS; i++) iov.add(i * 4096, i);
-  await client.request(NodeOp.read, 1, 0, iov.total, 0, iov);
+  await client.request(asking({ length: iov.total, iov }));
   assert.deepEqual(got, iov.lengths);
 });
 
@@ -60,7 +75,7 @@ Deno.test("errors come back with what they carry, however long their text", asyn
   const { client } = made(() => {
     throw thrown;
   });
-  const ask = () => client.request(NodeOp.read, 1, 4096, 512, 0, IoVec.of(4096, 512));
+  const ask = () => client.request(asking({ offset: 4096, length: 512, iov: IoVec.of(4096, 512) }));
   thrown = new BlockError("ENOSPC", "no room: \u{1f600}", { node: "n", op: "write", offset: 7 });
   await assert.rejects(ask(), (error) => {
     assert.ok(error instanceof BlockError);
@@ -81,13 +96,13 @@ Deno.test("errors come back with what they carry, however long their text", asyn
 
 Deno.test("block status comes back, with the node that it names", async () => {
   let answer: BlockStatus = { length: 4096, allocated: true, data: false, zero: true };
-  const { client, node } = made((_op, _node, _offset, _length, _flags, _iov, out) => {
-    delete out.offset;
-    delete out.file;
-    Object.assign(out, answer);
+  const { client, node } = made(({ out }) => {
+    delete out!.offset;
+    delete out!.file;
+    Object.assign(out!, answer);
   });
   const out: BlockStatus = { length: 0, allocated: false, data: false, zero: false };
-  const ask = () => client.request(NodeOp.status, 1, 0, 8192, 1, undefined, out);
+  const ask = () => client.request(asking({ op: NodeOp.status, length: 8192, flags: 1, out }));
   await ask();
   assert.deepEqual(out, answer);
   answer = {
@@ -109,7 +124,7 @@ Deno.test("more requests than slots, answered in any order, are each answered on
   const held: (() => void)[] = [];
   let running = 0;
   let most = 0;
-  const { client } = made((_op, _node, offset) => {
+  const { client } = made(({ offset }) => {
     most = Math.max(most, ++running);
     if (offset % 3 === 0) return void running--;
     return new Promise<void>((resolve, reject) =>
@@ -123,7 +138,10 @@ Deno.test("more requests than slots, answered in any order, are each answered on
   const asked = Array.from(
     { length: 5000 },
     (_, i) =>
-      client.request(NodeOp.read, 1, i, 1, 0, IoVec.of(4096, 1)).then(() => "ok", (e) => e.message),
+      client.request(asking({ offset: i, length: 1, iov: IoVec.of(4096, 1) })).then(
+        () => "ok",
+        (e) => e.message,
+      ),
   );
   let dice = 1;
   let over = false;
@@ -145,7 +163,7 @@ Deno.test("when the other side is gone everything fails, now and from now on", a
   const { client } = made(() => new Promise<void>(() => {}));
   const asked = Array.from(
     { length: 200 },
-    () => client.request(NodeOp.flush, 1, 0, 0, 0, undefined),
+    () => client.request(asking({ op: NodeOp.flush })),
   );
   await Promise.resolve();
   client.fail("IOThread 't' has failed");
@@ -153,14 +171,14 @@ Deno.test("when the other side is gone everything fails, now and from now on", a
     assert.equal(one.status, "rejected");
     assert.equal(one.status === "rejected" && one.reason.message, "IOThread 't' has failed");
   }
-  await assert.rejects(client.request(NodeOp.read, 1, 0, 0, 0, undefined), { errno: "EIO" });
+  await assert.rejects(client.request(asking({})), { errno: "EIO" });
 });
 
 Deno.test("when the other side is gone the memory of what it had begun is given up, and no other", async () => {
   const { client, surrendered } = made(() => new Promise<void>(() => {}));
   const asked = Array.from(
     { length: 200 },
-    (_, i) => client.request(NodeOp.read, 1, 0, 2, 0, new IoVec().add(8192 * i, 1).add(9, 1)),
+    (_, i) => client.request(asking({ length: 2, iov: new IoVec().add(8192 * i, 1).add(9, 1) })),
   );
   await Promise.resolve();
   client.fail("IOThread 't' has failed");

@@ -131,21 +131,14 @@ class ThreadProgram {
   }
 
   #addServer(peer: string, memory: ThreadStart["toThread"], ring: () => void): void {
-    const graph = this.#graph;
-    const server = new LinkServer(
-      memory,
-      ring,
-      (...request) => graph.execute(...request),
-      (node) => graph.handleOf(node),
-    );
-    this.#servers.set(peer, server);
+    this.#servers.set(peer, new LinkServer(memory, ring, this.#graph.served));
   }
 
   #addClient(peer: string, memory: ThreadStart["toMain"], ring: () => void): void {
     const client = new LinkClient(
       memory,
       ring,
-      (handle) => this.#graph.byHandle(handle),
+      (handle) => this.#graph.served.byHandle(handle),
       (address) => this.#context.buffers.surrender(address),
     );
     this.#clients.set(peer, client);
