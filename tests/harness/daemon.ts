@@ -216,6 +216,21 @@ export class Daemon {
     return new Set(targets.filter((target) => !/_cache_v\d+|^anon_inode:/.test(target))).size;
   }
 
+  /** What each thread is at, to tell why the daemon hangs: its name, state and where in the kernel it waits. */
+  threads(): string[] {
+    const folder = `/proc/${this.pid}/task`;
+    try {
+      return [...Deno.readDirSync(folder)].map(({ name }) => {
+        const [comm, stat, wchan] = ["comm", "stat", "wchan"].map((file) =>
+          Deno.readTextFileSync(`${folder}/${name}/${file}`).trim()
+        );
+        return `${comm} ${/\) (\S)/.exec(stat!)?.[1]} ${wchan}`;
+      });
+    } catch {
+      return []; // it ended meanwhile
+    }
+  }
+
   /** Processor time used so far, in clock ticks (usually hundredths of a second). */
   processorTicks(): number {
     const stat = Deno.readTextFileSync(`/proc/${this.pid}/stat`);
@@ -233,10 +248,12 @@ export class Daemon {
     try {
       if (this.ended === undefined) {
         if (this.alive) this.kill("SIGTERM");
-        await this.end(5_000).catch(async () => {
-          this.kill("SIGKILL");
+        await this.end(5_000).catch(async (cause) => {
+          const threads = this.threads();
+          if (this.alive) this.kill("SIGKILL");
           await this.end();
-          throw new Error(`the daemon did not stop on SIGTERM; stderr: ${this.stderrSoFar}`);
+          const what = `the daemon did not stop on SIGTERM; stderr: ${this.stderrSoFar}`;
+          throw new Error(`${what}; its threads: ${threads.join(", ") || "none"}`, { cause });
         });
       }
     } finally {

@@ -181,7 +181,10 @@ async function observe(each: Case, program: string): Promise<Transcript> {
   const monitor = ["--chardev", "socket,id=qmp0,path=qmp,server=on,wait=off", "--monitor"];
   const args = [...(each.args ?? []), ...monitor, `qmp0${each.monitor ?? ""}`];
   await using daemon = Daemon.spawn({ ...options, args, qmp: false });
-  const started = await daemon.ready().then(() => true, () => false);
+  const started = await daemon.ready().then(() => true, (error) => {
+    if (daemon.alive) throw error; // else it has ended by itself, as some cases want
+    return false;
+  });
   return run.finish(started ? await run.play(daemon, each.steps) : await daemon.end());
 }
 
