@@ -101,7 +101,16 @@ async function changeBackingFile(
   if (!chainOf(device).includes(image)) {
     throw new CommandError(`'${device.name}' and image file are not in the same chain`);
   }
-  await graph.changeBackingFile(image, args["backing-file"]);
+  await graph.drained(image, async () => {
+    const filename = args["backing-file"];
+    const { instance } = image;
+    if (instance.changeBackingFile === undefined) {
+      throw new CommandError(
+        `Could not change backing file to '${filename}': Operation not supported`,
+      );
+    }
+    await instance.changeBackingFile(filename, undefined);
+  });
 }
 
 /** The file that a node is known by; options as JSON where it has none. */

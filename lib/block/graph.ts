@@ -11,9 +11,10 @@ import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/block
 import type { Context, TracePoint } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
 import { type BitmapChange, type DirtyBitmap, storeBitmaps } from "./bitmaps/mod.ts";
+import { Attachments } from "./attachments.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
-import { Section, withAncestors } from "./drain.ts";
+import { withAncestors } from "./drain.ts";
 import type {
   DrainedSection,
   DriverRegistry,
@@ -41,15 +42,12 @@ export class BlockGraph {
   readonly names: NameGenerator;
   /** All nodes, those being opened included; for the graph's own parts. */
   readonly all: Set<BlockNode> = new Set();
-  readonly backends: Set<Backend> = new Set();
   /** Which IOThreads nodes run in. */
   readonly places: Places;
   readonly #events: EventSink;
   readonly #nodes = new Map<string, BlockNode>();
   readonly #queue = new TaskQueue();
-  readonly #sections = new Set<Section>();
-  /** What each backend was last told of the size. */
-  readonly #sizes = new WeakMap<Backend, number>();
+  readonly #users = new Attachments();
   readonly #traceAttach: TracePoint;
   readonly #traceDetach: TracePoint;
 
@@ -95,10 +93,14 @@ export class BlockGraph {
     return this.lookup(name, name);
   }
 
+  /** The users that are attached here, oldest first. */
+  get backends(): ReadonlySet<Backend> {
+    return this.#users.backends;
+  }
+
   /** Requests that have not completed, oldest first. */
   requests(): readonly RequestInFlight[] {
-    return [...this.backends].flatMap((backend) => [...backend.requests])
-      .sort((a, b) => a.startedNs - b.startedNs);
+    return this.#users.requests.sort((a, b) => a.startedNs - b.startedNs);
   }
 
   // --- changes; all but `drain` in the queue ---
@@ -282,34 +284,24 @@ export class BlockGraph {
       node,
       options,
     );
-    this.backends.add(backend);
-    node.parents.push(backend);
+    this.#users.link(backend);
     try {
       await this.updatePermissions({ linked: [backend] });
     } catch (error) {
-      this.#unlinkBackend(backend);
+      this.#users.unlink(backend);
       throw error;
     }
     if (this.#traceAttach.enabled) {
       this.#traceAttach.emit(`blk ${backend.describe} bs ${node.name}`);
     }
-    this.#sizes.set(backend, node.size);
-    for (const section of this.#sections) section.consider(backend);
     return backend;
-  }
-
-  #unlinkBackend(backend: Backend): void {
-    const { parents } = backend.node;
-    parents.splice(parents.indexOf(backend), 1);
-    this.backends.delete(backend);
-    for (const section of this.#sections) section.forget(backend);
   }
 
   async #detach(backend: Backend): Promise<void> {
     if (this.#traceDetach.enabled) {
       this.#traceDetach.emit(`blk ${backend.describe} bs ${backend.node.name}`);
     }
-    this.#unlinkBackend(backend);
+    this.#users.unlink(backend);
     try {
       await this.updatePermissions({ released: [backend.node] });
     } catch (error) {
@@ -346,35 +338,20 @@ export class BlockGraph {
     });
   }
 
-  /** change-backing-file: another name in the header of `node`'s image. */
-  changeBackingFile(node: BlockNode, filename: string): Promise<void> {
-    return this.drained(node, async () => {
-      const { instance } = node;
-      if (instance.changeBackingFile === undefined) {
-        throw new CommandError(
-          `Could not change backing file to '${filename}': Operation not supported`,
-        );
-      }
-      await instance.changeBackingFile(filename, undefined);
-    });
-  }
-
   /** Runs `task` in the queue, while `node` stays and requests of those above it wait. */
   drained<T>(node: BlockNodeInfo | string, task: () => Promise<T>): Promise<T> {
     return this.#queue.run(() => {
       const own = this.#own(node);
-      return this.places.atHome([own], () => this.#drainedHere(own, task));
+      return this.places.atHome([own], () => this.#drainedHere(own, Perm.none, task));
     });
   }
 
-  async #drainedHere<T>(node: BlockNode, task: () => Promise<T>): Promise<T> {
-    const backend = await this.#attach(node, {
-      describe: "an unnamed block device",
-      needed: Perm.none,
-      shared: Perm.all,
-    });
+  /** As `drained`, wherever the driver is open. `needed`: the permissions that the task takes. */
+  async #drainedHere<T>(node: BlockNode, needed: number, task: () => Promise<T>): Promise<T> {
+    const describe = "an unnamed block device";
+    const backend = await this.#attach(node, { describe, needed, shared: Perm.all });
     try {
-      const section = await this.drain(backend.node);
+      const section = await this.drain(node);
       try {
         return await task();
       } finally {
@@ -387,22 +364,13 @@ export class BlockGraph {
 
   /** block_resize: `size` in bytes. */
   resize(node: BlockNodeInfo | string, size: number): Promise<void> {
-    return this.#queue.run(async () => {
-      const backend = await this.#attach(this.#own(node), {
-        describe: "an unnamed block device",
-        needed: Perm.resize,
-        shared: Perm.all,
-      });
-      try {
-        const section = await this.drain(backend.node);
-        try {
-          await this.seam.truncate(backend.node, size, { exact: false, preallocation: "off" });
-        } finally {
-          section.end();
-        }
-      } finally {
-        await this.#detach(backend);
-      }
+    return this.#queue.run(() => {
+      const own = this.#own(node);
+      return this.#drainedHere(
+        own,
+        Perm.resize,
+        async () => await this.seam.truncate(own, size, { exact: false, preallocation: "off" }),
+      );
     });
   }
 
@@ -419,12 +387,7 @@ export class BlockGraph {
   async #drain(nodes: ReadonlySet<BlockNode> | undefined): Promise<DrainedSection> {
     let release = () => {};
     const covers = nodes === undefined ? undefined : (node: BlockNode) => nodes.has(node);
-    const section = new Section(covers, (ended) => {
-      this.#sections.delete(ended);
-      release();
-    });
-    this.#sections.add(section);
-    for (const backend of this.backends) section.consider(backend);
+    const section = this.#users.hold(covers, () => release());
     try {
       [release] = await Promise.all([this.places.hold(nodes), section.quiet()]);
       await section.settle([...nodes ?? this.#nodes.values()]);
@@ -453,18 +416,7 @@ export class BlockGraph {
 
   /** Length or limits of `node` may have changed: everyone above learns of it. */
   changed(node: BlockNode): void {
-    for (const above of withAncestors(node)) {
-      if (!above.opened || above.closed) continue;
-      above.refreshLimits();
-      above.bitmaps?.resize(above.size);
-      for (const parent of above.parents) {
-        if (!(parent instanceof Backend)) continue;
-        const { size } = above;
-        if (this.#sizes.get(parent) === size) continue;
-        this.#sizes.set(parent, size);
-        parent.options.onResize?.(size);
-      }
-    }
+    this.#users.changed(node);
   }
 
   /** Sends a QMP event on behalf of a driver. */

@@ -18,12 +18,13 @@ import { type BlockNode, childrenFirst } from "./node.ts";
 import type { OpenGraph } from "./open.ts";
 import { factsOf, flatOptions } from "./replica.ts";
 import { ServedNodes } from "./serve_node.ts";
+import { ThreadNodes } from "./thread_nodes.ts";
 import type {
-  ForwardSpec,
   GraphThread,
   NodeRecord,
   NodeSpec,
   PermissionNews,
+  Place,
   ReplicaNews,
 } from "./thread_types.ts";
 
@@ -33,25 +34,12 @@ export interface PlacedGraph extends OpenGraph {
   thresholdExceeded(node: BlockNode, exceeded: number, threshold: number | bigint): void;
 }
 
-/** A place: an IOThread, or undefined for the main context. */
-export type Place = GraphThread | undefined;
-
-/** What is known of one thread. */
-interface ThreadState {
-  /** Nodes that it has besides its own, by name: where it was told that they live. */
-  readonly forwards: Map<BlockNode, Place>;
-  /** How many users nodes have there. */
-  readonly users: Map<BlockNode, number>;
-  /** Descriptors that were handed to it, by node. */
-  readonly fds: Map<BlockNode, readonly number[]>;
-}
-
 /** Where the nodes of a graph run. */
 export class Places {
   /** The nodes of the main context, for requests of threads; and the numbers of all. */
   readonly served: ServedNodes;
   readonly #graph: PlacedGraph;
-  readonly #threads = new Map<GraphThread, ThreadState>();
+  readonly #threads = new Map<GraphThread, ThreadNodes>();
   #lastHold = 0;
   /** Requests in threads, as of the last `refresh`. */
   #requests: readonly RequestInFlight[] = [];
@@ -63,7 +51,7 @@ export class Places {
 
   /** Makes a thread known; news from it are for the result. */
   add(thread: GraphThread): ReplicaNews {
-    this.#threads.set(thread, { forwards: new Map(), users: new Map(), fds: new Map() });
+    this.#threads.set(thread, new ThreadNodes(thread, this.served));
     return {
       resized: (name, facts, bitmaps) => {
         const node = this.#graph.find(name);
@@ -71,8 +59,8 @@ export class Places {
         node.instance.update(facts);
         for (const { name, bits } of bitmaps) node.bitmaps?.find(name)?.bits.adopt(bits);
         this.#graph.changed(node);
-        for (const [other, { forwards }] of this.#threads) {
-          if (forwards.has(node)) other.post("update", name, facts);
+        for (const [other, nodes] of this.#threads) {
+          if (nodes.forwards(node)) other.post("update", name, facts);
         }
       },
       thresholdExceeded: (name, exceeded, threshold) => {
@@ -96,32 +84,30 @@ export class Places {
 
   /** Whether nodes run in the thread, or have users in it. */
   inUse(thread: GraphThread): boolean {
-    if ((this.#threads.get(thread)?.users.size ?? 0) > 0) return true;
+    if (this.#threads.get(thread)?.hasUsers === true) return true;
     for (const node of this.#graph.all) if (node.place === thread) return true;
     return false;
   }
 
   /** A thread has failed: its nodes are lost. Returns the descriptors that it had. */
   lost(thread: GraphThread): number[] {
-    const fds = [...this.#threads.get(thread)?.fds.values() ?? []].flat();
+    const fds = this.#threads.get(thread)?.fds ?? [];
+    this.#threads.delete(thread);
     for (const node of this.#graph.all) {
       if (node.place !== thread) continue;
       node.place = undefined;
       node.instance = new LostInstance(node.name, thread.name, factsOf(node));
       if (node.bitmaps !== undefined) node.bitmaps.away = false;
       for (const { bits } of node.bitmaps?.all() ?? []) bits.keep();
-      for (const [other, { forwards }] of this.#threads) {
-        if (other !== thread && forwards.has(node)) forwards.set(node, thread);
-      }
+      for (const nodes of this.#threads.values()) nodes.outdate(node, thread);
     }
-    this.#threads.delete(thread);
     return fds;
   }
 
   /** A node is gone. */
   forget(node: BlockNode): void {
     this.served.delete(node);
-    for (const { fds } of this.#threads.values()) fds.delete(node);
+    for (const nodes of this.#threads.values()) nodes.forget(node);
   }
 
   // --- drain, permissions, status ---
@@ -333,9 +319,7 @@ export class Places {
     const { place } = node;
     if (place === undefined) return await closeForNow(this.#graph, node);
     const record = await place.call("release", node.name);
-    this.#threads.get(place)?.fds.delete(node);
-    // Its users there wait for news of where it is: it is told in `settle`.
-    if (this.#isNeeded(place, node)) this.#threads.get(place)?.forwards.set(node, place);
+    this.#threads.get(place)?.released(node);
     return record;
   }
 
@@ -347,12 +331,10 @@ export class Places {
       node.place = undefined;
       if (node.bitmaps !== undefined) node.bitmaps.away = false;
     } else {
-      const state = this.#threads.get(place);
-      if (state === undefined) throw new CommandError(`IOThread '${place.name}' has failed`);
-      await this.#inform(place, node.children.map((edge) => edge.node));
+      const there = this.#nodesOf(place);
+      await there.inform(node.children.map((edge) => edge.node));
       const facts = await place.call("open", this.#specOf(node, record, quiesced));
-      state.forwards.delete(node);
-      state.fds.set(node, record.handedOver?.fds ?? []);
+      there.opened(node, record.handedOver?.fds ?? []);
       node.place = place;
       node.instance = new MovedInstance(node.name, place, this.served.handle(node), facts);
       node.writeThreshold = 0; // watched over there
@@ -386,58 +368,18 @@ export class Places {
   // --- what threads know ---
 
   /** A user of `node` in `thread`; `release` (once) when it has gone. In the queue only. */
-  async use(node: BlockNode, thread: GraphThread): Promise<{ release(): void }> {
-    const state = this.#threads.get(thread);
-    if (state === undefined) throw new CommandError(`IOThread '${thread.name}' has failed`);
-    await this.#inform(thread, [node]);
-    state.users.set(node, (state.users.get(node) ?? 0) + 1);
-    return {
-      release: () => {
-        const left = (state.users.get(node) ?? 0) - 1;
-        if (left > 0) state.users.set(node, left);
-        else state.users.delete(node);
-        if (!this.#isNeeded(thread, node) && state.forwards.delete(node)) {
-          thread.post("forget", [node.name]);
-        }
-      },
-    };
+  use(node: BlockNode, thread: GraphThread): Promise<{ release(): void }> {
+    return this.#nodesOf(thread).use(node);
   }
 
   /** Tells all threads where the nodes that they use are now, and lets them forget others. */
   async settle(): Promise<void> {
-    for (const [thread, { forwards }] of this.#threads) {
-      const unused = [...forwards.keys()].filter((node) => !this.#isNeeded(thread, node));
-      for (const node of unused) forwards.delete(node);
-      if (unused.length > 0) thread.post("forget", unused.map((node) => node.name));
-      await this.#all([thread], () => this.#inform(thread, [...forwards.keys()]));
-    }
+    for (const [thread, nodes] of this.#threads) await this.#all([thread], () => nodes.settle());
   }
 
-  #isNeeded(thread: GraphThread, node: BlockNode): boolean {
-    if (node.place === thread || this.#threads.get(thread)?.users.has(node) === true) return true;
-    return node.parents.some((parent) =>
-      !(parent instanceof Backend) && parent.parent.place === thread
-    );
-  }
-
-  /** Makes sure that `thread` knows where `nodes` are. */
-  async #inform(thread: GraphThread, nodes: readonly BlockNode[]): Promise<void> {
-    const { forwards } = this.#threads.get(thread)!;
-    const news: ForwardSpec[] = [];
-    for (const node of nodes) {
-      const { place } = node;
-      if (place === thread || (forwards.has(node) && forwards.get(node) === place)) continue;
-      if (place !== undefined) await thread.connect(place);
-      forwards.set(node, place);
-      news.push({
-        name: node.name,
-        handle: this.served.handle(node),
-        options: flatOptions(node),
-        common: { ...node.common, detectZeroes: "off" },
-        facts: factsOf(node),
-        place: place?.name ?? "",
-      });
-    }
-    if (news.length > 0) await thread.call("forward", news);
+  #nodesOf(thread: GraphThread): ThreadNodes {
+    const nodes = this.#threads.get(thread);
+    if (nodes === undefined) throw new CommandError(`IOThread '${thread.name}' has failed`);
+    return nodes;
   }
 }

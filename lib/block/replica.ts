@@ -7,6 +7,7 @@
 import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
 import type { Context } from "../sys/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
+import { Attachments } from "./attachments.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import {
@@ -16,7 +17,7 @@ import {
   changeBitmap,
   storeBitmaps,
 } from "./bitmaps/mod.ts";
-import { Section, withAncestors } from "./drain.ts";
+import type { Section } from "./drain.ts";
 import { FactsRound } from "./facts.ts";
 import { ForwardInstance, type NodeChannel, type NodeFacts } from "./forward.ts";
 import type { DriverRegistry } from "./graph_types.ts";
@@ -57,10 +58,9 @@ export class ReplicaGraph implements ReplicaCalls {
   readonly served: ServedNodes;
   readonly #parts: ReplicaParts;
   readonly #nodes = new Map<string, BlockNode>();
-  readonly #backends = new Set<Backend>();
+  readonly #users = new Attachments();
   readonly #holds = new Map<number, Section>();
   readonly #pending = new Map<string, PermissionChange>();
-  readonly #sizes = new WeakMap<Backend, number>();
 
   constructor(parts: ReplicaParts) {
     this.#parts = parts;
@@ -183,12 +183,8 @@ export class ReplicaGraph implements ReplicaCalls {
 
   async hold(id: number, names: readonly string[] | undefined): Promise<void> {
     const wanted = names === undefined ? undefined : new Set(names);
-    const section = new Section(
-      wanted === undefined ? undefined : (node) => wanted.has(node.name),
-      () => {},
-    );
+    const section = this.#users.hold(wanted && ((node) => wanted.has(node.name)));
     this.#holds.set(id, section);
-    for (const backend of this.#backends) section.consider(backend);
     await section.quiet();
   }
 
@@ -257,7 +253,7 @@ export class ReplicaGraph implements ReplicaCalls {
         writeThreshold: node.writeThreshold,
         statistics: node.instance.statistics?.(),
       })),
-      requests: [...this.#backends].flatMap((backend) => [...backend.requests]),
+      requests: this.#users.requests,
     };
   }
 
@@ -271,22 +267,13 @@ export class ReplicaGraph implements ReplicaCalls {
       {
         setPermissions: () =>
           Promise.reject(new CommandError("permissions are changed in the main context")),
-        detach: (which) => {
-          this.#backends.delete(which);
-          const { parents } = which.node;
-          parents.splice(parents.indexOf(which), 1);
-          for (const section of this.#holds.values()) section.forget(which);
-          return Promise.resolve();
-        },
+        detach: (which) => Promise.resolve(this.#users.unlink(which)),
       },
       this.seam,
       node,
       options,
     );
-    this.#backends.add(backend);
-    node.parents.push(backend);
-    this.#sizes.set(backend, node.size);
-    for (const section of this.#holds.values()) section.consider(backend);
+    this.#users.link(backend);
     return backend;
   }
 
@@ -297,19 +284,10 @@ export class ReplicaGraph implements ReplicaCalls {
 
   /** Length or limits of `node` may have changed: users here learn of it, and the owner of the graph. */
   changed(node: BlockNode): void {
-    for (const above of withAncestors(node)) {
-      if (!above.opened || above.closed) continue;
-      above.refreshLimits();
-      above.bitmaps?.resize(above.size);
-      if (!(above.instance instanceof ForwardInstance)) {
-        this.#parts.news.resized(above.name, factsOf(above), bitmapStates(above.bitmaps));
-      }
-      for (const parent of above.parents) {
-        if (!(parent instanceof Backend) || this.#sizes.get(parent) === above.size) continue;
-        this.#sizes.set(parent, above.size);
-        parent.options.onResize?.(above.size);
-      }
-    }
+    this.#users.changed(node, (above) => {
+      if (above.instance instanceof ForwardInstance) return;
+      this.#parts.news.resized(above.name, factsOf(above), bitmapStates(above.bitmaps));
+    });
   }
 
   /** A QMP event of a driver. */

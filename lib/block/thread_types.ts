@@ -126,6 +126,9 @@ export interface ReplicaNews {
   emit(event: string, data: Record<string, unknown>): void;
 }
 
+/** Where a node runs: an IOThread, or undefined for the main context. */
+export type Place = GraphThread | undefined;
+
 /** The owner's view of a thread. */
 export interface GraphThread {
   /** The iothread's id. */
