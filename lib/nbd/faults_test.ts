@@ -185,7 +185,7 @@ Deno.test("a client that hangs up while its request is slow keeps the loop from 
   // It parks as soon as there is nothing to do; a hang-up that is reported again and again is something.
   const { parks } = counters;
   for (let i = 0; i < 100 && counters.parks < parks + 3; i++) {
-    await server.context.loop.sleep(5e6);
+    await server.context.loop.sleep(5e6); // wakes it, so that it can park again
   }
   assert.ok(counters.parks >= parks + 3, "the loop never rests");
   held.get("read")![0]!();

@@ -115,7 +115,7 @@ Deno.test("CVE-2024-7409: a client that does not finish the handshake is dropped
   await slow.send(pack([4, 3]));
   for (let at = 0; !over; at++) {
     await slow.send(drip.subarray(at % drip.length, at % drip.length + 1)).catch(() => {});
-    await new Promise((resolve) => setTimeout(resolve, 250));
+    await new Promise((resolve) => setTimeout(resolve, 250)); // so slow is the client
   }
   await ended;
   const seconds = (performance.now() - began) / 1000;

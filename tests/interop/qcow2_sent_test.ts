@@ -9,7 +9,7 @@ import { TestDir } from "../harness/dir.ts";
 import { NbdPeer } from "../harness/nbd.ts";
 import { CMD } from "../harness/nbd_wire.ts";
 import { lacks, ok } from "../harness/tools.ts";
-import { within } from "../harness/wait.ts";
+import { until, within } from "../harness/wait.ts";
 
 const MIB = 1048576;
 const LENGTH = 256 * 1024;
@@ -258,16 +258,20 @@ Deno.test({
         await peer.write(oldest, stamped(oldest, CLUSTER));
       }
     };
-    const work = [reader(), reader(), reader(), writer(), writer()];
+    const work = Promise.all([reader(), reader(), reader(), writer(), writer()]);
+    const more = (count: number) => {
+      const end = steps + count;
+      return Promise.race([until(() => steps >= end, `${count} trims`), work]);
+    };
     for (let round = 0; round < 12; round++) {
       const name = `s${round}`;
       await qmp.execute("blockdev-snapshot-internal-sync", { device: "disk", name });
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await more(4);
       await qmp.execute("blockdev-snapshot-delete-internal-sync", { device: "disk", name });
-      await new Promise((resolve) => setTimeout(resolve, 200));
+      await more(64);
     }
     on = false;
-    await Promise.all(work);
+    await work;
     assert.ok(reads > 50, `${reads} reads`);
     assert.equal(foreign, 0);
     assert.equal((await daemon.stop()).status, 0);

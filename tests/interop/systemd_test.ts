@@ -23,7 +23,7 @@ class Manager {
   private readonly pump: Promise<void>;
   private bound = false;
 
-  constructor(path: string) {
+  constructor(private readonly path: string) {
     this.child = new Deno.Command(PYTHON, { args: ["-c", LISTEN, path], stdout: "piped" }).spawn();
     this.pump = this.receive();
   }
@@ -44,6 +44,13 @@ class Manager {
 
   async ready(): Promise<void> {
     await until(() => this.bound, "the notification socket");
+  }
+
+  /** Sends a message of the test's own. */
+  async tell(line: string): Promise<void> {
+    const script =
+      "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), sys.argv[1])";
+    await ok(PYTHON, ["-c", script, this.path, line]);
   }
 
   async told(line: string): Promise<string[]> {
@@ -99,9 +106,11 @@ Deno.test({
       () => /^State:\s+T/m.test(Deno.readTextFileSync(`/proc/${daemon.pid}/status`)),
       "the daemon to stand still",
     );
-    await new Promise((resolve) => setTimeout(resolve, 100)); // what was sent before arrives
+    // Messages keep their order: when ours is there, so is all that was sent before it.
+    await manager.tell("standing still");
+    await manager.told("standing still");
     const before = manager.messages.length;
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await new Promise((resolve) => setTimeout(resolve, 300)); // six times the interval: none comes
     assert.equal(manager.messages.length, before);
     daemon.kill("SIGCONT");
     await until(() => manager.messages.length > before, "signs of life");
