@@ -7,10 +7,10 @@ import type { BlockNode } from "./node.ts";
 import { NodeOpenContext, type OpenGraph, Opening } from "./open.ts";
 import { driverOptions } from "./options.ts";
 import type { NodeRecord } from "./thread_types.ts";
-import type { Child, HandedOver, OpenContext } from "./types.ts";
+import type { Child, HandedOver } from "./types.ts";
 
 /** What a driver is given when its node is opened once more: the children are those that it had. */
-class AgainContext extends NodeOpenContext implements OpenContext {
+class AgainContext extends NodeOpenContext {
   constructor(
     graph: OpenGraph,
     private readonly again: BlockNode,

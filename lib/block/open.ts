@@ -9,12 +9,12 @@ import { loadBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
 import { checkDepth, heights, MAX_DEPTH } from "./depth.ts";
 import { FactsRound } from "./facts.ts";
 import { directoryOf, JSON_PREFIX } from "./filenames.ts";
-import { RequestEpochs } from "./epochs.ts";
 import type { DriverRegistry } from "./graph_types.ts";
 import { impliedName, impliedOptions } from "./implied.ts";
 import type { NameGenerator } from "./names.ts";
 import { checkNodeName } from "./names.ts";
-import { BlockNode, Edge } from "./node.ts";
+import { BlockNode, type CommonOptions, Edge } from "./node.ts";
+import { NodeContext } from "./open_context.ts";
 import { commonOptions, driverOptions, type Inheritance, inheritFrom } from "./options.ts";
 import type { PermissionPlan } from "./permission_update.ts";
 import { PROBE_LENGTH, probeFormat } from "./probe.ts";
@@ -248,61 +248,32 @@ function ofBacking(error: unknown): unknown {
 }
 
 /** What a driver is given when it opens `node`. */
-export class NodeOpenContext implements OpenContext {
-  readonly context: Context;
-  readonly options: Readonly<Record<string, unknown>>;
-  /** The node became read-only while it was opened. */
-  degraded = false;
+export class NodeOpenContext extends NodeContext {
+  readonly #writable: boolean;
 
   constructor(
-    private readonly graph: OpenGraph,
+    protected override readonly graph: OpenGraph,
     private readonly opening: Opening,
-    private readonly node: BlockNode,
+    node: BlockNode,
   ) {
-    this.context = graph.context;
-    this.options = driverOptions(node.options);
+    super(graph, node, node.options);
+    this.#writable = !node.readOnly;
   }
 
-  get nodeName(): string {
-    return this.node.name;
+  protected get common(): CommonOptions {
+    return this.node.common;
   }
   get round(): FactsRound {
     return this.opening.round;
   }
-  get readOnly(): boolean {
-    return this.node.common.readOnly;
-  }
-  get autoReadOnly(): boolean {
-    return this.node.common.autoReadOnly;
-  }
-  get cache(): { readonly direct: boolean; readonly noFlush: boolean } {
-    const { direct, noFlush } = this.node.common;
-    return { direct, noFlush };
-  }
-  get discard(): "ignore" | "unmap" {
-    return this.node.common.discard;
-  }
-  get detectZeroes(): "off" | "on" | "unmap" {
-    return this.node.common.detectZeroes;
-  }
-  get forceShare(): boolean {
-    return this.node.common.forceShare;
-  }
-  get active(): boolean {
-    return this.node.common.active;
+  /** The node became read-only while it was opened. */
+  get degraded(): boolean {
+    return this.#writable && this.readOnly;
   }
 
-  async child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child> {
-    const child = await this.optionalChild(name, edge);
-    if (child === undefined) {
-      throw new CommandError(`A block device must be specified for "${name}"`);
-    }
-    return child;
-  }
-
-  async nameOf(named: NamedChild): Promise<string> {
+  async nameOf(named: NamedChild, round: FactsRound = new FactsRound()): Promise<string> {
     try {
-      return impliedName(named, await directoryOfNode(this.node, new FactsRound()));
+      return impliedName(named, await directoryOfNode(this.node, round));
     } catch {
       return named.filename; // nobody can say where it would be
     }
@@ -368,29 +339,5 @@ export class NodeOpenContext implements OpenContext {
       throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`);
     }
     return found;
-  }
-
-  degradeToReadOnly(message: string): void {
-    if (this.node.common.readOnly) return;
-    if (!this.node.common.autoReadOnly) throw new CommandError(message);
-    this.node.common.readOnly = true;
-    this.degraded = true;
-  }
-
-  problem(option: string, message: string): CommandError {
-    return new CommandError(`Parameter '${option}' ${message}`);
-  }
-
-  trackRequests(): () => Promise<void> | undefined {
-    const epochs = this.node.epochs ??= new RequestEpochs();
-    return () => epochs.settled();
-  }
-
-  emit(event: string, data: Record<string, unknown>): void {
-    this.graph.emit(event, data);
-  }
-
-  limitsChanged(): void {
-    if (this.node.opened) this.graph.changed(this.node);
   }
 }

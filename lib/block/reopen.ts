@@ -6,18 +6,17 @@
  * Everything is drained meanwhile. Order: new options are worked out, drivers prepare, permissions of the
  * graph as it will be are prepared; then drivers commit, edges move, permissions commit.
  */
-import { assert, CommandError } from "../base/mod.ts";
+import { CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
-import type { Context } from "../sys/mod.ts";
 import { reopenBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
 import { checkDepth } from "./depth.ts";
-import { RequestEpochs } from "./epochs.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";
 import { attach } from "./open.ts";
+import { NodeContext } from "./open_context.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
 import { preparePermissions } from "./permission_update.ts";
-import type { Child, ChildRole, NamedChild, OpenContext, ReopenChange } from "./types.ts";
+import type { Child, ChildRole, NamedChild, ReopenChange } from "./types.ts";
 
 /** A node that is reopened. */
 interface Item {
@@ -225,46 +224,13 @@ function applyItem(item: Item): BlockNode[] {
 }
 
 /** What a driver is told of the options to come. Children it gives out are for looking at only. */
-class ReopenContext implements OpenContext {
-  readonly context: Context;
-  readonly options: Readonly<Record<string, unknown>>;
-
-  constructor(private readonly graph: BlockGraph, private readonly item: Item) {
-    this.context = graph.context;
-    this.options = driverOptions(item.options);
-  }
-  get nodeName(): string {
-    return this.item.node.name;
-  }
-  get readOnly(): boolean {
-    return this.item.common.readOnly;
-  }
-  get autoReadOnly(): boolean {
-    return this.item.common.autoReadOnly;
-  }
-  get cache(): { readonly direct: boolean; readonly noFlush: boolean } {
-    const { direct, noFlush } = this.item.common;
-    return { direct, noFlush };
-  }
-  get discard(): "ignore" | "unmap" {
-    return this.item.common.discard;
-  }
-  get detectZeroes(): "off" | "on" | "unmap" {
-    return this.item.common.detectZeroes;
-  }
-  get forceShare(): boolean {
-    return this.item.common.forceShare;
-  }
-  get active(): boolean {
-    return this.item.common.active;
+class ReopenContext extends NodeContext {
+  constructor(protected override readonly graph: BlockGraph, private readonly item: Item) {
+    super(graph, item.node, item.options);
   }
 
-  async child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child> {
-    const found = await this.optionalChild(name, edge);
-    if (found === undefined) {
-      throw new CommandError(`A block device must be specified for "${name}"`);
-    }
-    return found;
+  protected get common(): CommonOptions {
+    return this.item.common;
   }
 
   nameOf(named: NamedChild): Promise<string> {
@@ -288,7 +254,7 @@ class ReopenContext implements OpenContext {
     { role }: { role: readonly ChildRole[] },
     addable = false,
   ): Promise<Child | undefined> {
-    const { node, moved, roles, dropped } = this.item;
+    const { node, item: { moved, roles, dropped } } = this;
     const edge = node.edge(name);
     if (edge === undefined) {
       const given = this.options[name];
@@ -306,7 +272,7 @@ class ReopenContext implements OpenContext {
   /** A new child, by reference. */
   // deno-lint-ignore require-await
   async #added(name: string, role: readonly ChildRole[], given: unknown): Promise<Child> {
-    const { node, added } = this.item;
+    const { node, item: { added } } = this;
     if (typeof given !== "string") {
       throw new CommandError(`Cannot change the option '${name}.driver'`);
     }
@@ -314,26 +280,5 @@ class ReopenContext implements OpenContext {
     const edge = new Edge(this.graph.seam, node, name, role, end, false);
     added.push(edge);
     return edge;
-  }
-
-  degradeToReadOnly(message: string): void {
-    const { common } = this.item;
-    if (common.readOnly) return;
-    if (!common.autoReadOnly) throw new CommandError(message);
-    common.readOnly = true;
-  }
-  problem(option: string, message: string): CommandError {
-    return new CommandError(`Parameter '${option}' ${message}`);
-  }
-  trackRequests(): () => Promise<void> | undefined {
-    const epochs = this.item.node.epochs ??= new RequestEpochs();
-    return () => epochs.settled();
-  }
-  emit(event: string, data: Record<string, unknown>): void {
-    this.graph.emit(event, data);
-  }
-  limitsChanged(): void {
-    assert(this.item.node.opened);
-    this.graph.changed(this.item.node);
   }
 }

@@ -396,8 +396,8 @@ export interface OpenContext {
     edge: { role: readonly ChildRole[] },
     named: NamedChild | undefined,
   ): Promise<Child | undefined>;
-  /** The name of `named` as seen from here. */
-  nameOf(named: NamedChild): Promise<string>;
+  /** The name of `named` as seen from here; `round` as in Child.facts. */
+  nameOf(named: NamedChild, round?: FactsRound): Promise<string>;
   /** Opens or looks up the child that option `name` describes; fails with QEMU's wording if it is missing. */
   child(name: string, edge: { role: readonly ChildRole[] }): Promise<Child>;
   /** As `child`, undefined where the option was not given. */

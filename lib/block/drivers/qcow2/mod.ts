@@ -29,7 +29,7 @@ function hooksOf(open: OpenContext, opened: Origin, options: Qcow2Options): Imag
     bitmaps: (image) => new Qcow2Bitmaps(image),
     async changeBackingFile(image, filename, format) {
       await changeBackingFile(image, filename, format);
-      origin = await originOf(open, image.header, undefined);
+      origin = await originOf(open, image.header);
     },
   };
 }

@@ -3,7 +3,7 @@
  */
 import { BlockError, CommandError, type MaybePromise } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
-import type { Child, NamedChild, OpenContext } from "../../mod.ts";
+import type { Child, FactsRound, NamedChild, OpenContext } from "../../mod.ts";
 import { CompressedClusters } from "./compressed.ts";
 import { checkImage, childFile } from "./check/mod.ts";
 import { Autoclear, AUTOCLEAR_KNOWN, geometryOf, Incompatible } from "./format.ts";
@@ -173,15 +173,16 @@ async function openData(
   return data;
 }
 
-/** What the header says of the backing file; `implied`: the child that was opened because it says so. */
+/** What the header says of the backing file, which is `implied` if it was opened because of that. */
 export async function originOf(
   open: OpenContext,
   header: Header,
-  implied: Child | undefined,
+  implied?: Child,
+  round?: FactsRound,
 ): Promise<Origin> {
   const named = namedBacking(header);
-  const full = named && await open.nameOf(named);
-  const own = (await implied?.facts(open.round))?.filename ?? full;
+  const full = named && await open.nameOf(named, round);
+  const own = (await implied?.facts(round))?.filename ?? full;
   return { fullBackingFilename: full, ownBackingFilename: own };
 }
 
@@ -247,7 +248,7 @@ export async function openNode(
     options: resolved,
     codec: new CompressedClusters(context, nodeName, clusterSize, compression),
     ...(cipher !== undefined && { cipher }),
-    hooks: hooks(open, await originOf(open, header, implied)),
+    hooks: hooks(open, await originOf(open, header, implied, open.round)),
   });
 }
 
