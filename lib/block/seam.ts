@@ -11,6 +11,7 @@ import type { BufferPool, Context, Memory, Sys, TracePoint } from "../sys/mod.ts
 import { inOrder, readAligned, writeAligned } from "./align.ts";
 import { Bounded } from "./bounded.ts";
 import { Engine } from "./engine.ts";
+import { flushNode } from "./flush.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import { isAllZero, zeroFill } from "./memory.ts";
 import { type BlockNode, type Edge, wantsFua } from "./node.ts";
@@ -258,53 +259,7 @@ export class Seam {
   flush(node: BlockNode): MaybePromise<void> {
     if (node.readOnly || !node.active) return undefined;
     if (this.#traceFlush.enabled) this.#traceFlush.emit(`bs ${node.name}`);
-    // Others may have written there: only its own context knows whether there is something to flush.
-    if (node.elsewhere !== undefined) {
-      return this.track(node, "flush", 0, 0, Promise.resolve(node.elsewhere.flush!()));
-    }
-    const own = this.#flushOwn(node);
-    if (own === undefined) return this.#flushChildren(node);
-    return own.then(() => this.#flushChildren(node));
-  }
-
-  /** `covering`: the writes that had completed when it was asked for. */
-  #flushOwn(node: BlockNode, covering = node.writeGeneration): MaybePromise<void> {
-    const instance = node.instance;
-    if (instance.flush === undefined || node.flushedGeneration >= covering) return undefined;
-    if (instance.kind === "io" && node.common.noFlush) return undefined;
-    // One flush at a time: whoever comes meanwhile waits and looks again whether it was covered.
-    if (node.flushing !== undefined) {
-      const again = () => this.#flushOwn(node, covering);
-      return node.flushing.then(again, again);
-    }
-    const generation = node.writeGeneration;
-    const result = instance.flush();
-    if (result === undefined) {
-      node.flushedGeneration = generation;
-      return undefined;
-    }
-    const done = this.track(node, "flush", 0, 0, result).then(
-      () => {
-        node.flushedGeneration = generation;
-        node.flushing = undefined;
-      },
-      (error) => {
-        node.flushing = undefined;
-        throw error;
-      },
-    );
-    node.flushing = done;
-    return done;
-  }
-
-  #flushChildren(node: BlockNode): MaybePromise<void> {
-    let bounded: Bounded | undefined;
-    for (const edge of node.children) {
-      if ((edge.needed & (Perm.write | Perm.writeUnchanged)) === 0) continue;
-      if (node.children.length === 1) return this.flush(edge.node);
-      (bounded ??= new Bounded()).run(() => this.flush(edge.node));
-    }
-    return bounded?.finish();
+    return flushNode(this, node);
   }
 
   /** Status of the front part of a range, this layer's view (backends go through the chain). */
