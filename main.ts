@@ -1,5 +1,6 @@
 /** qsd: the QEMU Storage Daemon, its clients, and its tools for images. See docs/architecture.md. */
-import { programArguments } from "./lib/sys/mod.ts";
+// By itself, since the rest of lib/sys takes longer to load than a signal may have to wait for its handler.
+import { HeldSignals, programArguments } from "./lib/sys/program.ts";
 
 // Only what is used is loaded. As its first argument the daemon takes options alone, so these words are free.
 const [word] = programArguments();
@@ -10,6 +11,7 @@ if (word === "qmp" || word === "status") {
   const { runImageCommand } = await import("./lib/image/mod.ts");
   await runImageCommand();
 } else {
+  const signals = new HeldSignals(["SIGINT", "SIGTERM", "SIGHUP"]);
   const { runDaemon } = await import("./lib/daemon/mod.ts");
-  await runDaemon();
+  await runDaemon(signals);
 }

@@ -80,14 +80,17 @@ function report(
   sys.close(fd);
 }
 
-/** The caller's side: starts the daemon, waits, and returns the exit status. */
-export function startDaemon(sys: Sys): number {
+/**
+ * The caller's side: starts the daemon, with `blocked` signals held back until it lets them in, waits, and returns the
+ * exit status.
+ */
+export function startDaemon(sys: Sys, blocked: readonly number[]): number {
   const pipe = sys.pipe2(O.CLOEXEC);
   if (typeof pipe === "number") {
     throw new CommandError(`cannot create a pipe: ${errnoText(-pipe)}`);
   }
   const [reading, writing] = pipe;
-  respawn(sys, VARIABLE, writing);
+  respawn(sys, VARIABLE, writing, blocked);
   sys.close(writing);
   const memory = sys.allocate(1);
   try {

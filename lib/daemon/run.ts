@@ -6,10 +6,14 @@ import {
   createContext,
   environment,
   exit,
+  type HeldSignals,
+  letSignalsIn,
   LinuxSys,
-  onSignals,
   onUncaught,
   programArguments,
+  SIG,
+  type StopSignal,
+  type Sys,
   writeStdout,
 } from "../sys/mod.ts";
 import { applyOption, configMakers } from "./apply.ts";
@@ -25,9 +29,20 @@ import { VERSION } from "./version.ts";
 /** How long an option that is being applied may hold up a stop, in nanoseconds. */
 const OPTION_GRACE_NS = 5e9;
 
-/** Runs the daemon with this process's arguments, to its end. */
-export async function runDaemon(): Promise<never> {
-  exit(await start(environment("QSD_NAME") ?? "qsd", programArguments()));
+/** What asks a daemon to stop. */
+const STOPS = [SIG.INT, SIG.TERM, SIG.HUP];
+
+/** Runs the daemon with this process's arguments, to its end. `signals`: those that ask it to stop. */
+export async function runDaemon(signals: HeldSignals<StopSignal>): Promise<never> {
+  exit(await start(environment("QSD_NAME") ?? "qsd", programArguments(), signals));
+}
+
+/** In the process that only waits for the daemon a signal has its usual effect, also one that has come already. */
+function waitForDaemon(sys: Sys, signals: HeldSignals<StopSignal>): number {
+  const [held] = signals.close();
+  letSignalsIn(sys, STOPS);
+  if (held !== undefined) sys.kill(sys.pid, SIG[held.slice("SIG".length) as "INT"]);
+  return startDaemon(sys, STOPS);
 }
 
 /** Reports what the user did wrong; the hints stand on lines of their own. */
@@ -42,7 +57,11 @@ function complain(log: LocatedLog, error: unknown): void {
 }
 
 /** `called` is the name by which the user called the program, perhaps with a path. */
-async function start(called: string, args: readonly string[]): Promise<number> {
+async function start(
+  called: string,
+  args: readonly string[],
+  signals: HeldSignals<StopSignal>,
+): Promise<number> {
   const program = called.slice(called.lastIndexOf("/") + 1);
   const log = new LocatedLog(program);
   const parsed = parseCommandLine(program, args, VERSION);
@@ -57,9 +76,9 @@ async function start(called: string, args: readonly string[]): Promise<number> {
     let daemonized: Daemonized | undefined;
     if (parsed.daemonize) {
       daemonized = daemonSide(sys);
-      if (daemonized === undefined) return startDaemon(sys);
+      if (daemonized === undefined) return waitForDaemon(sys, signals);
     }
-    return await new Life(sys, parsed, log, new Tracing(sys), daemonized).run();
+    return await new Life(sys, parsed, log, new Tracing(sys), daemonized).run(signals);
   } catch (error) {
     complain(log, error);
     return 1;
@@ -107,10 +126,11 @@ class Life {
     for (const [name, fd] of inheritedDescriptors(sys)) sys.descriptors.set(name, fd);
   }
 
-  async run(): Promise<number> {
+  async run(signals: HeldSignals<StopSignal>): Promise<number> {
     const services = this.#services;
     const uncaught = onUncaught((error) => this.#onUncaught(error));
-    const watch = onSignals(["SIGINT", "SIGTERM", "SIGHUP"], (signal) => this.#onSignal(signal));
+    signals.handle((signal) => this.#onSignal(signal));
+    letSignalsIn(services.context.sys, STOPS);
     let status = 0;
     try {
       const stopped = services.stopRequested.then(() => "stopped" as const);
@@ -128,7 +148,7 @@ class Life {
     await services.stop(() => this.#manager.close());
     this.#pidFile?.remove();
     this.tracing.close();
-    watch.close();
+    signals.close();
     uncaught.close();
     return status;
   }

@@ -15,8 +15,12 @@ const SPAWN_SETSIGDEF = 0x04;
 const ATTR_AT = 0;
 const ACTIONS_AT = 512;
 const PID_AT = 1024;
-const VECTORS_AT = 1040;
+const MASK_AT = 1040;
+const VECTORS_AT = 1168;
 const WNOHANG = 1;
+const SIG_UNBLOCK = 1;
+/** Bytes of the C library's sigset_t; signal N is bit N-1. */
+const SIGSET_SIZE = 128;
 
 /** What is to be started. Bytes go to the program as they are: file names need not be UTF-8. */
 export interface SpawnOptions {
@@ -28,6 +32,8 @@ export interface SpawnOptions {
   readonly env: readonly (string | Uint8Array)[];
   /** In a session of its own, without a controlling terminal. */
   readonly setsid?: boolean;
+  /** Numbers of signals that the child begins with blocked (see `letSignalsIn`); by default none. */
+  readonly blocked?: readonly number[];
   /**
    * Descriptors that the child gets: [ours, its number]. Others that are close-on-exec are closed; to
    * keep one at its number give the number twice.
@@ -82,8 +88,10 @@ function spawnWith(
   symbols.posix_spawnattr_init(attributes);
   symbols.posix_spawn_file_actions_init(actions);
   try {
-    // The signal mask and dispositions start afresh: the runtime's own are none of the child's business.
+    // Signal mask and dispositions do not depend on ours: the runtime's own are none of the child's business.
     const session = options.setsid ? SPAWN_SETSID : 0;
+    putSignals(bytes, MASK_AT, options.blocked ?? []);
+    symbols.posix_spawnattr_setsigmask(attributes, pointer(MASK_AT));
     symbols.posix_spawnattr_setflags(attributes, session | SPAWN_SETSIGMASK | SPAWN_SETSIGDEF);
     for (const [from, to] of options.fds ?? []) {
       // dup2 onto itself clears close-on-exec here (glibc 2.29).
@@ -102,6 +110,27 @@ function spawnWith(
   } finally {
     symbols.posix_spawn_file_actions_destroy(actions);
     symbols.posix_spawnattr_destroy(attributes);
+  }
+}
+
+/** Writes the set of `signals` at `at`; the bytes are zero before. */
+function putSignals(bytes: Uint8Array, at: number, signals: readonly number[]): void {
+  for (const signal of signals) bytes[at + ((signal - 1) >> 3)]! |= 1 << ((signal - 1) & 7);
+}
+
+/**
+ * Lets `signals`, by number, in again that whoever started this program had blocked, so that none takes effect before
+ * there is a handler. What came meanwhile comes now. One thread that takes them is enough: this one.
+ */
+export function letSignalsIn(sys: Sys, signals: readonly number[]): void {
+  const libc = openLibc();
+  const memory = sys.allocate(SIGSET_SIZE);
+  try {
+    putSignals(memory.bytes, 0, signals);
+    libc.rare.pthread_sigmask(SIG_UNBLOCK, BigInt(memory.address), 0n);
+  } finally {
+    memory.unmap();
+    libc.close();
   }
 }
 

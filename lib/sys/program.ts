@@ -46,6 +46,32 @@ export function onSignals<S extends Signal>(
   return { close: () => listeners.forEach((remove) => remove()) };
 }
 
+/**
+ * Signals that come before there is anybody to act on them: a program's modules take longer to load than a user to
+ * press Ctrl-C. From its making on they have no effect of their own; `handle` tells of those that have come, too.
+ */
+export class HeldSignals<S extends Signal> {
+  readonly #held: S[] = [];
+  #handler: (signal: S) => void = (signal) => void this.#held.push(signal);
+  readonly #watch: { close(): void };
+
+  constructor(signals: readonly S[]) {
+    this.#watch = onSignals(signals, (signal) => this.#handler(signal));
+  }
+
+  /** Calls `handler` for each that has come, and for each that comes, until `close`. */
+  handle(handler: (signal: S) => void): void {
+    this.#handler = handler;
+    this.#held.splice(0).forEach(handler);
+  }
+
+  /** From now on they have their default effect again; gives those that nobody has handled. */
+  close(): readonly S[] {
+    this.#watch.close();
+    return this.#held.splice(0);
+  }
+}
+
 /** Calls `handler` with whatever was thrown, or rejected, and caught by nobody, until `close`. */
 export function onUncaught(handler: (error: unknown) => void): { close(): void } {
   const rejected = (event: PromiseRejectionEvent) => {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { environment, onSignals } from "./program.ts";
+import { environment, HeldSignals, onSignals } from "./program.ts";
 
 /** Runs a program that imports lib/sys as `sys`; gives its exit status and what it wrote to standard output. */
 async function run(
@@ -67,4 +67,47 @@ Deno.test("signals reach their handler until it is closed", async () => {
   assert.equal(await promise, "SIGHUP");
   clearInterval(awake);
   listening.close();
+});
+
+Deno.test("signals that come before their handler are told to it, and those after", async () => {
+  const held = new HeldSignals(["SIGHUP", "SIGWINCH"]);
+  const seen = onSignals(["SIGWINCH"], () => second.resolve());
+  const second = Promise.withResolvers<void>();
+  const awake = setInterval(() => {}, 1000);
+  Deno.kill(Deno.pid, "SIGHUP");
+  Deno.kill(Deno.pid, "SIGWINCH");
+  await second.promise;
+  const told: string[] = [];
+  held.handle((signal) => told.push(signal));
+  assert.deepEqual(told.sort(), ["SIGHUP", "SIGWINCH"]);
+  const third = Promise.withResolvers<string>();
+  held.handle(third.resolve);
+  Deno.kill(Deno.pid, "SIGHUP");
+  assert.equal(await third.promise, "SIGHUP");
+  clearInterval(awake);
+  seen.close();
+  assert.deepEqual(held.close(), []);
+});
+
+Deno.test("a signal that whoever started the program had blocked has its effect once it is let in", async () => {
+  // The first process starts itself with SIGTERM blocked and sends it; the second says when it has not ended by that.
+  const source = `
+    const machine = new sys.LinuxSys();
+    const fd = sys.environment("READY");
+    const memory = machine.allocate(1);
+    if (fd !== undefined) {
+      machine.kill(machine.pid, sys.SIG.TERM);
+      machine.write(Number(fd), memory.address, 1);
+      sys.letSignalsIn(machine, [sys.SIG.TERM]);
+      machine.write(Number(fd), memory.address, 1);
+      sys.exit(0);
+    }
+    const [reading, writing] = machine.pipe2(sys.O.CLOEXEC);
+    sys.respawn(machine, "READY", writing, [sys.SIG.TERM]);
+    machine.close(writing);
+    let count = 0;
+    while (machine.read(reading, memory.address, 1) === 1) count++;
+    sys.writeStdout(String(count));
+    sys.exit(0);`;
+  assert.equal((await run(source, [])).output, "1");
 });

@@ -37,13 +37,19 @@ function strings(sys: Sys, path: string): Uint8Array[] {
 
 /**
  * Starts the program again with this process's arguments, environment and inherited descriptors, byte for byte, and
- * with `variable`=`fd` in the environment; descriptor `fd` is inherited too. Returns the pid. Throws SysError.
+ * with `variable`=`fd` in the environment; descriptor `fd` is inherited too, and `blocked` (numbers of signals) wait
+ * until it lets them in. Returns the pid. Throws SysError.
  */
-export function respawn(sys: Sys, variable: string, fd: number): number {
+export function respawn(
+  sys: Sys,
+  variable: string,
+  fd: number,
+  blocked: readonly number[] = [],
+): number {
   const exe = sys.readlink("/proc/self/exe");
   const path = typeof exe === "string" ? exe : "/proc/self/exe";
   const argv = strings(sys, "/proc/self/cmdline");
   const env = [`${variable}=${fd}`, ...strings(sys, "/proc/self/environ")];
-  const pid = spawn(sys, { path, argv, env, setsid: true, fds: [[fd, fd]] });
+  const pid = spawn(sys, { path, argv, env, setsid: true, blocked, fds: [[fd, fd]] });
   return check(pid, "posix_spawn", path);
 }

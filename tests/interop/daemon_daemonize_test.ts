@@ -140,3 +140,42 @@ Deno.test("called through a link from another folder it starts the same way", as
   const failed = await runToEnd({ dir, program: "./bin/other-name", args: again });
   assert.match(failed.stderr, /^other-name: --blockdev nonsense: /);
 });
+
+/** Starts a daemon that waits for a client before it is ready; gives the caller, and the daemon's pid at once. */
+async function waiting(dir: TestDir): Promise<[Daemon, number]> {
+  const args = ["--daemonize", "--chardev", "socket,id=c,server=on,wait=on,path=client"];
+  const caller = Daemon.spawn({ dir, args, qmp: false, pidfile: null });
+  const children = `/proc/${caller.pid}/task/${caller.pid}/children`;
+  let pid = 0;
+  // The launcher has children of its own, in the caller's session.
+  await until(() => {
+    pid = Number(Deno.readTextFileSync(children).split(" ")[0]);
+    return pid > 0 && runs(pid) && session(pid) === String(pid);
+  }, "the daemon");
+  return [caller, pid];
+}
+
+Deno.test("a daemon that is asked to stop as soon as it runs does, and the caller ends with 1", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using dir = TestDir.make();
+  const [caller, pid] = await waiting(dir);
+  Deno.kill(pid, "SIGTERM");
+  assert.equal((await caller.end()).status, 1);
+  assert.ok(!runs(pid));
+  assert.deepEqual(left(dir), []);
+});
+
+Deno.test("a signal ends the caller while it waits, and not the daemon", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using dir = TestDir.make();
+  const [caller, pid] = await waiting(dir);
+  caller.kill("SIGTERM");
+  await until(() => !runs(caller.pid), "the caller to end");
+  assert.ok(runs(pid));
+  Deno.kill(pid, "SIGTERM");
+  assert.equal((await caller.end()).signal, "SIGTERM");
+  await until(() => !runs(pid), "the daemon to end");
+  assert.deepEqual(left(dir), []);
+});

@@ -54,6 +54,26 @@ Deno.test("a signal while options are being applied stops gracefully and leaves 
   assert.deepEqual(left(dir), []);
 });
 
+/** The launcher has become deno, which is yet to start: "run" is its first argument. */
+async function execed(daemon: Daemon): Promise<void> {
+  const line = `/proc/${daemon.pid}/cmdline`;
+  await until(async () => (await Deno.readTextFile(line)).split("\0")[1] === "run", "the exec");
+}
+
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+  Deno.test(`${signal} as soon as the runtime starts is a stop like any other`, {
+    ignore: ON_ORIGINAL,
+  }, async () => {
+    await using dir = TestDir.make();
+    const server = ["--nbd-server", "addr.type=unix,addr.path=nbd"];
+    const daemon = Daemon.spawn({ dir, args: server });
+    await execed(daemon);
+    daemon.kill(signal);
+    assert.deepEqual(await daemon.end(), { status: 0, signal: null, stdout: "", stderr: "" });
+    assert.deepEqual(left(dir), []);
+  });
+}
+
 /** A daemon whose requests take for ever. */
 async function stuck(): Promise<Daemon> {
   return await Daemon.start({
@@ -105,13 +125,13 @@ function mistaken(dir: TestDir): Promise<Daemon> {
     program,
     `
 import { runDaemon } from ${JSON.stringify(`file://${ROOT}/lib/daemon/mod.ts`)};
-import { LinuxSys } from ${JSON.stringify(`file://${ROOT}/lib/sys/mod.ts`)};
+import { HeldSignals, LinuxSys } from ${JSON.stringify(`file://${ROOT}/lib/sys/mod.ts`)};
 Deno.addSignalListener("SIGUSR1", () => {
   setTimeout(() => { throw new Error("thrown by mistake"); });
 });
 LinuxSys.prototype.accept = () => { throw new Error("found by mistake"); };
 Deno.addSignalListener("SIGUSR2", () => void Promise.reject(new Error("rejected by mistake")));
-await runDaemon();
+await runDaemon(new HeldSignals([]));
 `,
   );
   noisy(dir.file("disk.raw"), 4096);

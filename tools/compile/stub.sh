@@ -77,5 +77,13 @@ case $lib in *,*) lib=$(printf %s "$lib" | sed 's/,/,,/g') ;; esac
 DENO_DIR=$dir/cache
 DENO_NO_UPDATE_CHECK=1
 export DENO_DIR DENO_NO_UPDATE_CHECK
-exec "$dir/deno" run @FLAGS@ "$dir/lib/main.js" "$@"
+word=${1-}
+set -- "$dir/deno" run @FLAGS@ "$dir/lib/main.js" "$@"
+# A signal that asks the daemon to stop waits until there is a handler, where env can see to that (GNU coreutils
+# 8.31). Clients and commands for images are words; they just end.
+block='--block-signal=HUP,INT,TERM'
+case $word in
+  '' | -*) quietly env "$block" && exec env "$block" "$@" ;;
+esac
+exec "$@"
 exit 1
