@@ -21,6 +21,11 @@ import { SlowGuard } from "./guard.ts";
  */
 const INLINE_MAX = 512 * 1024;
 
+/** Whether preadv2 or pwritev2 answered so because the file system, or the kernel, does not know the flag, or the call. */
+function knowsNoFlags(rc: number): boolean {
+  return rc === -Errno.EOPNOTSUPP || rc === -Errno.EINVAL || rc === -Errno.ENOSYS;
+}
+
 /** The data path of one open file; survives reopening, since the descriptor keeps its number. */
 export class Transfer {
   /** Bytes in the file as last known; writes beyond it raise it. */
@@ -52,7 +57,7 @@ export class Transfer {
       this.counters.inline++;
       return;
     }
-    if (rc === -Errno.EOPNOTSUPP || rc === -Errno.EINVAL || rc === -Errno.ENOSYS) {
+    if (knowsNoFlags(rc)) {
       this.#nowaitReads = false;
       return this.#readPlainly(offset, iov);
     }
@@ -119,7 +124,7 @@ export class Transfer {
     let rc: number;
     if (this.#nowaitWrites) {
       rc = this.#sys.pwritev(this.fd, iov, offset, RWF.NOWAIT);
-      if (rc === -Errno.EOPNOTSUPP || rc === -Errno.EINVAL || rc === -Errno.ENOSYS) {
+      if (knowsNoFlags(rc)) {
         this.#nowaitWrites = false;
         rc = this.#writePlainly(offset, iov);
       }
