@@ -4,7 +4,8 @@ import { int, struct } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { blockCommands } from "./commands.ts";
 import { testGraph } from "./testing.ts";
-import { defineDriver, type DriverDefinition, type FormatInstance, Perm } from "./types.ts";
+import { defineDriver, type DriverDefinition } from "./driver_types.ts";
+import { type FormatInstance, Perm } from "./types.ts";
 
 /** A format without a file, above another image or not, that counts what it is asked. */
 function layers() {

@@ -10,7 +10,8 @@ import type { Context, Memory } from "../sys/mod.ts";
 import type { BlockBackend } from "./backend_types.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";
-import { type BlockStatus, type DriverDefinition, Perm, RequestFlag } from "./types.ts";
+import type { DriverDefinition } from "./driver_types.ts";
+import { type BlockStatus, Perm, RequestFlag } from "./types.ts";
 
 /** A disk to be tested: made anew for each test. */
 export interface ContractSubject {

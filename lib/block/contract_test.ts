@@ -1,7 +1,8 @@
 /** The contract on the memory driver, in every shape: it proves the seam, and the contract itself. */
 import { driverContract } from "./contract.ts";
 import { MemoryDisk, memoryDriver, testContext, windowDriver } from "./testing.ts";
-import type { DriverDefinition, Limits } from "./types.ts";
+import type { DriverDefinition } from "./driver_types.ts";
+import type { Limits } from "./types.ts";
 
 const shapes: Record<string, Partial<Limits>> = {
   "any alignment": {},

@@ -1,7 +1,8 @@
 /** What blockdev-create lends a driver: the nodes that its options speak of. */
 import type { Context } from "../sys/mod.ts";
 import type { BlockGraph } from "./graph.ts";
-import { type CreateContext, Perm } from "./types.ts";
+import type { CreateContext } from "./driver_types.ts";
+import { Perm } from "./types.ts";
 
 /** The context of one creation; `goOn` throws once it is cancelled. */
 export function creationOf(

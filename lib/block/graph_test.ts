@@ -4,7 +4,8 @@ import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { int, struct } from "../qmp/schema/core.ts";
 import { MAX_DEPTH } from "./depth.ts";
 import { ioError, MemoryDisk, testGraph } from "./testing.ts";
-import { defineDriver, type DriverDefinition, type IoInstance, Perm } from "./types.ts";
+import { defineDriver, type DriverDefinition } from "./driver_types.ts";
+import { type IoInstance, Perm } from "./types.ts";
 
 const writer = {
   describe: "an unnamed block device",

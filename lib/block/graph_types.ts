@@ -1,5 +1,6 @@
 /** What the block graph offers its users (exports, jobs, the monitor): the types around BlockGraph. */
-import type { BlockNodeInfo, DriverDefinition, DriverInstance, Limits } from "./types.ts";
+import type { DriverDefinition } from "./driver_types.ts";
+import type { BlockNodeInfo, DriverInstance, Limits } from "./types.ts";
 import type { Context } from "../sys/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 

@@ -20,7 +20,7 @@ import {
   resolveName,
   withoutFilePrefix,
 } from "./filenames.ts";
-import type { NamedChild } from "./types.ts";
+import type { NamedChild } from "./driver_types.ts";
 
 /** What a name may stand for. */
 export interface ImpliedPolicy {

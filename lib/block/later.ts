@@ -3,7 +3,7 @@
  * start nor keeps it in memory. See "What is loaded later" in docs/architecture.md.
  */
 import { assert } from "../base/mod.ts";
-import type { DriverDefinition } from "./types.ts";
+import type { DriverDefinition } from "./driver_types.ts";
 
 /** What has to be known of a driver before its code is there. */
 export interface KnownDriver<O> extends Pick<DriverDefinition<O>, "name" | "kind" | "options"> {

@@ -4,7 +4,8 @@ import { IoVec } from "../base/mod.ts";
 import { BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { struct } from "../qmp/schema/core.ts";
 import { ioError, MemoryDisk, testGraph } from "./testing.ts";
-import { defineDriver, type DriverDefinition, type FormatInstance, Perm } from "./types.ts";
+import { defineDriver, type DriverDefinition } from "./driver_types.ts";
+import { type FormatInstance, Perm } from "./types.ts";
 
 const user = {
   describe: "an unnamed block device",

@@ -1,5 +1,6 @@
 /** The block core: graph, seam, data engine. Drivers live in drivers/. */
 export * from "./types.ts";
+export * from "./driver_types.ts";
 export * from "./backend_types.ts";
 export type * from "./pages_types.ts";
 export * from "./graph_types.ts";

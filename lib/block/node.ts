@@ -14,11 +14,11 @@ import { dropPages, inPageCache } from "./pages.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
 import type { GraphThread } from "./thread_types.ts";
+import type { DriverDefinition } from "./driver_types.ts";
 import {
   type BlockStatus,
   type Child,
   type ChildRole,
-  type DriverDefinition,
   type DriverInstance,
   type ImageFacts,
   type IoInstance,

@@ -19,7 +19,8 @@ import { commonOptions, driverOptions, type Inheritance, inheritFrom } from "./o
 import type { PermissionPlan } from "./permission_update.ts";
 import { PROBE_LENGTH, probeFormat } from "./probe.ts";
 import type { Seam } from "./seam.ts";
-import type { Child, ChildRole, DriverInstance, NamedChild, OpenContext } from "./types.ts";
+import type { NamedChild, OpenContext } from "./driver_types.ts";
+import type { Child, ChildRole, DriverInstance } from "./types.ts";
 
 /** What opening needs of the graph. */
 export interface OpenGraph {

@@ -6,7 +6,8 @@ import { RequestEpochs } from "./epochs.ts";
 import type { FactsRound } from "./facts.ts";
 import type { BlockNode, CommonOptions } from "./node.ts";
 import { driverOptions } from "./options.ts";
-import type { Child, ChildRole, NamedChild, OpenContext } from "./types.ts";
+import type { NamedChild, OpenContext } from "./driver_types.ts";
+import type { Child, ChildRole } from "./types.ts";
 
 /** What this needs of the graph. */
 interface NodeGraph {

@@ -9,13 +9,8 @@ import { struct } from "../qmp/schema/core.ts";
 import { Errno } from "../sys/mod.ts";
 import type { FilePages } from "./pages_types.ts";
 import { ioError, testGraph } from "./testing.ts";
-import {
-  type Child,
-  defineDriver,
-  type DriverDefinition,
-  type FormatInstance,
-  Perm,
-} from "./types.ts";
+import { defineDriver, type DriverDefinition } from "./driver_types.ts";
+import { type Child, type FormatInstance, Perm } from "./types.ts";
 
 const SIZE = 8192;
 /** What the window writes as one. */

@@ -16,7 +16,8 @@ import { attach } from "./open.ts";
 import { NodeContext } from "./open_context.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
 import { preparePermissions } from "./permission_update.ts";
-import type { Child, ChildRole, NamedChild, ReopenChange } from "./types.ts";
+import type { NamedChild } from "./driver_types.ts";
+import type { Child, ChildRole, ReopenChange } from "./types.ts";
 
 /** A node that is reopened. */
 interface Item {

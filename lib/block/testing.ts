@@ -8,8 +8,10 @@ import type { Memory, Sys } from "../sys/mod.ts";
 import { type BlockdevOptionsValue, BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { driverRegistry } from "./graph_types.ts";
 import { BlockGraph } from "./graph.ts";
-import type { BlockStatus, DriverDefinition, IoInstance, Limits, OpenContext } from "./types.ts";
-import { defineDriver, RequestFlag } from "./types.ts";
+import type { DriverDefinition, OpenContext } from "./driver_types.ts";
+import type { BlockStatus, IoInstance, Limits } from "./types.ts";
+import { defineDriver } from "./driver_types.ts";
+import { RequestFlag } from "./types.ts";
 import { type TestContext, testContext } from "./testing_context.ts";
 
 export { type TestContext, testContext };

@@ -10,13 +10,11 @@ import type { Memory } from "../sys/types.ts";
 import { driverContract } from "./contract.ts";
 import { PlanRecord } from "./placement.ts";
 import { ioError, MemoryDisk, memoryDriver, testContext, testGraph } from "./testing.ts";
+import { defineDriver, type DriverDefinition, type OpenContext } from "./driver_types.ts";
 import {
   type Child,
-  defineDriver,
-  type DriverDefinition,
   type FormatInstance,
   type IoInstance,
-  type OpenContext,
   Perm,
   type Placement,
   type ReopenChange,

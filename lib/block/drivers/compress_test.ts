@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../../base/mod.ts";
 import { type BlockBackend, type DriverDefinition, Perm } from "../mod.ts";
-import { defineDriver, RequestFlag } from "../types.ts";
+import { defineDriver } from "../driver_types.ts";
+import { RequestFlag } from "../types.ts";
 import { MemoryDisk, type TestGraph, testGraph } from "../testing.ts";
 import { BlockdevRef } from "../../qmp/schema/blockdev.ts";
 import { struct } from "../../qmp/schema/core.ts";
