@@ -3,15 +3,14 @@ import { CommandError } from "../base/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import type { Context, SocketAddress, Timer, Watch } from "../sys/mod.ts";
 import {
+  adoptSocket,
   AF,
   EPOLL,
   Errno,
   errnoText,
-  F,
   keepAliveOf,
   type Listening,
   listenOn,
-  O,
   portOf,
   protocolOf,
   setKeepAlive,
@@ -315,12 +314,6 @@ function adoptConnected(context: Context, text: string): number {
   const { sys } = context;
   const fd = /^\d+$/.test(text) ? Number(text) : NaN;
   if (!(fd <= 0x7fffffff)) throw new CommandError(`Unable to parse FD number ${text}`);
-  const stat = sys.fstat(fd);
-  if (typeof stat === "number" || stat.kind !== "socket") {
-    throw new CommandError(`File descriptor '${text}' is not a socket`);
-  }
-  const flags = sys.fcntl(fd, F.GETFL, 0);
-  sys.fcntl(fd, F.SETFL, flags | O.NONBLOCK);
-  sys.fcntl(fd, F.SETFD, F.FD_CLOEXEC);
+  adoptSocket(sys, fd, text);
   return fd;
 }

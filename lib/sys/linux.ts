@@ -23,6 +23,7 @@ export class LinuxSys extends SocketSys implements Sys {
   readonly arch: Arch;
   readonly pid: number = Deno.pid;
   readonly descriptors: Map<string, number> = new Map();
+  readonly adopted: Set<number> = new Set();
   readonly pool: ThreadPool;
   readonly #cachestat: number;
   readonly #getrusage: number;
@@ -81,6 +82,11 @@ export class LinuxSys extends SocketSys implements Sys {
       this.#guards = Guards.open(this.libc, this.arch, this.scratch) ?? null;
     }
     return this.#guards;
+  }
+
+  override close(fd: number): number {
+    this.adopted.delete(fd);
+    return super.close(fd);
   }
 
   async resolve(host: string, port: number): Promise<SocketAddress[]> {

@@ -283,19 +283,34 @@ function descriptorOf(sys: Sys, text: string): number {
   return fd;
 }
 
-/** A socket that came with the process: it is made to listen, and its file is not ours to remove. */
-function adoptListening(sys: Sys, text: string, backlog: number): Listening {
-  const fd = descriptorOf(sys, text);
+/**
+ * Makes socket `fd`, which came with the process and was given as `text`, one of ours until it is closed. Throws
+ * CommandError where it is none, or somebody has it already: clients would meet the one or the other as it happens.
+ */
+export function adoptSocket(sys: Sys, fd: number, text: string): void {
   const stat = sys.fstat(fd);
   if (typeof stat === "number" || stat.kind !== "socket") {
     throw new CommandError(`File descriptor '${text}' is not a socket`);
+  }
+  if (sys.adopted?.has(fd)) {
+    throw new CommandError(
+      `File descriptor '${text}' is in use by another chardev, export or NBD server`,
+    );
   }
   let rc = sys.fcntl(fd, F.GETFL, 0);
   if (rc >= 0) rc = sys.fcntl(fd, F.SETFL, rc | O.NONBLOCK);
   if (rc >= 0) rc = sys.fcntl(fd, F.SETFD, F.FD_CLOEXEC);
   if (rc < 0) throw new CommandError(`Unable to use FD number ${text}: ${errnoText(-rc)}`);
+  sys.adopted?.add(fd);
+}
+
+/** A socket that came with the process: it is made to listen, and its file is not ours to remove. */
+function adoptListening(sys: Sys, text: string, backlog: number): Listening {
+  const fd = descriptorOf(sys, text);
+  adoptSocket(sys, fd, text);
   const listening = sys.listen(fd, backlog);
   if (listening < 0) {
+    sys.adopted?.delete(fd);
     throw new CommandError(`Failed to listen on fd socket: ${errnoText(-listening)}`);
   }
   return { fds: [fd], path: undefined, keepAlive: undefined };

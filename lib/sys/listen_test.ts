@@ -66,6 +66,9 @@ Deno.test("an inherited socket is named by a number or by its name, and must be 
     sys.descriptors!.set("web", fd);
     for (const str of ["web", `${fd}`, ` +${fd}`, `0${fd}`]) {
       assert.deepEqual((await listen(str)).fds, [fd]);
+      const message = `File descriptor '${str}' is in use by another chardev, export or NBD server`;
+      await assert.rejects(listen(str), { name: "CommandError", message });
+      sys.adopted!.delete(fd);
     }
     const wrong = {
       nobody: "Unable to parse FD number nobody",

@@ -19,6 +19,7 @@ export {
 } from "./inet.ts";
 export { IOV_MAX, SCM_MAX_FD } from "./layout.ts";
 export {
+  adoptSocket,
   closeListening,
   type KeepAlive,
   keepAliveOf,

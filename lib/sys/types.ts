@@ -177,6 +177,8 @@ export interface Sys extends FileCalls<number> {
   readonly threadId: number;
   /** Descriptors that the process was handed down under a name (systemd's LISTEN_FDNAMES), for `fd:` addresses. */
   readonly descriptors?: Map<string, number>;
+  /** Sockets that came with the process and have a user now, until they are closed. */
+  readonly adopted?: Set<number>;
   readonly arch: "x86_64" | "aarch64";
   umask(mask: number): number;
   chdir(path: string): number;

@@ -48,6 +48,36 @@ Deno.test({
   },
 });
 
+const servers = {
+  nbd: ["--nbd-server", "addr.type=fd,addr.str=7"],
+  chardev: ["--chardev", "socket,id=c,fd=7,server=on,wait=off"],
+  another: ["--chardev", "socket,id=d,fd=7,server=on,wait=off"],
+};
+
+for (
+  const [first, second] of [
+    [servers.nbd, servers.chardev],
+    [servers.chardev, servers.nbd],
+    [servers.chardev, servers.another],
+  ] as const
+) {
+  Deno.test({
+    name: `an inherited socket is one's only: ${first.join(" ")} before ${second.join(" ")}`,
+    // The original shares it: who accepts first has the client.
+    ignore: ON_ORIGINAL || lacks("interop/start", "python3"),
+    fn: async () => {
+      await using daemon = Daemon.spawn({
+        sockets: { 7: "handed" },
+        qmp: false,
+        args: [...first, ...second],
+      });
+      const { status, stderr } = await daemon.end();
+      const problem = "File descriptor '7' is in use by another chardev, export or NBD server";
+      assert.deepEqual([status, stderr], [1, `qsd: ${second.join(" ")}: ${problem}\n`]);
+    },
+  });
+}
+
 Deno.test("messages carry the name that the program was called by", async () => {
   await using dir = TestDir.make();
   Deno.symlinkSync(program(), dir.file("some-name"));
