@@ -5,6 +5,7 @@
  */
 import { alignDown, alignUp } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
+import { EntryHigh } from "./format.ts";
 import type { Image } from "./image.ts";
 import { AT_ONCE } from "./sent.ts";
 
@@ -50,6 +51,18 @@ export class Releases {
     }
     this.#pending.push(range);
     if (this.#pending.length >= MANY) this.image.commits.background();
+  }
+
+  /** As `add`, of what the entry at `at` of the map's view leads to. */
+  addEntry(at: number, reason: DiscardReason): void {
+    const { map, geometry: { externalData, clusterSize } } = this.image;
+    if ((map.cache.view.getUint32(at) & EntryHigh.compressed) !== 0) {
+      const { offset, length } = map.compressed(at);
+      if (!Number.isNaN(offset)) this.add(offset, length, reason);
+      return;
+    }
+    const host = map.host(at);
+    if (host !== 0 && !externalData) this.add(host, clusterSize, reason);
   }
 
   /** What the commit that begins now makes stable. */

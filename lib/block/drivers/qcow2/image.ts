@@ -27,11 +27,10 @@ import type {
   WritePlan,
 } from "../../mod.ts";
 import { Allocator } from "./allocate.ts";
-import type { Slot } from "./cache.ts";
 import { Commits } from "./commit.ts";
 import { CompressedSpace, writeCompressed } from "./compressed_write.ts";
 import { type DiscardReason, Releases } from "./discard.ts";
-import { EntryHigh, geometryOf } from "./format.ts";
+import { geometryOf } from "./format.ts";
 import { type Header, MAX_HEADER_BYTES, parseHeader } from "./header.ts";
 import { HeaderState } from "./header_state.ts";
 import { HeldClusters } from "./held.ts";
@@ -44,6 +43,7 @@ import { Planning } from "./planning.ts";
 import { Refcounts } from "./refcounts.ts";
 import { resize } from "./resize.ts";
 import { SentClusters, type SentState } from "./sent.ts";
+import { quiet, settle } from "./settle.ts";
 import { Snapshots } from "./snapshots.ts";
 import { L2Tables } from "./tables.ts";
 import { type Qcow2Traces, qcow2Traces } from "./traces.ts";
@@ -284,32 +284,6 @@ export class Image implements OpenedImage {
     if (dirty >= MANY_DIRTY || dirty * 2 > this.map.cache.capacity) this.commits.background();
   }
 
-  /** What the entry at `at` of the map's view leads to loses a reference, after the next commit. */
-  releaseEntry(at: number, reason: DiscardReason): void {
-    const { view } = this.map.cache;
-    if ((view.getUint32(at) & EntryHigh.compressed) !== 0) {
-      const { offset, length } = this.map.compressed(at);
-      if (!Number.isNaN(offset)) this.releases.add(offset, length, reason);
-      return;
-    }
-    const host = this.map.host(at);
-    if (host === 0 || this.geometry.externalData) return;
-    this.releases.add(host, this.geometry.clusterSize, reason);
-  }
-
-  /** The entry leads nowhere any more, not even to zeroes. */
-  clearEntry(slot: Slot, at: number): void {
-    const { view } = this.map.cache;
-    const words = this.geometry.l2EntrySize / 4;
-    let used = 0;
-    for (let i = 0; i < words; i++) used |= view.getUint32(at + i * 4);
-    if (used === 0) return;
-    this.releaseEntry(at, "other");
-    for (let i = 0; i < words; i++) view.setUint32(at + i * 4, 0);
-    this.map.changed(slot, at);
-    this.written();
-  }
-
   // --- Qcow2Image ---
 
   exclusive<T>(task: () => Promise<T>): Promise<T> {
@@ -413,14 +387,7 @@ export class Image implements OpenedImage {
   quiesce(): Promise<void> {
     this.#cleaner?.cancel();
     this.#cleaner = undefined;
-    return this.#still();
-  }
-  /** Waits until nothing is written in the background. What fails there is dirty still. */
-  async #still(): Promise<void> {
-    while (this.commits.running || this.releases.applying) {
-      await this.commits.ended();
-      await this.releases.idle();
-    }
+    return quiet(this);
   }
   resume(): void {
     const seconds = this.#options.cacheCleanInterval;
@@ -447,11 +414,10 @@ export class Image implements OpenedImage {
   }
 
   async configure(options: ImageOptions, readOnly: boolean): Promise<void> {
-    await this.#settle();
+    await settle(this, this.#header);
     await this.quiesce();
     const { table, tableOffset } = this.refcounts;
-    await this.map.cache.close();
-    await this.refcounts.cache.close();
+    await this.#closeCaches();
     this.#options = options;
     this.#readOnly = readOnly;
     this.sent.reopened();
@@ -464,12 +430,11 @@ export class Image implements OpenedImage {
   }
 
   inactivate(): Promise<void> {
-    return this.#settle();
+    return settle(this, this.#header);
   }
   async activate(): Promise<void> {
     await this.quiesce();
-    await this.map.cache.close();
-    await this.refcounts.cache.close();
+    await this.#closeCaches();
     const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
     const header = parseHeader(bytes);
     this.#header.header = await this.#parts.hooks.arrived?.(this, header) ?? header;
@@ -478,37 +443,20 @@ export class Image implements OpenedImage {
     await this.load();
   }
 
-  /** Everything is on disk, clusters given back included, and the dirty bit is gone. No request is in flight. */
-  async #settle(): Promise<void> {
-    await this.#header.settled();
-    // Giving clusters back changes counts, and a commit gives clusters back.
-    await this.#still();
-    if (this.#readOnly || this.#header.corrupt) return;
-    await this.commits.all();
-    const { end, grown } = this.allocator;
-    // The last cluster may have been written in part only; others expect all of it.
-    if (grown && end > this.file.size && this.header.l1Size > 0) await this.#fillUp(end);
-    await this.#header.markClean();
-  }
-  async #fillUp(end: number): Promise<void> {
-    try {
-      await this.file.truncate(end, { exact: false, preallocation: "off" });
-    } catch {
-      // What is missing reads as zeroes.
-    }
-  }
-
   async close(): Promise<void> {
     await this.quiesce();
     try {
-      await chain(this.#parts.hooks.beforeClose?.(this), () => this.#settle());
+      await chain(this.#parts.hooks.beforeClose?.(this), () => settle(this, this.#header));
     } catch (error) {
       this.context.log.error(`node '${this.nodeName}': closing the image: ${String(error)}`);
     }
-    await this.#still();
+    await quiet(this);
+    await this.#closeCaches();
+    this.codec.close();
+  }
+  async #closeCaches(): Promise<void> {
     await this.map.cache.close();
     await this.refcounts.cache.close();
-    this.codec.close();
   }
   async handOver(): Promise<HandedOver> {
     await this.close();

@@ -289,7 +289,7 @@ export class DataPlanner {
     const size = this.#clusterSize;
     const view = this.#view;
     const compressed = (view.getUint32(at) & EntryHigh.compressed) !== 0;
-    if (run.claimed) this.#image.releaseEntry(at, "other");
+    if (run.claimed) this.#image.releases.addEntry(at, "other");
     const host = run.host + i * size;
     if (this.#extended) {
       const guest = (run.cluster + i) * size;

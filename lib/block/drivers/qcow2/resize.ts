@@ -52,12 +52,25 @@ async function shrink(image: Image, size: number, old: number): Promise<void> {
     }
     const end = Math.min(alignUp(old, clusterSize), image.map.sliceEnd(slot!));
     for (; guest < end; guest += clusterSize) {
-      image.clearEntry(slot!, image.map.entryAt(slot!, guest));
+      clearEntry(image, slot!, image.map.entryAt(slot!, guest));
     }
   }
   dropTables(image, Math.ceil(size / l2Coverage));
   await image.commit();
   if (externalData) await image.data.truncate(size, { exact: false, preallocation: "off" });
+}
+
+/** The entry leads nowhere any more, not even to zeroes. */
+function clearEntry(image: Image, slot: Slot, at: number): void {
+  const { map, releases, geometry: { l2EntrySize } } = image;
+  const { view } = map.cache;
+  let used = 0;
+  for (let i = 0; i < l2EntrySize; i += 4) used |= view.getUint32(at + i);
+  if (used === 0) return;
+  releases.addEntry(at, "other");
+  for (let i = 0; i < l2EntrySize; i += 4) view.setUint32(at + i, 0);
+  map.changed(slot, at);
+  image.written();
 }
 
 /** L2 tables from L1 index `from` on map nothing any more. */
