@@ -3,6 +3,7 @@ import { Backend } from "./backend.ts";
 import { Section, withAncestors } from "./drain.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import type { BlockNode } from "./node.ts";
+import { addStatistics } from "./statistics.ts";
 
 /** Those of one context. */
 export class Attachments {
@@ -33,6 +34,7 @@ export class Attachments {
   unlink(backend: Backend): void {
     const { parents } = backend.node;
     parents.splice(parents.indexOf(backend), 1);
+    addStatistics(backend.node.counted, backend.statistics);
     this.#backends.delete(backend);
     for (const section of this.#sections) section.forget(backend);
   }

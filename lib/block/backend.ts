@@ -13,6 +13,7 @@ import { NodePages } from "./pages.ts";
 import type { BackendPages } from "./pages_types.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Seam } from "./seam.ts";
+import { noStatistics } from "./statistics.ts";
 import { chainDepth, chainStatus } from "./status.ts";
 import {
   type BlockStatus,
@@ -29,8 +30,6 @@ export interface BackendOwner {
   detach(backend: Backend): Promise<void>;
 }
 
-const counters = (): OperationStatistics => ({ operations: 0, bytes: 0, failed: 0 });
-
 /** A backend. Requests complete at once where the driver does; those that do not are on `requests`. */
 export class Backend implements BlockBackend {
   /** How it is called as a child of this user. */
@@ -40,12 +39,7 @@ export class Backend implements BlockBackend {
   shared: number;
   /** What it said that it needs and shares. */
   wanted: Readonly<Permissions>;
-  readonly statistics: BackendStatistics = {
-    read: counters(),
-    write: counters(),
-    flush: counters(),
-    discard: counters(),
-  };
+  readonly statistics: BackendStatistics = noStatistics();
   /** Requests that did not complete at once, oldest first. */
   readonly requests: Set<RequestInFlight> = new Set();
   #drained = 0;

@@ -62,7 +62,7 @@ export interface BlockBackend {
   idle(): Promise<void>;
   /** Waits for requests and lets go of the node. */
   detach(): Promise<void>;
-  /** Counters, as query-blockstats and metrics show them: operations, bytes, nanoseconds, failures. */
+  /** Counters since it was attached; query-blockstats shows those of a node's users together. */
   readonly statistics: BackendStatistics;
 }
 

@@ -16,6 +16,7 @@ import { bitmapInfo } from "./bitmaps/mod.ts";
 import { FactsRound } from "./facts.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { BlockNode } from "./node.ts";
+import type { Places } from "./places.ts";
 import { createInternalSnapshot, deleteInternalSnapshot, snapshotInfos } from "./snapshots.ts";
 import { type ImageFacts, type Limits, Perm } from "./types.ts";
 
@@ -63,7 +64,7 @@ export function blockCommands(graph: BlockGraph): Handlers<typeof blockCommandTa
       if (nodes !== true) return [];
       return await graph.steady(async () => {
         await graph.places.refresh();
-        return [...graph.nodes()].reverse().map(nodeStats);
+        return [...graph.nodes()].reverse().map((node) => nodeStats(graph, node));
       });
     },
     "block-set-write-threshold"({ "node-name": name, "write-threshold": threshold }) {
@@ -248,16 +249,20 @@ function backingDepth(node: BlockNode): number {
   return depth;
 }
 
-/** A node's own counters: requests are counted for users (QEMU's block backends), not for nodes. */
-function counters(node: BlockNode): Infer<typeof BlockDeviceStats> {
+/**
+ * What users of a node, exports above all, have asked of it, wherever they run. (In QEMU that stays with the users,
+ * which nothing shows.) Requests of the node's parents are those of their own users.
+ */
+function counters(places: Places, node: BlockNode): Infer<typeof BlockDeviceStats> {
+  const { read, write, flush, discard } = places.statistics(node);
   return {
-    rd_bytes: 0,
-    wr_bytes: 0,
-    unmap_bytes: 0,
-    rd_operations: 0,
-    wr_operations: 0,
-    flush_operations: 0,
-    unmap_operations: 0,
+    rd_bytes: read.bytes,
+    wr_bytes: write.bytes,
+    unmap_bytes: discard.bytes,
+    rd_operations: read.operations,
+    wr_operations: write.operations,
+    flush_operations: flush.operations,
+    unmap_operations: discard.operations,
     rd_total_time_ns: 0,
     wr_total_time_ns: 0,
     flush_total_time_ns: 0,
@@ -266,10 +271,10 @@ function counters(node: BlockNode): Infer<typeof BlockDeviceStats> {
     rd_merged: 0,
     wr_merged: 0,
     unmap_merged: 0,
-    failed_rd_operations: 0,
-    failed_wr_operations: 0,
-    failed_flush_operations: 0,
-    failed_unmap_operations: 0,
+    failed_rd_operations: read.failed,
+    failed_wr_operations: write.failed,
+    failed_flush_operations: flush.failed,
+    failed_unmap_operations: discard.failed,
     invalid_rd_operations: 0,
     invalid_wr_operations: 0,
     invalid_flush_operations: 0,
@@ -280,8 +285,8 @@ function counters(node: BlockNode): Infer<typeof BlockDeviceStats> {
   };
 }
 
-function nodeStats(node: BlockNode): BlockStatsValue {
-  const stats: BlockStatsValue = { "node-name": node.name, stats: counters(node) };
+function nodeStats(graph: BlockGraph, node: BlockNode): BlockStatsValue {
+  const stats: BlockStatsValue = { "node-name": node.name, stats: counters(graph.places, node) };
   const own = node.instance.statistics?.();
   if (own !== undefined) {
     stats["driver-specific"] = { driver: node.driver, ...own } as NonNullable<
@@ -289,9 +294,9 @@ function nodeStats(node: BlockNode): BlockStatsValue {
     >;
   }
   const primary = node.edge("file") ?? node.children.find((edge) => edge.role.includes("primary"));
-  if (primary !== undefined) stats.parent = nodeStats(primary.node);
+  if (primary !== undefined) stats.parent = nodeStats(graph, primary.node);
   const backing = backingOf(node);
-  if (backing !== undefined) stats.backing = nodeStats(backing);
+  if (backing !== undefined) stats.backing = nodeStats(graph, backing);
   return stats;
 }
 

@@ -68,7 +68,30 @@ Deno.test("query-blockstats lists nodes, oldest first, with their file", async (
   assert.deepEqual(stats.map((one) => one["node-name"]), ["f", "r"]);
   assert.equal(stats[1]!.parent!["node-name"], "f");
   assert.equal(stats[1]!.stats.wr_highest_offset, 1536);
-  await backend.detach();
+  await backend.read(0, IoVec.of(memory(1024).address, 1024));
+  await backend.flush();
+  await assert.rejects(async () => await backend.read(1e9, IoVec.of(memory(512).address, 512)));
+  // A user's requests stay with the node when it has gone; the next one's are added.
+  for (const writes of [1, 2]) {
+    const [below, node] = await commands["query-blockstats"]({ "query-nodes": true });
+    const { rd_bytes, rd_operations, wr_bytes, wr_operations, flush_operations } = node!.stats;
+    assert.deepEqual(
+      [rd_bytes, rd_operations, wr_bytes, wr_operations, flush_operations],
+      [1024, 1, 512 * writes, writes, 1],
+    );
+    assert.equal(node!.stats.failed_rd_operations, 1);
+    assert.equal(below!.stats.rd_operations, 0);
+    if (writes === 1) {
+      await backend.detach();
+      const next = await graph.backend("r", {
+        describe: "another",
+        needed: Perm.write,
+        shared: Perm.all,
+      });
+      await next.write(0, IoVec.of(memory(512).address, 512));
+      await next.detach();
+    }
+  }
   await graph.closeAll();
 });
 

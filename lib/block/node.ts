@@ -5,6 +5,7 @@
 import { alignUp, assert, type IoVec, type MaybePromise, SECTOR } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import type { Backend } from "./backend.ts";
+import type { BackendStatistics } from "./backend_types.ts";
 import type { BitmapList } from "./bitmaps/list.ts";
 import { FactsRound } from "./facts.ts";
 import type { NodeView, RequestInFlight } from "./graph_types.ts";
@@ -13,6 +14,7 @@ import { resolveLimits } from "./limits.ts";
 import { dropPages, inPageCache } from "./pages.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
+import { noStatistics } from "./statistics.ts";
 import type { GraphThread } from "./thread_types.ts";
 import type { DriverDefinition } from "./driver_types.ts";
 import {
@@ -78,6 +80,8 @@ export class BlockNode implements NodeView {
   shownThreshold: number | bigint = 0;
   /** End of the furthest write, bytes. */
   writeHighest = 0;
+  /** Requests of users that have gone; see `usersStatistics`. */
+  readonly counted: BackendStatistics = noStatistics();
   /** Takes any offset, length and address: the short way through the seam. */
   plain = false;
   /** The IOThread that it runs in; undefined: the main context. For the owner of the graph. */

@@ -10,6 +10,7 @@
 import { assert, CommandError } from "../base/mod.ts";
 import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
+import type { BackendStatistics } from "./backend_types.ts";
 import { type BitmapChange, bitmapStates, changeBitmap, type DirtyBitmap } from "./bitmaps/mod.ts";
 import { LostInstance } from "./forward.ts";
 import type { DrainedSection, RequestInFlight } from "./graph_types.ts";
@@ -18,6 +19,7 @@ import { type BlockNode, childrenFirst } from "./node.ts";
 import type { OpenGraph } from "./open.ts";
 import { factsOf, flatOptions } from "./replica.ts";
 import { ServedNodes } from "./serve_node.ts";
+import { addStatistics, noStatistics, usersStatistics } from "./statistics.ts";
 import { ThreadNodes } from "./thread_nodes.ts";
 import type {
   GraphThread,
@@ -43,6 +45,8 @@ export class Places {
   #lastHold = 0;
   /** Requests in threads, as of the last `refresh`. */
   #requests: readonly RequestInFlight[] = [];
+  /** What users in threads have asked of nodes, as of the last `refresh`. */
+  #statistics: ReadonlyMap<BlockNode, BackendStatistics> = new Map();
 
   constructor(graph: PlacedGraph) {
     this.#graph = graph;
@@ -143,6 +147,7 @@ export class Places {
   /** Asks threads for what only they know: counters, thresholds, requests in flight. */
   async refresh(): Promise<void> {
     const requests: RequestInFlight[] = [];
+    const away = new Map<BlockNode, BackendStatistics>();
     await this.#all(this.#threads.keys(), async (thread) => {
       const report = await thread.call("report");
       requests.push(...report.requests);
@@ -153,8 +158,16 @@ export class Places {
         node.writeHighest = one.writeHighest;
         node.shownThreshold = one.writeThreshold;
       }
+      for (const { node: name, statistics } of report.users) {
+        const node = this.#graph.find(name);
+        if (node === undefined) continue;
+        const total = away.get(node) ?? noStatistics();
+        addStatistics(total, statistics);
+        away.set(node, total);
+      }
     });
     this.#requests = requests;
+    this.#statistics = away;
   }
 
   /** Sets a node's write threshold where it runs. */
@@ -177,6 +190,14 @@ export class Places {
     if (node.place === undefined) return changeBitmap(list, bitmap, change);
     await node.place.call("changeBitmap", node.name, bitmap.name, change);
     if (change.op === "record") list.setRecording(bitmap, change.recording);
+  }
+
+  /** What users of `node` have asked of it, those in threads as of the last `refresh`. */
+  statistics(node: BlockNode): BackendStatistics {
+    const total = usersStatistics(node);
+    const away = this.#statistics.get(node);
+    if (away !== undefined) addStatistics(total, away);
+    return total;
   }
 
   /** Requests of users in threads, as of the last `refresh`. */
@@ -319,6 +340,7 @@ export class Places {
     const { place } = node;
     if (place === undefined) return await closeForNow(this.#graph, node);
     const record = await place.call("release", node.name);
+    if (record.counted !== undefined) addStatistics(node.counted, record.counted);
     this.#threads.get(place)?.released(node);
     return record;
   }

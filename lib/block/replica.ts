@@ -28,6 +28,7 @@ import { driverOptions } from "./options.ts";
 import { type InternalSnapshot, serveSnapshots, type SnapshotRequest } from "./snapshots.ts";
 import { Seam } from "./seam.ts";
 import { ServedNodes } from "./serve_node.ts";
+import { resetStatistics, usersStatistics } from "./statistics.ts";
 import type {
   ForwardSpec,
   NodeRecord,
@@ -123,6 +124,8 @@ export class ReplicaGraph implements ReplicaCalls {
     const record = await closeForNow(this, node);
     node.bitmaps = undefined;
     for (const edge of [...node.children]) unlink(edge);
+    record.counted = structuredClone(node.counted);
+    resetStatistics(node.counted);
     this.#forgetUnused(node);
     return record;
   }
@@ -252,6 +255,10 @@ export class ReplicaGraph implements ReplicaCalls {
         writeHighest: node.writeHighest,
         writeThreshold: node.writeThreshold,
         statistics: node.instance.statistics?.(),
+      })),
+      users: [...this.#nodes.values()].map((node) => ({
+        node: node.name,
+        statistics: usersStatistics(node),
       })),
       requests: this.#users.requests,
     };

@@ -4,6 +4,7 @@
  */
 import type { MaybePromise } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
+import type { BackendStatistics } from "./backend_types.ts";
 import type { BitmapChange, BitmapState } from "./bitmaps/mod.ts";
 import type { NodeChannel, NodeFacts } from "./forward.ts";
 import type { RequestInFlight } from "./graph_types.ts";
@@ -17,6 +18,8 @@ export interface NodeRecord {
   handedOver: HandedOver | undefined;
   writeThreshold: number | bigint;
   writeHighest: number;
+  /** Requests of users that have gone from the thread where it was. */
+  counted?: BackendStatistics;
 }
 
 /** A child of a node that is to be opened. */
@@ -78,6 +81,8 @@ export interface NodeReport {
 /** What a thread knows, for status. */
 export interface ThreadReport {
   readonly nodes: readonly NodeReport[];
+  /** What users there have asked of nodes, wherever these live. */
+  readonly users: readonly { readonly node: string; readonly statistics: BackendStatistics }[];
   readonly requests: readonly RequestInFlight[];
 }
 

@@ -216,12 +216,16 @@ Deno.test({
     });
     const stats = await qmp.execute("query-blockstats", { "query-nodes": true }) as {
       "node-name": string;
-      stats: { wr_highest_offset: number };
+      stats: { wr_highest_offset: number; wr_operations: number };
       "driver-specific"?: { driver: string };
     }[];
     const file = stats.find((one) => one["node-name"] === "f");
     assert.equal(file!.stats.wr_highest_offset, MIB + 65536);
     assert.equal(file!["driver-specific"]!.driver, "file");
+    const writes = async () =>
+      (await qmp.execute("query-blockstats", { "query-nodes": true }) as typeof stats)
+        .find((one) => one["node-name"] === "n")!.stats.wr_operations;
+    assert.equal(await writes(), 2);
     await qmp.execute("blockdev-reopen", {
       options: [{
         driver: "file",
@@ -239,6 +243,11 @@ Deno.test({
       "Cannot change the option 'filename'",
     );
     assert.equal(await placeOf(daemon, "f"), "t0");
+    // Counters are the node's, wherever it was when they were counted.
+    assert.equal(await writes(), 3);
+    await qmp.execute("block-export-del", { id: "e", mode: "hard" });
+    await qmp.event("BLOCK_EXPORT_DELETED");
+    assert.equal(await writes(), 3);
     assert.equal((await daemon.stop()).status, 0);
   },
 });

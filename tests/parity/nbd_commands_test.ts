@@ -203,6 +203,9 @@ const file: Case = {
 const write = (at: string): Step => ({
   tool: ["qemu-io", "-f", "raw", "-c", `write -q ${at} 4k`, "nbd+unix:///f?socket=nbd"],
 });
+/** What two writes are to the counters: qemu-io flushes when it ends. */
+const WRITTEN = { wr_operations: 2, wr_bytes: 8192, flush_operations: 2 };
+
 parity("events and statistics of a written export", [
   {
     ...file,
@@ -228,6 +231,17 @@ parity("events and statistics of a written export", [
       execute: "query-blockstats",
       arguments: { "query-nodes": true },
     }],
+    differs: {
+      reason: "`query-blockstats` counts what exports and jobs have asked of a node",
+      expect: (theirs) => {
+        const steps = structuredClone(theirs.steps);
+        const { return: [{ stats }] } = steps.at(-1) as {
+          return: [{ stats: Record<string, unknown> }];
+        };
+        Object.assign(stats, WRITTEN);
+        return { ...theirs, steps };
+      },
+    },
   },
   {
     ...file,
