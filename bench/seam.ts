@@ -1,8 +1,14 @@
 /** What the block core itself costs: nanoseconds a request from a backend to a driver that does nothing. */
 import { IoVec } from "../lib/base/mod.ts";
-import { BlockGraph, driverRegistry, type IoInstance, Perm } from "../lib/block/mod.ts";
+import {
+  BlockGraph,
+  defineDriver,
+  type DriverDefinition,
+  driverRegistry,
+  type IoInstance,
+  Perm,
+} from "../lib/block/mod.ts";
 import { testContext, windowDriver } from "../lib/block/testing.ts";
-import { defineDriver, type DriverDefinition } from "../lib/block/types.ts";
 import { struct } from "../lib/qmp/schema/core.ts";
 
 class Nothing implements IoInstance {
