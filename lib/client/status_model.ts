@@ -121,6 +121,8 @@ function ownModel(own: JsonObject): Omit<StatusModel, "jobs"> {
         peer: text(client["peer"]),
         export: maybe(client["export"]),
         counters: countersOf(client["counters"]),
+        unsent: count(client["unsent"]),
+        stalled: real(client["stalled"]),
       }))
       : [],
     iothreads: list(own["iothreads"]).map((thread) => ({

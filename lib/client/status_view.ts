@@ -63,6 +63,9 @@ export interface ClientStatus {
   readonly peer: string;
   readonly export: string | undefined;
   readonly counters: CounterStatus | undefined;
+  /** Bytes of replies that it has not taken, and for how many seconds it has taken none. */
+  readonly unsent: number;
+  readonly stalled: number;
 }
 
 /** A job of query-jobs. */
@@ -101,6 +104,8 @@ export interface StatusModel {
 const MAX_REQUESTS = 10;
 /** Columns of a progress bar. */
 const BAR = 20;
+/** A client that has taken nothing for so long is told of, in seconds. */
+const STALLED = 1;
 
 /** The lines, none wider than `width` columns, without control characters. */
 export function statusLines(model: StatusModel, width: number): string[] {
@@ -162,6 +167,12 @@ function counterText(counters: CounterStatus | undefined): string {
   return parts.join(", ");
 }
 
+/** What waits for a client; that it has just not taken all yet is nothing to be told. */
+function unsentText({ unsent, stalled }: ClientStatus): string {
+  if (unsent === 0 || stalled < STALLED) return "";
+  return `, takes nothing for ${humanTime(stalled)} (${humanSize(unsent)} waiting)`;
+}
+
 function exportLines({ exports, clients, addresses }: StatusModel): string[] {
   const rows: string[][] = [];
   for (const address of addresses) rows.push([`NBD server on ${address}`]);
@@ -182,7 +193,7 @@ function exportLines({ exports, clients, addresses }: StatusModel): string[] {
     const mine = clients?.filter((client) => one.type === "nbd" && client.export === one.name) ??
       [];
     for (const client of mine) {
-      rows.push([`└─ ${client.peer}`, "", "", counterText(client.counters)]);
+      rows.push([`└─ ${client.peer}`, "", "", counterText(client.counters) + unsentText(client)]);
     }
   }
   for (const client of clients ?? []) {

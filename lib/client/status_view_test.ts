@@ -43,11 +43,11 @@ const model: StatusModel = {
   }],
   iothreads: [{ id: "t", pollMax: 32768e-9, turns: 5, parks: 2 }],
   addresses: ["unix:nbd"],
-  clients: [{ peer: "client 1", export: "disk", counters }, {
-    peer: "client 2",
-    export: undefined,
-    counters: undefined,
-  }],
+  clients: [
+    { peer: "client 1", export: "disk", counters, unsent: 4096, stalled: 0.4 },
+    { peer: "client 2", export: undefined, counters: undefined, unsent: 0, stalled: 0 },
+    { peer: "client 3", export: "disk", counters, unsent: 131072, stalled: 245 },
+  ],
   jobs: [{ id: "j", type: "create", status: "running", current: 1, total: 4, error: undefined }],
   requests: Array.from({ length: 12 }, (_, i) => ({
     op: "read",
@@ -73,6 +73,13 @@ Deno.test("status shows the tree, clients below their export, jobs and requests"
   assert.match(text, /NBD server on unix:nbd\n {2}e +nbd as "disk" +node top +3 requests, .* 2 in/);
   assert.match(text, /└─ client 1 .*1 errors/);
   assert.match(text, /client 2: negotiating/);
+  assert.deepEqual(
+    text.match(/client \d.* takes nothing for .*/g)?.map((line) => line.slice(0, 8)),
+    [
+      "client 3",
+    ],
+  );
+  assert.match(text, /takes nothing for 4 min 05 s \(128 KiB waiting\)\n/);
   assert.match(text, /v +vhost-user-blk +node f, iothread t\n {2}└─ unix:v.sock: a front-end is/);
   assert.match(text, /IOThreads\n {2}t {2}polls up to 33 µs {2}5 turns {2}slept 2 times\n/);
   assert.match(text, /\[#####-{15}\] {2}25 %/);

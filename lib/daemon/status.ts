@@ -126,10 +126,12 @@ function exportsOf({ exports, nbd }: StatusParts): XQsdStatusValue["exports"] {
 function serverOf({ server }: NbdControl): Pick<XQsdStatusValue, "nbd-server"> {
   if (server === undefined) return {};
   const addresses = server.localAddresses().flatMap((address) => addressText(address) ?? []);
-  const clients = server.clients().map(({ peer, export: name, counters }) => ({
+  const clients = server.clients().map(({ peer, export: name, counters, unsent }) => ({
     peer,
     ...(name === undefined ? {} : { export: name }),
     ...(counters === undefined ? {} : { counters: countersFrom({ ...counters }) }),
+    unsent: unsent.bytes,
+    stalled: unsent.stalledNs / 1e9,
   }));
   return { "nbd-server": { addresses, clients } };
 }

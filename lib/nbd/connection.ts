@@ -6,7 +6,7 @@
  * replies is not read from any more, and holds back nobody else; a turn has a budget.
  */
 import type { Context, TracePoint } from "../sys/mod.ts";
-import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
+import type { Counters, ExportDirectory, NbdExport, Unsent } from "./export.ts";
 import { Input } from "./input.ts";
 import {
   MAX_OPTION_DATA,
@@ -141,6 +141,11 @@ export class Connection {
   /** What this client did, once transmission has begun. */
   get counters(): Counters | undefined {
     return this.#executor?.counters;
+  }
+
+  /** What waits for this client. */
+  get unsent(): Unsent {
+    return { bytes: this.#output.pending, stalledNs: this.#output.stalledNs };
   }
 
   /** Hangs up: what is in flight finishes, its replies are sent as far as the client takes them at once. */

@@ -69,6 +69,16 @@ export class Counters {
   }
 }
 
+/** Replies that a client has not taken yet. */
+export interface Unsent {
+  readonly bytes: number;
+  /** For how long it has taken none, in nanoseconds. */
+  readonly stalledNs: number;
+}
+
+/** Nothing waits for the client. */
+export const NOTHING_UNSENT: Unsent = { bytes: 0, stalledNs: 0 };
+
 /** An export as connections see it. */
 export class NbdExport {
   readonly name: string;

@@ -8,7 +8,7 @@
  * held while the client is slow; what cannot be sent so any more is read when its turn comes.
  */
 import { alignUp, assert, IoVec, type MaybePromise } from "../base/mod.ts";
-import { type BufferPool, Errno } from "../sys/mod.ts";
+import { type BufferPool, Errno, now } from "../sys/mod.ts";
 import { Slab } from "./slab.ts";
 import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
 
@@ -69,6 +69,8 @@ export class Output {
   /** What is to be sent next is being read: the client taking more does not help. */
   fetching = false;
 
+  /** When the client last took something, or, before it has, was offered it: while something is pending. */
+  #taken = 0;
   readonly #pool: BufferPool;
   readonly #transport: Transport;
   readonly #iov = new IoVec();
@@ -197,8 +199,14 @@ export class Output {
     this.#segments.push(segment);
   }
 
+  /** How long the client has taken nothing of what is pending, in nanoseconds; 0 while there is nothing for it to take. */
+  get stalledNs(): number {
+    return this.pending === 0 || this.fetching ? 0 : now() - this.#taken;
+  }
+
   /** Sends what can be sent now. Afterwards `pending` is what could not, `broken` says if it never can. */
   flush(): void {
+    const before = this.pending;
     let left = FLUSH_BYTES;
     while (this.pending > 0 && left > 0 && !this.fetching) {
       const first = this.#segments[0]!;
@@ -211,6 +219,11 @@ export class Output {
       this.#advance(sent);
       if (sent < wanted) break;
     }
+    if (this.pending === 0) {
+      this.#taken = 0;
+      return;
+    }
+    if (this.pending < before || this.#taken === 0 || this.fetching) this.#taken = now();
     for (const segment of this.#segments) segment.fresh = false;
   }
 

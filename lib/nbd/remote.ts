@@ -1,7 +1,14 @@
 /** NBD clients that are served in an IOThread, as the server in the main context sees them. */
 import type { ExportSurroundings } from "../export/mod.ts";
 import type { IoThread, RemotePart } from "../thread/mod.ts";
-import { Counters, type ExportedBitmap, type NbdExport, type NbdExportOptions } from "./export.ts";
+import {
+  Counters,
+  type ExportedBitmap,
+  type NbdExport,
+  type NbdExportOptions,
+  NOTHING_UNSENT,
+  type Unsent,
+} from "./export.ts";
 import type {
   ClientCounters,
   ClientHandOver,
@@ -15,6 +22,7 @@ export interface NbdClient {
   /** The export in use, once transmission has begun. */
   readonly target: NbdExport | undefined;
   readonly counters: Counters | undefined;
+  readonly unsent: Unsent;
   /** Hangs up. */
   shutdown(): void;
 }
@@ -22,6 +30,8 @@ export interface NbdClient {
 /** A client that has moved to a thread. */
 export class RemoteClient implements NbdClient {
   readonly counters: Counters = new Counters();
+  /** As of the last `refresh`. */
+  unsent: Unsent = NOTHING_UNSENT;
   part: RemotePart | undefined;
   #hangUp = false;
 
@@ -163,7 +173,12 @@ export class RemoteExport {
     for (const { part, clients } of this.#places.values()) {
       try {
         const counters = await (await part).call("counters", undefined) as ClientCounters;
-        for (const [number, one] of counters) clients.get(number)?.update(one);
+        for (const [number, one, unsent] of counters) {
+          const client = clients.get(number);
+          if (client === undefined) continue;
+          client.update(one);
+          client.unsent = unsent;
+        }
       } catch {
         // It is about to go.
       }

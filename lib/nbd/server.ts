@@ -20,7 +20,7 @@ import {
 import { addressText } from "../export/mod.ts";
 import type { SocketAddressValue } from "../qmp/schema/sockets.ts";
 import { Connection, type ConnectionHost, type ConnectionTraces } from "./connection.ts";
-import type { Counters, ExportDirectory, NbdExport } from "./export.ts";
+import type { Counters, ExportDirectory, NbdExport, Unsent } from "./export.ts";
 import type { Negotiated } from "./negotiate.ts";
 import type { NbdClient, RemoteClient, RemoteHost } from "./remote.ts";
 import { connectionTraces } from "./traces.ts";
@@ -57,6 +57,7 @@ export interface ClientStatus {
   /** Name of the export, once chosen. */
   readonly export: string | undefined;
   readonly counters: Readonly<Counters> | undefined;
+  readonly unsent: Unsent;
 }
 
 /** A running server. */
@@ -121,10 +122,11 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
 
   /** Clients, for status. */
   clients(): ClientStatus[] {
-    return [...this.#connections].map(({ peer, target, counters }) => ({
+    return [...this.#connections].map(({ peer, target, counters, unsent }) => ({
       peer,
       export: target?.name,
       counters,
+      unsent,
     }));
   }
 

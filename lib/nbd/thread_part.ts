@@ -13,6 +13,7 @@ import {
   type ExportedBitmap,
   NbdExport,
   type NbdExportOptions,
+  type Unsent,
 } from "./export.ts";
 import { connectionTraces } from "./traces.ts";
 import { SocketTransport } from "./transport.ts";
@@ -46,7 +47,11 @@ export type PlainCounters = Pick<
 >;
 
 /** What there is to know of each client, by number. */
-export type ClientCounters = readonly (readonly [client: number, counters: PlainCounters])[];
+export type ClientCounters = readonly (readonly [
+  client: number,
+  counters: PlainCounters,
+  unsent: Unsent,
+])[];
 
 /** The counters alone, to be posted. */
 export function plainCounters(counters: PlainCounters): PlainCounters {
@@ -149,8 +154,8 @@ class NbdThreadPart implements ThreadPart, ConnectionHost {
   }
 
   #counters(): ClientCounters {
-    return [...this.#clients].flatMap(([{ counters }, client]) =>
-      counters === undefined ? [] : [[client, plainCounters(counters)] as const]
+    return [...this.#clients].flatMap(([{ counters, unsent }, client]) =>
+      counters === undefined ? [] : [[client, plainCounters(counters), unsent] as const]
     );
   }
 

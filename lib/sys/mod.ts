@@ -35,6 +35,7 @@ export { LinuxSys } from "./linux.ts";
 export { localTime } from "./local_time.ts";
 export * from "./log.ts";
 export { Pace } from "./pace.ts";
+export { now } from "./now.ts";
 export { knowsNoSplice } from "./pipes.ts";
 export {
   type AsyncIo,

@@ -14,6 +14,8 @@ export interface ServeOptions {
   readonly exported?: string;
   /** More options of the server, as ",max-connections=2". */
   readonly server?: string;
+  /** The export runs in an IOThread of this name, which is made. */
+  readonly iothread?: string;
   /** More words of the command line. */
   readonly args?: readonly string[];
   readonly start?: Partial<StartOptions>;
@@ -21,7 +23,9 @@ export interface ServeOptions {
 
 /** The words of the command line that serve an image as export `disk`. */
 export function serveArgs(options: ServeOptions = {}): string[] {
+  const { iothread } = options;
   return [
+    ...(iothread === undefined ? [] : ["--object", `iothread,id=${iothread}`]),
     "--blockdev",
     `driver=file,node-name=disk,filename=${options.file ?? "disk.raw"}${options.node ?? ""}`,
     "--nbd-server",
@@ -29,7 +33,7 @@ export function serveArgs(options: ServeOptions = {}): string[] {
     "--export",
     `type=nbd,id=e0,node-name=disk,writable=${options.writable ?? true ? "on" : "off"}${
       options.exported ?? ""
-    }`,
+    }${iothread === undefined ? "" : `,iothread=${iothread}`}`,
     ...(options.args ?? []),
   ];
 }

@@ -35,6 +35,29 @@ Deno.test("a client that never reads its replies holds back nobody, and its memo
   await target.finish();
 });
 
+for (const [where, options] of [["", {}], [" in an IOThread", { iothread: "t" }]] as const) {
+  Deno.test(`status tells what a client${where} does not take, and since when`, {
+    ignore: ON_ORIGINAL,
+  }, async () => {
+    await using target = await Target.start(options);
+    using _idle = await target.attach();
+    using _stalled = await neverReads(target);
+    const clients = async () => {
+      const status = await target.daemon.qmp.execute("x-qsd-status") as {
+        "nbd-server": { clients: { unsent: number; stalled: number }[] };
+      };
+      return status["nbd-server"].clients;
+    };
+    await until(async () => (await clients())[1]!.stalled > 0.3, "the client to be called stalled");
+    const [idle, stalled] = await clients();
+    assert.deepEqual([idle!.unsent, idle!.stalled], [0, 0]);
+    assert.ok(stalled!.unsent > 65536, `${stalled!.unsent} bytes unsent`);
+    const later = (await clients())[1]!;
+    assert.equal(later.unsent, stalled!.unsent);
+    assert.ok(later.stalled > stalled!.stalled);
+  });
+}
+
 Deno.test("a client that stops in the middle of a payload holds back nobody", async () => {
   await using target = await Target.start();
   using stalled = await target.attach();

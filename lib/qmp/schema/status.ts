@@ -43,11 +43,16 @@ export const XQsdCounters = struct("XQsdCounters", {
   "in-flight": int,
 });
 
-/** A client of an export; without `export` it has not chosen one yet. */
+/**
+ * A client of an export; without `export` it has not chosen one yet. `unsent`: bytes of replies that it has not taken
+ * yet; `stalled`: for how many seconds it has taken none of them.
+ */
 export const XQsdClient = struct("XQsdClient", {
   peer: str,
   export: opt(str),
   counters: opt(XQsdCounters),
+  unsent: int,
+  stalled: number,
 });
 
 /** An export. `name` is what NBD clients ask for; `address` where an export listens by itself. */
