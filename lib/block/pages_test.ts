@@ -3,14 +3,16 @@
  * leave behind.
  */
 import assert from "node:assert/strict";
-import { BlockError } from "../base/mod.ts";
+import { BlockError, type MaybePromise } from "../base/mod.ts";
 import { BlockdevRef } from "../qmp/schema/blockdev.ts";
 import { struct } from "../qmp/schema/core.ts";
 import { Errno } from "../sys/mod.ts";
+import type { BlockBackend } from "./backend_types.ts";
+import type { BlockGraph } from "./graph.ts";
 import type { FilePages } from "./pages_types.ts";
 import { ioError, testGraph } from "./testing.ts";
-import { defineDriver, type DriverDefinition } from "./driver_types.ts";
-import { type Child, type FormatInstance, Perm } from "./types.ts";
+import { defineDriver, type DriverDefinition, type OpenContext } from "./driver_types.ts";
+import { type Child, type FormatInstance, type IoInstance, Perm } from "./types.ts";
 
 const SIZE = 8192;
 /** What the window writes as one. */
@@ -28,6 +30,44 @@ function filePages(own: Partial<FilePages>): FilePages {
   };
 }
 
+/** A file that does nothing but what `own` and `more` say. */
+function pagedFile(
+  name: string,
+  own: Partial<FilePages>,
+  more: Partial<IoInstance> = {},
+): DriverDefinition<never> {
+  return defineDriver({
+    name,
+    kind: "protocol",
+    options: struct("BlockdevOptionsPaged", {}),
+    open: () => ({ kind: "io", size: SIZE, read() {}, pages: filePages(own), close() {}, ...more }),
+  }) as DriverDefinition<never>;
+}
+
+/** A format over the child "file". */
+function format(
+  name: string,
+  make: (
+    file: Child,
+    open: OpenContext,
+  ) => MaybePromise<Omit<FormatInstance, "kind" | "close">>,
+): DriverDefinition<never> {
+  return defineDriver({
+    name,
+    kind: "format",
+    options: struct("BlockdevOptionsFormat", { file: BlockdevRef }),
+    async open(open): Promise<FormatInstance> {
+      const made = await make(await open.child("file", { role: ["data"] }), open);
+      return Object.assign(made, { kind: "format" as const, close() {} });
+    },
+  }) as DriverDefinition<never>;
+}
+
+/** A user of the node `name`. */
+function user(graph: BlockGraph, name: string, needed: number): Promise<BlockBackend> {
+  return graph.backend(name, { describe: "an unnamed block device", needed, shared: Perm.all });
+}
+
 /** A graph of "f", which takes pipes unless told otherwise, and "w", a window of all but its first 512 bytes. */
 async function setUp(common: Record<string, unknown> = {}, needed: number = Perm.write) {
   const state = {
@@ -39,56 +79,33 @@ async function setUp(common: Record<string, unknown> = {}, needed: number = Perm
     reserve: undefined as FormatInstance["reserve"] | undefined,
   };
   const log: string[] = [];
-  const file = defineDriver({
-    name: "file",
-    kind: "protocol",
-    options: struct("BlockdevOptionsPiped", {}),
-    open: () => ({
-      kind: "io",
-      size: SIZE,
-      read() {},
-      write: (offset, iov) => void log.push(`${iov.total} at ${offset}`),
-      flush: () => void log.push("flush"),
-      pages: filePages({
-        pipeUnit: () => state.takes ? 1 : 0,
-        writeFromPipe(offset, pipe, length) {
-          log.push(`${length} at ${offset} of pipe ${pipe}`);
-          return state.result(length);
-        },
-      }),
-      close() {},
-    }),
-  }) as DriverDefinition<never>;
-  const window = defineDriver({
-    name: "part",
-    kind: "format",
-    options: struct("BlockdevOptionsPart", { file: BlockdevRef }),
-    async open(open): Promise<FormatInstance> {
-      const child = await open.child("file", { role: ["data"] });
-      return {
-        kind: "format",
-        size: SIZE - 512,
-        limits: { writeZeroesAlignment: UNIT },
-        get pipesTo() {
-          return state.pipes ? child : undefined;
-        },
-        locate: (start, length, out) =>
-          state.located
-            ? out.inChild(child, start + 512, length)
-            : out.unallocated(undefined, length),
-        reserve(start, length, plan, intent, flags) {
-          if (state.reserve === undefined) return plan.inChild(child, start + 512, length);
-          return state.reserve.call(child as never, start, length, plan, intent, flags);
-        },
-        close() {},
-      };
+  const file = pagedFile("file", {
+    pipeUnit: () => state.takes ? 1 : 0,
+    writeFromPipe(offset, pipe, length) {
+      log.push(`${length} at ${offset} of pipe ${pipe}`);
+      return state.result(length);
     },
-  }) as DriverDefinition<never>;
+  }, {
+    write: (offset, iov) => void log.push(`${iov.total} at ${offset}`),
+    flush: () => void log.push("flush"),
+  });
+  const window = format("part", (child) => ({
+    size: SIZE - 512,
+    limits: { writeZeroesAlignment: UNIT },
+    get pipesTo() {
+      return state.pipes ? child : undefined;
+    },
+    locate: (start, length, out) =>
+      state.located ? out.inChild(child, start + 512, length) : out.unallocated(undefined, length),
+    reserve(start, length, plan) {
+      if (state.reserve === undefined) return plan.inChild(child, start + 512, length);
+      return state.reserve.call(child as never, start, length, plan);
+    },
+  }));
   const made = testGraph({}, [file, window]);
   await made.add({ driver: "file", "node-name": "f" });
   await made.add({ driver: "part", "node-name": "w", file: "f", ...common } as never);
-  const options = { describe: "an unnamed block device", needed, shared: Perm.all };
-  const backend = await made.graph.backend("w", options);
+  const backend = await user(made.graph, "w", needed);
   const end = async () => {
     await backend.detach();
     await made.graph.closeAll();
@@ -250,62 +267,39 @@ Deno.test("a file that fails: what left the pipe for a place that is given up is
 });
 
 Deno.test("only a range that one file holds, and that is known at once, is located in the file", async () => {
-  const pages = defineDriver({
-    name: "pages",
-    kind: "protocol",
-    options: struct("BlockdevOptionsPages", {}),
-    open: () => ({
-      kind: "io",
-      size: 4096,
-      read() {},
-      pages: filePages({
-        locate(offset, _length, _known, out) {
-          out.fd = 7;
-          out.offset = offset;
-          return true;
-        },
-      }),
-      close() {},
-    }),
-  }) as DriverDefinition<unknown>;
-  const late = Promise.withResolvers<void>();
-  const parts = defineDriver({
-    name: "parts",
-    kind: "format",
-    options: struct("BlockdevOptionsParts", { file: BlockdevRef }),
-    async open(open): Promise<FormatInstance> {
-      const file = await open.child("file", { role: ["data"] });
-      const answers: FormatInstance["locate"][] = [
-        (start, length, out) => out.inChild(file, start + 512, length),
-        (start, length, out) => out.inChild(file, start, length / 2),
-        (_start, length, out) => out.zero(length),
-        (_start, length, out) => out.unallocated(undefined, length),
-        () => late.promise,
-        () => {
-          throw ioError("EIO");
-        },
-      ];
-      return {
-        kind: "format",
-        size: 3072,
-        fixed: true,
-        locate: (start, length, out) => answers[start / 512]!(start, length, out),
-        close() {},
-      };
+  const pages = pagedFile("pages", {
+    locate(offset, _length, _known, out) {
+      out.fd = 7;
+      out.offset = offset;
+      return true;
     },
-  }) as DriverDefinition<unknown>;
-  const made = testGraph({}, [pages, parts] as never);
+  });
+  const late = Promise.withResolvers<void>();
+  const parts = format("parts", (file) => {
+    const answers: FormatInstance["locate"][] = [
+      (start, length, out) => out.inChild(file, start + 512, length),
+      (start, length, out) => out.inChild(file, start, length / 2),
+      (_start, length, out) => out.zero(length),
+      (_start, length, out) => out.unallocated(undefined, length),
+      () => late.promise,
+      () => {
+        throw ioError("EIO");
+      },
+    ];
+    return {
+      size: 3072,
+      fixed: true,
+      locate: (start, length, out) => answers[start / 512]!(start, length, out),
+    };
+  });
+  const made = testGraph({}, [pages, parts]);
   await made.add({
     driver: "parts",
     "node-name": "p",
     "read-only": true,
     file: { driver: "pages" },
   });
-  const backend = await made.graph.backend("p", {
-    describe: "an unnamed block device",
-    needed: Perm.consistentRead,
-    shared: Perm.all,
-  });
+  const backend = await user(made.graph, "p", Perm.consistentRead);
   const out = { fd: -1, offset: -1 };
   const found = [0, 1, 2, 3, 4, 5].map((i) => backend.pages!.locate(i * 512, 512, true, out));
   assert.deepEqual(found, [true, false, false, false, false, false]);
@@ -317,43 +311,24 @@ Deno.test("only a range that one file holds, and that is known at once, is locat
 
 Deno.test("a format whose data moves says itself whether it may be sent, and not about its backing file", async () => {
   let tells: boolean | undefined = true;
-  const pages = defineDriver({
-    name: "pages",
-    kind: "protocol",
-    options: struct("BlockdevOptionsPages", {}),
-    open: () => ({
-      kind: "io",
-      size: 4096,
-      read() {},
-      pages: filePages({ locate: () => true, inPageCache: () => tells }),
-      close() {},
-    }),
-  }) as DriverDefinition<unknown>;
+  const pages = pagedFile("pages", { locate: () => true, inPageCache: () => tells });
   const asked: string[] = [];
   let agrees = true;
-  const moving = defineDriver({
-    name: "moving",
-    kind: "format",
-    options: struct("BlockdevOptionsMoving", { file: BlockdevRef, backing: BlockdevRef }),
-    async open(open): Promise<FormatInstance> {
-      const file = await open.child("file", { role: ["data"] });
-      const backing = await open.optionalChild("backing", { role: ["cow"] });
-      return {
-        kind: "format",
-        size: 4096,
-        locate(start, length, out) {
-          if (start < 1024) out.inChild(file, start + 1024, length);
-          else out.unallocated(backing, length);
-        },
-        sending(at, length) {
-          asked.push(`${open.nodeName} ${length} at ${at}, ${file.inPageCache(at, length)}`);
-          return agrees;
-        },
-        close() {},
-      };
-    },
-  }) as DriverDefinition<unknown>;
-  const made = testGraph({}, [pages, moving] as never);
+  const moving = format("moving", async (file, open) => {
+    const backing = await open.optionalChild("backing", { role: ["cow"] });
+    return {
+      size: 4096,
+      locate(start, length, out) {
+        if (start < 1024) out.inChild(file, start + 1024, length);
+        else out.unallocated(backing, length);
+      },
+      sending(at, length) {
+        asked.push(`${open.nodeName} ${length} at ${at}, ${file.inPageCache(at, length)}`);
+        return agrees;
+      },
+    };
+  });
+  const made = testGraph({}, [pages, moving]);
   const below = { driver: "moving", "node-name": "b", file: { driver: "pages" } };
   await made.add(
     {
@@ -364,11 +339,7 @@ Deno.test("a format whose data moves says itself whether it may be sent, and not
       backing: below,
     } as never,
   );
-  const backend = await made.graph.backend("m", {
-    describe: "an unnamed block device",
-    needed: Perm.consistentRead,
-    shared: Perm.all,
-  });
+  const backend = await user(made.graph, "m", Perm.consistentRead);
   const out = { fd: -1, offset: -1 };
   const find = (offset: number) => backend.pages!.locate(offset, 512, true, out);
   assert.equal(find(512), true);
@@ -385,43 +356,24 @@ Deno.test("a format whose data moves says itself whether it may be sent, and not
 
 Deno.test("what is in the page cache is asked of the file below formats whose data stays, and of no other", async () => {
   const asked: string[] = [];
-  const file = defineDriver({
-    name: "pages",
-    kind: "protocol",
-    options: struct("BlockdevOptionsCached", {}),
-    open: () => ({
-      kind: "io",
-      size: 8192,
-      read() {},
-      pages: filePages({
-        inPageCache: (offset, length) => asked.push(`cached ${offset}+${length}`) > 0,
-        dropPages: (offset, length) => void asked.push(`drop ${offset}+${length}`),
-      }),
-      close() {},
-    }),
-  }) as DriverDefinition<unknown>;
+  const file = pagedFile("pages", {
+    inPageCache: (offset, length) => asked.push(`cached ${offset}+${length}`) > 0,
+    dropPages: (offset, length) => void asked.push(`drop ${offset}+${length}`),
+  });
   let fixed = true;
   let children: Child[] = [];
-  const shift = defineDriver({
-    name: "shift",
-    kind: "format",
-    options: struct("BlockdevOptionsShift", { file: BlockdevRef }),
-    async open(open): Promise<FormatInstance> {
-      const child = await open.child("file", { role: ["data"] });
-      children = [child, ...children];
-      return {
-        kind: "format",
-        size: child.size - 1024,
-        get fixed() {
-          return fixed;
-        },
-        locate: (start, length, out) =>
-          start < 2048 ? out.inChild(child, start + 1024, length) : out.zero(length),
-        close() {},
-      };
-    },
-  }) as DriverDefinition<unknown>;
-  const made = testGraph({}, [file, shift] as never);
+  const shift = format("shift", (child) => {
+    children = [child, ...children];
+    return {
+      size: child.size - 1024,
+      get fixed() {
+        return fixed;
+      },
+      locate: (start, length, out) =>
+        start < 2048 ? out.inChild(child, start + 1024, length) : out.zero(length),
+    };
+  });
+  const made = testGraph({}, [file, shift]);
   const below = { driver: "shift", file: { driver: "shift", file: { driver: "pages" } } };
   await made.add({ ...below, "node-name": "s", "read-only": true } as never);
   const [top] = children; // of the upper one
