@@ -168,7 +168,7 @@ export class Engine {
     if ((flags & RequestFlag.writeCompressed) !== 0) {
       return writeCompressed(node, format, offset, iov);
     }
-    return this.#planned(node, format, offset, iov.total, "data", iov, flags);
+    return this.#planned(node, format, this.#plan(offset, iov.total, "data", flags), iov);
   }
 
   /** Zeroes a range; throws ENOTSUP where the format has no way of its own. */
@@ -179,7 +179,7 @@ export class Engine {
     length: number,
     flags: number,
   ): MaybePromise<void> {
-    return this.#planned(node, format, offset, length, "zeroes", undefined, flags);
+    return this.#planned(node, format, this.#plan(offset, length, "zeroes", flags), undefined);
   }
 
   /** Discards a range; throws ENOTSUP where the format has no way of its own. */
@@ -189,27 +189,30 @@ export class Engine {
     offset: number,
     length: number,
   ): MaybePromise<void> {
-    return this.#planned(node, format, offset, length, "discard", undefined, 0);
+    return this.#planned(node, format, this.#plan(offset, length, "discard", 0), undefined);
   }
 
-  /** Asks for a plan and carries it out. `iov`: the data, for intent "data". */
+  /** A plan that is to be asked for now. */
+  #plan(start: number, length: number, intent: WriteIntent, flags: number): PlanRecord {
+    const plan = this.#plans[this.#depth] ??= new PlanRecord();
+    return plan.begin(start, length, intent, flags);
+  }
+
+  /** Has `plan` filled in, and carries it out. `iov`: the data, if that is what it is for. */
   #planned(
     node: BlockNode,
     format: FormatInstance,
-    offset: number,
-    length: number,
-    intent: WriteIntent,
+    plan: PlanRecord,
     iov: IoVec | undefined,
-    flags: number,
   ): MaybePromise<void> {
+    const { start, length } = plan;
     if (format.reserve === undefined) {
-      return this.seam.checkWritable(node, "write", offset) ?? refuseReserve(node);
+      return this.seam.checkWritable(node, "write", start) ?? refuseReserve(node);
     }
     const depth = this.#depth++;
-    const plan = (this.#plans[depth] ??= new PlanRecord()).begin(offset, length);
     let pending: MaybePromise<void>;
     try {
-      pending = format.reserve(offset, length, plan, intent, flags);
+      pending = format.reserve(start, length, plan);
     } catch (error) {
       this.#plans[depth] = undefined;
       plan.abandon?.();
@@ -217,23 +220,21 @@ export class Engine {
     } finally {
       this.#depth = depth;
     }
-    if (pending === undefined && plan.simple) {
-      return tracked(node, this.#writeOne(plan, length, intent, iov, flags));
-    }
+    if (pending === undefined && plan.simple) return tracked(node, this.#writeOne(plan, iov));
     // It is in use while it is carried out, and reads and writes of others come in between.
     this.#plans[depth] = undefined;
     if (pending === undefined && plan.planned === length) {
-      const result = this.#carryOut(node, plan, offset, length, intent, iov, flags);
+      const result = this.#carryOut(node, plan, iov);
       if (result !== undefined) return tracked(node, result);
       this.#plans[depth] = plan;
       return undefined;
     }
-    const carryOut = () => this.#carryOut(node, plan, offset, length, intent, iov, flags);
+    const carryOut = () => this.#carryOut(node, plan, iov);
     const rest = () => {
-      const { planned } = plan;
+      const { planned, intent, flags } = plan;
       if (planned === length) return undefined;
-      const part = iov?.slice(planned, length - planned);
-      return this.#planned(node, format, offset + planned, length - planned, intent, part, flags);
+      const next = this.#plan(start + planned, length - planned, intent, flags);
+      return this.#planned(node, format, next, iov?.slice(planned, length - planned));
     };
     if (pending === undefined) return chain(tracked(node, carryOut()), rest);
     // Parts are counted one by one: one that waits in the driver may wait for those before it to settle.
@@ -244,47 +245,30 @@ export class Engine {
     return chain(tracked(node, done), rest);
   }
 
-  /** A plan that is one write in one child. */
-  #writeOne(
-    plan: PlanRecord,
-    length: number,
-    intent: WriteIntent,
-    iov: IoVec | undefined,
-    flags: number,
-  ): MaybePromise<void> {
+  /** A plan that is one write in one child. The record is not looked at any more when that begins. */
+  #writeOne(plan: PlanRecord, iov: IoVec | undefined): MaybePromise<void> {
     const child = plan.soleChild!;
-    const at = plan.soleAt;
-    switch (intent) {
+    switch (plan.intent) {
       case "data":
-        return this.seam.writeChild(child, at, iov!, flags);
+        return this.seam.writeChild(child, plan.soleAt, iov!, plan.flags);
       case "zeroes":
-        return this.seam.writeZeroesChild(child, at, length, flags);
+        return this.seam.writeZeroesChild(child, plan.soleAt, plan.length, plan.flags);
       case "discard":
-        return this.seam.discard(child.node, at, length);
+        return this.seam.discard(child.node, plan.soleAt, plan.length);
     }
   }
 
   /** Executes the plan; it may cover but the front part of the range. */
-  #carryOut(
-    node: BlockNode,
-    plan: PlanRecord,
-    offset: number,
-    length: number,
-    intent: WriteIntent,
-    iov: IoVec | undefined,
-    flags: number,
-  ): MaybePromise<void> {
+  #carryOut(node: BlockNode, plan: PlanRecord, iov: IoVec | undefined): MaybePromise<void> {
     const { planned } = plan;
     assert(planned > 0, "a driver must make progress");
-    const part = iov === undefined || planned === length ? iov : iov.slice(0, planned);
-    if (plan.simple) return this.#writeOne(plan, planned, intent, part, flags);
-    if (intent === "data") {
-      const merged = mergedWrite(plan, offset);
-      if (merged !== undefined) {
-        return writeMerged(this.seam, node, plan, merged, part!, flags);
-      }
+    if (plan.simple) return this.#writeOne(plan, iov);
+    const part = iov === undefined || planned === plan.length ? iov : iov.slice(0, planned);
+    if (plan.intent === "data") {
+      const merged = mergedWrite(plan);
+      if (merged !== undefined) return writeMerged(this.seam, node, plan, merged, part!);
     }
-    return executePlan(this.seam, node, plan, offset, intent, part, flags);
+    return executePlan(this.seam, node, plan, part);
   }
 }
 

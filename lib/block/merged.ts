@@ -25,10 +25,10 @@ export interface MergedWrite {
   readonly tail: number;
 }
 
-/** What the plan writes for the data at `offset`, if that is a single write; undefined: it is more than that. */
-export function mergedWrite(plan: PlanRecord, offset: number): MergedWrite | undefined {
+/** What the plan writes, if that is a single write; undefined: it is more than that. */
+export function mergedWrite(plan: PlanRecord): MergedWrite | undefined {
   if (plan.encode !== undefined) return undefined;
-  const { steps, planned: length } = plan;
+  const { steps, start: offset, planned: length } = plan;
   let child = plan.soleChild;
   let at = plan.soleAt;
   if (child === undefined) {
@@ -63,9 +63,9 @@ export function writeMerged(
   plan: PlanRecord,
   write: MergedWrite,
   iov: IoVec,
-  flags: number,
 ): MaybePromise<void> {
   const { child, at, head, tail } = write;
+  const { flags } = plan;
   assert(child.parent === node && at >= head, "planned in a child of another node");
   let result: MaybePromise<void>;
   try {

@@ -4,7 +4,7 @@ export * from "./driver_types.ts";
 export * from "./backend_types.ts";
 export type * from "./pages_types.ts";
 export * from "./graph_types.ts";
-export { PlacementRecord, PlanRecord } from "./placement.ts";
+export { Placed, PlacementRecord, PlanRecord, type PlanStep } from "./placement.ts";
 export { resolveLimits } from "./limits.ts";
 export { zeroFill } from "./memory.ts";
 export { FactsRound } from "./facts.ts";

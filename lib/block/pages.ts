@@ -18,7 +18,7 @@ import { type FormatInstance, Perm } from "./types.ts";
 // --- reads ---
 
 /** PageTransfers.locate, for a node. */
-export function locatePages(
+function locatePages(
   seam: Seam,
   node: BlockNode,
   offset: number,
@@ -164,10 +164,10 @@ function writePart(
   source: PipeSource,
   length: number,
 ): number {
-  plan.begin(offset, length);
+  plan.begin(offset, length, "data", 0);
   let moved: number;
   try {
-    const pending = format.reserve!(offset, length, plan, "data", 0);
+    const pending = format.reserve!(offset, length, plan);
     if (pending !== undefined) {
       const giveUp = () => plan.abandon?.();
       const given = pending.then(giveUp, giveUp);
@@ -175,7 +175,7 @@ function writePart(
       source.tell(given);
       return -Errno.EAGAIN;
     }
-    const write = mergedWrite(plan, offset);
+    const write = mergedWrite(plan);
     moved = write === undefined ? -Errno.EAGAIN : moveAll(seam, write, source, plan.simple);
   } catch (error) {
     plan.abandon?.();

@@ -1,7 +1,14 @@
 /** What `locate` and `reserve` fill in: reusable records. */
 import { assert, type IoVec, type MaybePromise } from "../base/mod.ts";
 import type { Edge } from "./node.ts";
-import type { Child, Placement, PlanEncoder, WritePlan } from "./types.ts";
+import {
+  type Child,
+  type Placement,
+  type PlanEncoder,
+  RequestFlag,
+  type WriteIntent,
+  type WritePlan,
+} from "./types.ts";
 
 /** Kinds of placements. */
 export const Placed = { none: 0, child: 1, zero: 2, unallocated: 3, encoded: 4 } as const;
@@ -80,8 +87,14 @@ export interface PlanStep {
   readonly at: number;
 }
 
-/** A write plan: where each byte of the written range goes, and what follows. */
+/** A write plan: what is written, where each byte of the range goes, and what follows. */
 export class PlanRecord implements WritePlan {
+  /** The range, in bytes of the node. */
+  start = 0;
+  length = 0;
+  intent: WriteIntent = "data";
+  /** Of RequestFlag. */
+  flags = 0;
   /** The first step, if it is data for the whole range: kept apart so that nothing is allocated for it. */
   soleChild: Edge | undefined;
   soleAt = 0;
@@ -89,14 +102,14 @@ export class PlanRecord implements WritePlan {
   encode: PlanEncoder | undefined;
   commit: (() => MaybePromise<void>) | undefined;
   abandon: (() => void) | undefined;
-  #start = 0;
-  #length = 0;
   #planned = 0;
 
   /** Gets ready for a plan of `length` bytes from `start` on. */
-  begin(start: number, length: number): this {
-    this.#start = start;
-    this.#length = length;
+  begin(start: number, length: number, intent: WriteIntent, flags: number): this {
+    this.start = start;
+    this.length = length;
+    this.intent = intent;
+    this.flags = flags;
     this.#planned = 0;
     this.soleChild = undefined;
     if (this.steps.length > 0) this.steps.length = 0;
@@ -106,6 +119,9 @@ export class PlanRecord implements WritePlan {
     return this;
   }
 
+  get mayUnmap(): boolean {
+    return (this.flags & RequestFlag.mayUnmap) !== 0;
+  }
   /** Bytes of the range that the plan covers. */
   get planned(): number {
     return this.#planned;
@@ -117,25 +133,25 @@ export class PlanRecord implements WritePlan {
   }
 
   #take(length: number | undefined): number {
-    const left = this.#length - this.#planned;
+    const left = this.length - this.#planned;
     const take = length ?? left;
     assert(take > 0 && take <= left, "a plan must stay within the range");
     return take;
   }
   inChild(child: Child, at: number, length?: number): void {
     const take = this.#take(length);
-    if (this.#planned === 0 && take === this.#length) {
+    if (this.#planned === 0 && take === this.length) {
       this.soleChild = child as Edge;
       this.soleAt = at;
     } else {
-      const from = this.#start + this.#planned;
+      const from = this.start + this.#planned;
       this.steps.push({ kind: "data", from, length: take, child: child as Edge, at });
     }
     this.#planned += take;
   }
   metadataOnly(length?: number): void {
     const take = this.#take(length);
-    const from = this.#start + this.#planned;
+    const from = this.start + this.#planned;
     this.steps.push({ kind: "metadata", from, length: take, child: undefined, at: 0 });
     this.#planned += take;
   }
@@ -161,8 +177,8 @@ export class PlanRecord implements WritePlan {
     if (this.soleChild === undefined) return [...this.steps];
     return [{
       kind: "data",
-      from: this.#start,
-      length: this.#length,
+      from: this.start,
+      length: this.length,
       child: this.soleChild,
       at: this.soleAt,
     }, ...this.steps];

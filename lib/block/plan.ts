@@ -17,18 +17,16 @@ interface Run {
 }
 
 /**
- * Executes `plan` for the write at `offset`. Data and copies run together; the memory they use is in use
+ * Executes `plan`, with the data in `iov`. Data and copies run together; the memory they use is in use
  * until all have ended, so a failure is reported after that. Then either commit or abandon is called.
  */
 export async function executePlan(
   seam: Seam,
   node: BlockNode,
   plan: PlanRecord,
-  offset: number,
-  intent: WriteIntent,
   iov: IoVec | undefined,
-  flags: number,
 ): Promise<void> {
+  const { intent } = plan;
   const bounded = new Bounded();
   try {
     for (const run of joinSteps(plan.allSteps(), intent)) {
@@ -36,8 +34,8 @@ export async function executePlan(
       assert(run.child.parent === node && run.at >= 0, "planned in a child of another node");
       await bounded.run(() =>
         plan.encode === undefined || intent !== "data"
-          ? runSteps(seam, node, run, offset, intent, iov, flags)
-          : encodeRun(seam, node, run, plan.encode, offset, iov!, flags)
+          ? runSteps(seam, node, plan, run, iov)
+          : encodeRun(seam, node, plan, run, plan.encode, iov!)
       );
     }
     await bounded.finish();
@@ -49,7 +47,7 @@ export async function executePlan(
 }
 
 /** Puts neighbours together. Zero and discard steps stay by themselves: only bytes can be joined. */
-export function joinSteps(steps: readonly PlanStep[], intent: WriteIntent): Run[] {
+function joinSteps(steps: readonly PlanStep[], intent: WriteIntent): Run[] {
   const runs: Run[] = [];
   const moving = steps.filter((step) => step.child !== undefined);
   const children = [...new Set(moving.map((step) => step.child!))];
@@ -74,19 +72,18 @@ export function joinSteps(steps: readonly PlanStep[], intent: WriteIntent): Run[
 function runSteps(
   seam: Seam,
   node: BlockNode,
+  plan: PlanRecord,
   run: Run,
-  offset: number,
-  intent: WriteIntent,
   iov: IoVec | undefined,
-  flags: number,
 ): MaybePromise<void> {
   const { child, at, length } = run;
+  const { start, flags } = plan;
   if (run.steps.some((step) => step.kind === "copy")) {
-    return copyRun(seam, node, run, offset, iov, flags);
+    return copyRun(seam, node, plan, run, iov);
   }
-  switch (intent) {
+  switch (plan.intent) {
     case "data":
-      return seam.writeChild(child, at, gatherRun(run, offset, iov!), flags);
+      return seam.writeChild(child, at, gatherRun(run, start, iov!), flags);
     case "zeroes":
       return seam.writeZeroesChild(child, at, length, flags);
     case "discard":
@@ -99,11 +96,11 @@ function runSteps(
   }
 }
 
-/** The user's data of all steps of `run`, in the order of the child. */
-function gatherRun(run: Run, offset: number, iov: IoVec): IoVec {
-  if (run.steps.length === 1) return iov.slice(run.steps[0]!.from - offset, run.length);
+/** The user's data of all steps of `run`, in the order of the child. `start`: where it begins. */
+function gatherRun(run: Run, start: number, iov: IoVec): IoVec {
+  if (run.steps.length === 1) return iov.slice(run.steps[0]!.from - start, run.length);
   const out = new IoVec();
-  for (const step of run.steps) append(out, iov.slice(step.from - offset, step.length));
+  for (const step of run.steps) append(out, iov.slice(step.from - start, step.length));
   return out;
 }
 
@@ -115,10 +112,9 @@ function append(out: IoVec, part: IoVec): void {
 async function copyRun(
   seam: Seam,
   node: BlockNode,
+  plan: PlanRecord,
   run: Run,
-  offset: number,
   iov: IoVec | undefined,
-  flags: number,
 ): Promise<void> {
   const copied = run.steps.reduce((sum, step) => step.kind === "copy" ? sum + step.length : sum, 0);
   const buffer: Memory = seam.buffers.acquire(copied);
@@ -133,11 +129,11 @@ async function copyRun(
         append(out, target);
         await reads.run(() => seam.read(node, step.from, target, 0));
       } else {
-        append(out, iov!.slice(step.from - offset, step.length));
+        append(out, iov!.slice(step.from - plan.start, step.length));
       }
     }
     await reads.finish();
-    await seam.writeChild(run.child, run.at, out, flags);
+    await seam.writeChild(run.child, run.at, out, plan.flags);
   } finally {
     seam.buffers.release(buffer);
   }
@@ -147,11 +143,10 @@ async function copyRun(
 async function encodeRun(
   seam: Seam,
   node: BlockNode,
+  plan: PlanRecord,
   run: Run,
   encode: PlanEncoder,
-  offset: number,
   iov: IoVec,
-  flags: number,
 ): Promise<void> {
   const buffer: Memory = seam.buffers.acquire(run.length);
   try {
@@ -159,13 +154,13 @@ async function encodeRun(
     for (const { kind, from, at, length } of run.steps) {
       const target = buffer.address + (at - run.at);
       await pieces.run(() => {
-        if (kind !== "copy") return encode(iov.slice(from - offset, length), target, from, at);
+        if (kind !== "copy") return encode(iov.slice(from - plan.start, length), target, from, at);
         const part = IoVec.of(target, length);
         return chain(seam.read(node, from, part, 0), () => encode(part, target, from, at));
       });
     }
     await pieces.finish();
-    await seam.writeChild(run.child, run.at, IoVec.of(buffer.address, run.length), flags);
+    await seam.writeChild(run.child, run.at, IoVec.of(buffer.address, run.length), plan.flags);
   } finally {
     seam.buffers.release(buffer);
   }

@@ -19,7 +19,6 @@ import {
   type Placement,
   type ReopenChange,
   RequestFlag,
-  type WriteIntent,
   type WritePlan,
 } from "./types.ts";
 
@@ -112,12 +111,13 @@ class Layers implements FormatInstance {
     else out.inChild(this.file, entry * CLUSTER + start % CLUSTER, size);
   }
 
-  reserve(start: number, length: number, plan: WritePlan, intent: WriteIntent): MaybePromise<void> {
+  reserve(start: number, length: number, plan: WritePlan): MaybePromise<void> {
+    const { intent } = plan;
     const first = Math.floor(start / CLUSTER);
     const last = Math.ceil((start + length) / CLUSTER);
     for (let i = first; i < last; i++) {
       const busy = this.#busy.get(i);
-      if (busy !== undefined) return busy.then(() => this.reserve(start, length, plan, intent));
+      if (busy !== undefined) return busy.then(() => this.reserve(start, length, plan));
     }
     const { promise, resolve } = Promise.withResolvers<void>();
     const updates = new Map<number, number>();
@@ -418,7 +418,7 @@ Deno.test("reopen with backing: null lets the backing file go; leaving it out is
 
 Deno.test("plans can be printed", () => {
   const child = { name: "file" } as unknown as Child;
-  const plan = new PlanRecord().begin(100, 1000);
+  const plan = new PlanRecord().begin(100, 1000, "data", 0);
   plan.copy(0, child, 4096, 100);
   plan.inChild(child, 4196, 600);
   plan.metadataOnly();

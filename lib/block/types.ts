@@ -79,6 +79,10 @@ export interface Placement {
 
 /** Where a write goes: filled in by `reserve`; a value that can be printed and tested without a disk. */
 export interface WritePlan {
+  /** What the range is to be written for. */
+  readonly intent: WriteIntent;
+  /** Of zeroes: the range may be deallocated. */
+  readonly mayUnmap: boolean;
   /** The next `length` bytes of the range (all that is left, if not given) go to `child` at `at`. */
   inChild(child: Child, at: number, length?: number): void;
   /** The next `length` bytes need no data written: metadata (see `commit`) says that they are zero or gone. */
@@ -281,14 +285,8 @@ export interface FormatInstance extends DriverInstanceBase {
    * made at once are committed at once if nothing else ran in between. Absent: there is none.
    */
   readonly pipesTo?: Child | undefined;
-  /** Makes room for a write. Absent: read-only format. */
-  reserve?(
-    start: number,
-    length: number,
-    plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
-  ): MaybePromise<void>;
+  /** Makes room for a write to the bytes from `start` on. Absent: read-only format. */
+  reserve?(start: number, length: number, plan: WritePlan): MaybePromise<void>;
   /** Bytes of what can be stored compressed: a cluster. Absent: the format has no compression. */
   readonly compressedUnit?: number | undefined;
   /** Writes one such unit (or the short last one of the image) compressed. Moves the bytes itself. */

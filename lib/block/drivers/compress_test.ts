@@ -29,8 +29,8 @@ function packing(stored: string[]): DriverDefinition<never> {
           return file.write(offset, iov, 0);
         },
         locate: (start, length, out) => out.inChild(file, start, length),
-        reserve: (start, length, plan, intent) => {
-          stored.push(`${intent} ${start}+${length}`);
+        reserve: (start, length, plan) => {
+          stored.push(`${plan.intent} ${start}+${length}`);
           plan.inChild(file, start, length);
         },
         truncate: (size, how) => file.truncate(size, how),

@@ -68,7 +68,7 @@ test("byte 0 of the window is byte `offset` of the child, for reads and writes",
   const place = new Place();
   await node.locate(100, 50, place as unknown as Placement);
   assert.deepEqual([place.at, place.length], [612, 50]);
-  await node.reserve!(7, 9, place as unknown as WritePlan, "data", 0);
+  await node.reserve!(7, 9, place as unknown as WritePlan);
   assert.deepEqual([place.at, place.length], [519, 9]);
 });
 

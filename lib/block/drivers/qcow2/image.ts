@@ -23,7 +23,6 @@ import type {
   Placement,
   ReopenChange,
   TruncateOptions,
-  WriteIntent,
   WritePlan,
 } from "../../mod.ts";
 import { Allocator } from "./allocate.ts";
@@ -246,14 +245,8 @@ export class Image implements OpenedImage {
     return this.map.locate(start, length, out);
   }
 
-  reserve(
-    start: number,
-    length: number,
-    plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
-  ): MaybePromise<void> {
-    return this.planning.reserve(start, length, plan, intent, flags);
+  reserve(start: number, length: number, plan: WritePlan): MaybePromise<void> {
+    return this.planning.reserve(start, length, plan);
   }
 
   writeCompressed(offset: number, iov: IoVec): Promise<void> {

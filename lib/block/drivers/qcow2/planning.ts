@@ -3,7 +3,7 @@
  * nothing is missing that it needs (a table in memory, the end of another write to the cluster).
  */
 import { BlockError, type MaybePromise } from "../../../base/mod.ts";
-import type { PlanEncoder, WriteIntent, WritePlan } from "../../mod.ts";
+import type { PlanEncoder, WritePlan } from "../../mod.ts";
 import type { Image } from "./image.ts";
 import { DataPlanner } from "./reserve.ts";
 import { ZeroPlanner } from "./zero.ts";
@@ -37,15 +37,13 @@ export class Planning {
     start: number,
     length: number,
     plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
   ): MaybePromise<void> {
     const { gate } = this;
     // Only here: later on, whoever closed the gate waits for this request.
     if (gate !== undefined) {
-      return gate.then(() => this.reserveInside(start, length, plan, intent, flags));
+      return gate.then(() => this.reserveInside(start, length, plan));
     }
-    return this.reserveInside(start, length, plan, intent, flags);
+    return this.reserveInside(start, length, plan);
   }
 
   /** `reserve` without the gate, for those who are past it. */
@@ -53,26 +51,26 @@ export class Planning {
     start: number,
     length: number,
     plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
   ): MaybePromise<void> {
-    if (this.#encode !== undefined && intent === "data") plan.encoded(this.#encode);
-    const wait = this.#attempt(start, length, plan, intent, flags);
-    return wait === undefined ? undefined : this.#retry(wait, start, length, plan, intent, flags);
+    if (this.#encode !== undefined && plan.intent === "data") plan.encoded(this.#encode);
+    const wait = this.#attempt(start, length, plan);
+    return wait === undefined ? undefined : this.#retry(wait, start, length, plan);
   }
 
   #attempt(
     start: number,
     length: number,
     plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
   ): Promise<void> | undefined {
     this.checkWritable();
-    if (intent === "data") return this.#data.attempt(start, length, plan);
-    return intent === "zeroes"
-      ? this.#zeroes.zeroes(start, length, plan, flags)
-      : this.#zeroes.discard(start, length, plan);
+    switch (plan.intent) {
+      case "data":
+        return this.#data.attempt(start, length, plan);
+      case "zeroes":
+        return this.#zeroes.zeroes(start, length, plan);
+      case "discard":
+        return this.#zeroes.discard(start, length, plan);
+    }
   }
 
   async #retry(
@@ -80,13 +78,11 @@ export class Planning {
     start: number,
     length: number,
     plan: WritePlan,
-    intent: WriteIntent,
-    flags: number,
   ): Promise<void> {
     let wait: Promise<void> | undefined = first;
     while (wait !== undefined) {
       await wait;
-      wait = this.#attempt(start, length, plan, intent, flags);
+      wait = this.#attempt(start, length, plan);
     }
   }
 

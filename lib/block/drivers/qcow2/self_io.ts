@@ -1,6 +1,13 @@
 /** Requests that the image sends to itself, while nobody else does (resize): plans carried out step by step. */
 import { IoVec, type MaybePromise } from "../../../base/mod.ts";
-import { PlacementRecord, type PlanEncoder, PlanRecord, zeroFill } from "../../mod.ts";
+import {
+  Placed,
+  PlacementRecord,
+  type PlanEncoder,
+  PlanRecord,
+  type PlanStep,
+  zeroFill,
+} from "../../mod.ts";
 import type { Image } from "./image.ts";
 
 /** Bytes of zeroes that are written at once. */
@@ -13,10 +20,11 @@ async function readGuest(image: Image, offset: number, iov: IoVec): Promise<void
     const left = iov.total - done;
     await image.locate(offset + done, left, place.begin(left));
     const part = iov.slice(done, place.length);
-    if (place.decode !== undefined && place.kind === 4) await place.decode(part);
-    else if (place.kind === 1) await place.child!.read(place.at, part, 0);
-    else if (place.kind === 3 && place.child !== undefined) {
-      await place.child.read(offset + done, part, 0);
+    const { kind, child } = place;
+    if (kind === Placed.encoded) await place.decode!(part);
+    else if (kind === Placed.child) await child!.read(place.at, part, 0);
+    else if (kind === Placed.unallocated && child !== undefined) {
+      await child.read(offset + done, part, 0);
     } else zeroFill(image.context.sys, part);
   }
 }
@@ -39,9 +47,9 @@ export async function zeroGuest(image: Image, offset: number, length: number): P
 
 /** Bytes that were zeroed without data; undefined: none could. */
 async function zeroStep(image: Image, at: number, length: number): Promise<number | undefined> {
-  const plan = new PlanRecord().begin(at, length);
+  const plan = new PlanRecord().begin(at, length, "zeroes", 0);
   try {
-    await image.planning.reserveInside(at, length, plan, "zeroes", 0);
+    await image.planning.reserveInside(at, length, plan);
   } catch (error) {
     if ((error as { kind?: string }).kind === "not-supported") return undefined;
     throw error;
@@ -55,8 +63,8 @@ async function zeroStep(image: Image, at: number, length: number): Promise<numbe
 
 /** Bytes of `iov` that were written. */
 async function writeStep(image: Image, at: number, iov: IoVec): Promise<number> {
-  const plan = new PlanRecord().begin(at, iov.total);
-  await image.planning.reserveInside(at, iov.total, plan, "data", 0);
+  const plan = new PlanRecord().begin(at, iov.total, "data", 0);
+  await image.planning.reserveInside(at, iov.total, plan);
   try {
     for (const step of plan.allSteps()) {
       const act = (part: IoVec): MaybePromise<void> => step.child!.write(step.at, part, 0);
@@ -92,12 +100,7 @@ async function copyStep(
 /** As the others, encoded. */
 async function encodeStep(
   image: Image,
-  step: {
-    readonly kind: string;
-    readonly from: number;
-    readonly length: number;
-    readonly at: number;
-  },
+  step: PlanStep,
   encode: PlanEncoder,
   start: number,
   iov: IoVec,

@@ -3,7 +3,7 @@
  * drop are given back late (discard.ts), so writes that are under way there do no harm.
  */
 import { BlockError } from "../../../base/mod.ts";
-import { RequestFlag, type WritePlan } from "../../mod.ts";
+import type { WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { EntryHigh, EntryLow, subclusterMask } from "./format.ts";
 import type { Image } from "./image.ts";
@@ -31,7 +31,7 @@ export class ZeroPlanner {
   // --- zeroes ---
 
   /** Plans the front part of the range; or says what to wait for. ENOTSUP: zeroes must be written as data. */
-  zeroes(start: number, length: number, plan: WritePlan, flags: number): Promise<void> | undefined {
+  zeroes(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
     if (slot === undefined) return this.#zeroUnmapped(start, length, plan);
@@ -53,9 +53,9 @@ export class ZeroPlanner {
     const dirty = this.#image.markDirty();
     if (dirty !== undefined) return dirty;
     const to = this.#besideCompressed(slot, start, whole ? end : end - (end % unit));
-    const unmap = (flags & RequestFlag.mayUnmap) !== 0;
+    const { mayUnmap } = plan;
     const done = this.#each(slot, start, to, (at, guest, from, upTo) => {
-      this.#zeroEntry(slot, at, guest, from, upTo, unmap);
+      this.#zeroEntry(slot, at, guest, from, upTo, mayUnmap);
     });
     plan.metadataOnly(done - start);
     this.#image.written();
