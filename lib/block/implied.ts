@@ -37,7 +37,7 @@ export interface ImpliedPolicy {
 }
 
 /** The policy for each kind of child. */
-export const impliedPolicies: Readonly<Record<NamedChild["kind"], ImpliedPolicy>> = {
+const impliedPolicies: Readonly<Record<NamedChild["kind"], ImpliedPolicy>> = {
   backing: { json: true, protocols: true, readOnly: true, probe: true, besideImage: true },
   // As in QEMU: the name of a data file is relative to the working directory.
   "data-file": {

@@ -36,7 +36,7 @@ export interface InternalSnapshots {
 }
 
 /** What is told of a snapshot. */
-export function snapshotInfo(snapshot: InternalSnapshot): SnapshotInfoValue {
+function snapshotInfo(snapshot: InternalSnapshot): SnapshotInfoValue {
   const { vmClockNsec, icount } = snapshot;
   const info: SnapshotInfoValue = {
     id: snapshot.id,

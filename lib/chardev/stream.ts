@@ -17,7 +17,7 @@ export interface StreamUser {
 /** Bytes read at once. */
 const READ_BYTES = 64 << 10;
 /** A stream with more than this many bytes to send is congested. */
-export const CONGESTED = 64 << 10;
+const CONGESTED = 64 << 10;
 
 /** Two descriptors (perhaps the same one) as a stream. Does not close them. */
 export class FdStream {

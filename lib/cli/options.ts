@@ -3,7 +3,7 @@ import { getopt, type OptionSpec } from "./getopt.ts";
 import { helpText } from "./help.ts";
 
 /** Every option, in the order in which the help lists them. */
-export const optionSpecs: readonly OptionSpec[] = [
+const optionSpecs: readonly OptionSpec[] = [
   { name: "blockdev", takesArgument: true },
   { name: "chardev", takesArgument: true },
   { name: "config", takesArgument: true },

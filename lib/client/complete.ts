@@ -3,7 +3,7 @@ import type { ServerSchema } from "./server_schema.ts";
 import { splitLine } from "./words.ts";
 
 /** The client's own commands: a QMP command never begins with a dot. */
-export const ownCommands = [".help", ".quit"];
+const ownCommands = [".help", ".quit"];
 
 /** What may stand in the place of `line[from..cursor)`. */
 export interface Completion {

@@ -11,7 +11,7 @@ export interface Taste {
 }
 
 /** Any word, and integers at the limits. */
-export const plainTaste: Taste = {
+const plainTaste: Taste = {
   text: () => "text",
   integer: (_member, pick) => [0, 1, -1, 65536, 2n ** 63n, -(2n ** 63n), 2n ** 64n - 1n][pick(7)]!,
   words: (_member, values) => values,

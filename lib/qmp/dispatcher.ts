@@ -56,7 +56,7 @@ export type Reply =
 export type ReportBug = (command: string, error: unknown) => void;
 
 /** The reply for an error that a command threw. */
-export function errorReply(error: unknown, command: string, reportBug: ReportBug): Reply {
+function errorReply(error: unknown, command: string, reportBug: ReportBug): Reply {
   if (error instanceof CommandError) {
     return { error: { class: error.errorClass, desc: error.message } };
   }

@@ -18,14 +18,14 @@ export interface BitmapNode {
 }
 
 /** Takes a bitmap into the node's list. Throws CommandError if its name cannot be. */
-export function attachBitmap(node: BitmapNode, bitmap: DirtyBitmap): void {
+function attachBitmap(node: BitmapNode, bitmap: DirtyBitmap): void {
   const list = node.bitmaps ?? new BitmapList();
   list.add(bitmap);
   node.bitmaps = list;
 }
 
 /** Takes a bitmap out of the node's list. */
-export function detachBitmap(node: BitmapNode, bitmap: DirtyBitmap): void {
+function detachBitmap(node: BitmapNode, bitmap: DirtyBitmap): void {
   node.bitmaps?.remove(bitmap);
   if (node.bitmaps?.length === 0) node.bitmaps = undefined;
 }

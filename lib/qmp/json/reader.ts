@@ -11,9 +11,9 @@ import { decodeString, textForMessage } from "./strings.ts";
 import { type JsonObject, jsonObject, type JsonValue, numberFromText } from "./value.ts";
 
 /** Most tokens in one value. */
-export const MAX_TOKENS = 2 << 20;
+const MAX_TOKENS = 2 << 20;
 /** Most braces and brackets open at once. */
-export const MAX_NESTING = 1024;
+const MAX_NESTING = 1024;
 
 /** Receives what the reader finds, in order. */
 export interface JsonSink {

@@ -36,7 +36,7 @@ export interface FaultySys {
 }
 
 /** Calls that reach a disk or make a descriptor. */
-export const faultyByDefault: readonly FaultyCall[] = [
+const faultyByDefault: readonly FaultyCall[] = [
   "open",
   "preadv",
   "pwritev",

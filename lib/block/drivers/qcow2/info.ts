@@ -8,7 +8,7 @@ import type { Header } from "./header.ts";
 import type { Qcow2Image } from "./types.ts";
 
 /** ImageInfoSpecificQCow2 of an image with this header; `lazy`: the option's value, as the original shows it. */
-export function specificInfo(header: Header): ImageInfoSpecificQCow2Value {
+function specificInfo(header: Header): ImageInfoSpecificQCow2Value {
   const compression = header.compressionType === CompressionType.zstd ? "zstd" : "zlib";
   if (header.version === 2) {
     return { compat: "0.10", "refcount-bits": 16, "compression-type": compression };

@@ -25,7 +25,7 @@ export function measure(image: MeasuredImage): Measurement {
 }
 
 /** Bytes of all metadata of an image with `guest` bytes of data. */
-export function metadataSize(
+function metadataSize(
   image: Pick<MeasuredImage, "clusterSize" | "refcountBits" | "extendedL2">,
   guest: number,
 ): number {

@@ -24,7 +24,7 @@ import { findSnapshot, snapshotHeader } from "./snapshots.ts";
 import type { ClusterCipher, ImageHooks, OpenedImage } from "./types.ts";
 
 /** Reads and parses the header of the image in `file`. */
-export async function readHeader(
+async function readHeader(
   context: Context,
   file: Child,
   rules: HeaderRules = {},
@@ -48,7 +48,7 @@ export function needsPreparation(header: Header): boolean {
  * What comes before the first write: counts of an image that was not closed are repaired, marks of features that are
  * not kept up here are cleared. Returns the header as it then is.
  */
-export async function prepareForWriting(
+async function prepareForWriting(
   context: Context,
   nodeName: string,
   file: Child,
@@ -105,7 +105,7 @@ export type CipherSource = (
 ) => MaybePromise<ClusterCipher | undefined>;
 
 /** Encrypted images are refused: no cipher is there yet. */
-export function noCiphers(
+function noCiphers(
   _open: OpenContext,
   _options: Qcow2Options,
   { cryptMethod }: Header,

@@ -101,7 +101,7 @@ export interface TableProblems {
 }
 
 /** The answer to problems when nobody repairs. */
-export const refuseProblems: TableProblems = {
+const refuseProblems: TableProblems = {
   tooMuchExtra(index) {
     const message = `Too much extra metadata in snapshot table entry ${index}`;
     throw new BlockError("EFBIG", message, { op: "open" });

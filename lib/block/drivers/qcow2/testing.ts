@@ -23,7 +23,7 @@ const ALL_KINDS: ReadonlySet<MetadataKind> = new Set<MetadataKind>([
 ]);
 
 /** Options of a test image; the caches are small, so that slices come and go. */
-export function testOptions(clusterSize: number, change: Partial<ImageOptions> = {}): ImageOptions {
+function testOptions(clusterSize: number, change: Partial<ImageOptions> = {}): ImageOptions {
   return {
     l2CacheSize: 4 * Math.min(4096, clusterSize),
     l2CacheEntrySize: Math.min(4096, clusterSize),
