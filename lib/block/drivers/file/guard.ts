@@ -6,6 +6,10 @@
  * one clock reading for several calls is enough: if little time has passed since the last reading, all of them
  * were quick. If more has passed, that may have been a pause between calls, so the next ones are timed singly.
  * A call that took long without having waited for anything has lost its CPU to others, and would have on the pool.
+ *
+ * The stay on the pool is short on purpose. Measured on ext4, 4k 70/30 while all of the file is written back: inline
+ * 73 000 requests/s, all writes on the pool 34 000, at three times the CPU time. A write waits there for the lock of a
+ * large folio (50 to 80 ms), holding the lock of the file: other threads' writes would stand behind it all the same.
  */
 
 /** The time, and how often this thread has waited; as Sys has them. */
