@@ -338,3 +338,54 @@ Deno.test("draining one node leaves others alone", async () => {
   await other.detach();
   await end();
 });
+
+Deno.test("the seam itself refuses writes where a node is read-only or inactive, whoever asks", async () => {
+  const states = [
+    [{ "read-only": true }, "Block node is read-only"],
+    [{ active: false }, "node 'n' is inactive"],
+  ] as const;
+  for (const [options, message] of states) {
+    const disk = new MemoryDisk(1 << 20);
+    const { graph, add, memory } = testGraph({ d: disk });
+    await add(
+      { driver: "memory", "node-name": "n", disk: "d", discard: "unmap", ...options } as never,
+    );
+    const { seam } = graph, node = graph.find("n")!;
+    const iov = IoVec.of(memory(512).address, 512);
+    const refused = { errno: "EPERM", message };
+    assert.throws(() => seam.write(node, 0, iov, 0), refused);
+    assert.throws(() => seam.writeZeroes(node, 0, 512, 0), refused);
+    assert.throws(() => seam.discard(node, 0, 512), refused);
+    node.changed(0, 512); // something to flush, were it to be
+    assert.equal(seam.flush(node), undefined);
+    assert.deepEqual(ops(disk), []);
+    await graph.closeAll();
+  }
+});
+
+Deno.test("a parent writes to its child with the permission for it, and beyond its end only with that to resize", async () => {
+  const disk = new MemoryDisk(1 << 20);
+  const { graph, add, memory } = testGraph({ d: disk });
+  await add({ driver: "raw", "node-name": "r", file: { driver: "memory", disk: "d" } });
+  const iov = IoVec.of(memory(512).address, 512);
+  const { children: [edge] } = graph.find("r")!;
+  const last = (1 << 20) - 256;
+  edge!.needed = Perm.consistentRead;
+  for (const act of [() => edge!.write(0, iov, 0), () => edge!.writeZeroes(0, 512, 0)]) {
+    assert.throws(act, { errno: "EPERM", message: "write without permission" });
+  }
+  for (const needed of [Perm.write, Perm.writeUnchanged]) {
+    edge!.needed = needed;
+    const beyond = { errno: "EIO", message: "write beyond the end of the node" };
+    assert.throws(() => edge!.write(last, iov, 0), beyond);
+    assert.throws(() => edge!.writeZeroes(last, 512, 0), beyond);
+    assert.deepEqual(ops(disk), []);
+    edge!.write(last - 256, iov, 0);
+    assert.deepEqual(ops(disk).splice(0), [`write ${last - 256}+512`]);
+    disk.calls.length = 0;
+  }
+  edge!.needed = Perm.write | Perm.resize;
+  edge!.write(last, iov, 0);
+  assert.deepEqual(ops(disk), [`write ${last}+512`]);
+  await graph.closeAll();
+});
