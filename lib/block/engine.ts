@@ -45,26 +45,25 @@ export class Engine {
     let result: MaybePromise<void>;
     if (pending !== undefined) {
       this.#places[depth] = new PlacementRecord();
-      result = pending.then(() => this.#readPlaced(node, format, place, true, offset, iov, flags));
+      result = pending.then(() => this.#readPlaced(node, format, place, offset, iov, flags));
     } else {
-      result = this.#readPlaced(node, format, place, false, offset, iov, flags);
+      // It is in use until all pieces are read, and reads of others come in between.
+      if (place.length < iov.total) this.#places[depth] = new PlacementRecord();
+      result = this.#readPlaced(node, format, place, offset, iov, flags);
     }
     return tracked(node, result);
   }
 
-  /** `mine`: the record is not one of the reused. */
   #readPlaced(
     node: BlockNode,
     format: FormatInstance,
     place: PlacementRecord,
-    mine: boolean,
     offset: number,
     iov: IoVec,
     flags: number,
   ): MaybePromise<void> {
     assert(place.kind !== Placed.none, "locate gave no answer");
     if (place.length >= iov.total) return this.#readOne(node, place, offset, iov, flags);
-    if (!mine) this.#places[this.#places.indexOf(place)] = new PlacementRecord();
     return this.#readPieces(node, format, place, offset, iov, flags);
   }
 

@@ -16,17 +16,24 @@ export function emptyStatus(): BlockStatus {
   return { length: 0, allocated: false, data: false, zero: false };
 }
 
-function fill(
-  out: BlockStatus,
-  length: number,
-  allocated: boolean,
-  data: boolean,
-  zero: boolean,
-): void {
+/** What an extent can be made of. */
+const Contents = {
+  data: { allocated: true, data: true, zero: false },
+  /** Data that is known to be zeroes. */
+  zeroData: { allocated: true, data: true, zero: true },
+  /** Zeroes without data, which this layer says itself. */
+  zeroes: { allocated: true, data: false, zero: true },
+  /** This layer has nothing; what is below it shows. */
+  deferred: { allocated: false, data: false, zero: false },
+  /** This layer has nothing, nor can any below it. */
+  nothing: { allocated: false, data: false, zero: true },
+} as const;
+
+function fill(out: BlockStatus, length: number, contents: typeof Contents[keyof typeof Contents]) {
   out.length = length;
-  out.allocated = allocated;
-  out.data = data;
-  out.zero = zero;
+  out.allocated = contents.allocated;
+  out.data = contents.data;
+  out.zero = contents.zero;
   delete out.offset;
   delete out.file;
 }
@@ -43,12 +50,12 @@ export function layerStatus(
   assert(length > 0, "status of nothing");
   const { instance } = node;
   const size = instance.size;
-  if (offset >= size) return fill(out, length, false, false, true);
+  if (offset >= size) return fill(out, length, Contents.nothing);
   const inside = Math.min(length, size - offset);
   if (instance.kind === "format") {
     return formatStatus(seam, node, instance, offset, inside, precise, out);
   }
-  fill(out, inside, true, true, false);
+  fill(out, inside, Contents.data);
   if (instance.status === undefined) {
     out.offset = offset;
     out.file = node;
@@ -106,13 +113,17 @@ function placedStatus(
     case Placed.child:
       return childStatus(seam, node, place, precise, out);
     case Placed.zero:
-      return fill(out, place.length, place.allocated, false, true);
+      return fill(out, place.length, place.allocated ? Contents.zeroes : Contents.nothing);
     case Placed.unallocated:
       // Where there is no layer below, what nobody has written reads as zeroes.
-      return fill(out, place.length, false, false, place.child === undefined);
+      return fill(
+        out,
+        place.length,
+        place.child === undefined ? Contents.nothing : Contents.deferred,
+      );
     default:
       assert(place.kind === Placed.encoded, "locate gave no answer");
-      return fill(out, place.length, true, true, false);
+      return fill(out, place.length, Contents.data);
   }
 }
 
@@ -128,7 +139,7 @@ function childStatus(
   const edge = place.child!;
   const transparent = isTransparent(node, edge);
   const own = (size: number, zero: boolean) => {
-    fill(out, size, true, true, zero);
+    fill(out, size, zero ? Contents.zeroData : Contents.data);
     out.offset = at;
     out.file = edge.node;
   };

@@ -140,6 +140,7 @@ export class Releases {
     const zero = reason === "request";
     // Pages that are held may be zeroed by it.
     if (passes && zero) await this.#punch(offset, length);
+    const leaving = !zero ? "contents" : passes ? "hole" : "zeroes";
     const end = offset + length;
     for (let at = offset; at < end;) {
       const next = sent.next(at / clusterSize, end / clusterSize) * clusterSize;
@@ -153,7 +154,7 @@ export class Releases {
         at,
         part,
         (cluster) => sent.has(cluster),
-        (start, bytes) => sent.release(start, bytes, zero, passes),
+        (start, bytes) => sent.release(start, bytes, leaving),
       );
       if (passes && !zero) await this.#punch(at, part, (cluster) => !sent.has(cluster));
       await this.#dropAll(at, part);

@@ -70,7 +70,7 @@ export class HeldClusters {
 
   async #lookAt(first: number, count: number): Promise<void> {
     const { sent, allocator, geometry: { clusterSize } } = this.image;
-    await sent.release(first * clusterSize, count * clusterSize, false, false);
+    await sent.release(first * clusterSize, count * clusterSize, "contents");
     for (let cluster = first; cluster < first + count; cluster++) {
       if (sent.has(cluster)) continue;
       this.#clusters.delete(cluster);

@@ -32,6 +32,12 @@ export const AT_ONCE = 4 * 1024 * 1024;
 /** So often a range is zeroed at most. */
 const ATTEMPTS = 3;
 
+/**
+ * What the clusters may hold afterwards: what they did, or zeroes, which whoever holds their pages may then read as
+ * well, and which had better be a hole.
+ */
+export type Leaving = "contents" | "zeroes" | "hole";
+
 /** What the set needs of its image. */
 type Owner = Pick<Image, "file" | "geometry" | "readOnly">;
 
@@ -85,10 +91,9 @@ export class SentClusters {
 
   /**
    * Takes the pages of clusters, `length` bytes at `offset`, out of the page cache: their contents are needed no more.
-   * `zero`: whoever holds them may as well read zeroes; `unmap`: the clusters had better become a hole then. Those that
-   * somebody may still hold afterwards stay in the set.
+   * Those that somebody may still hold afterwards stay in the set.
    */
-  async release(offset: number, length: number, zero: boolean, unmap: boolean): Promise<void> {
+  async release(offset: number, length: number, leaving: Leaving): Promise<void> {
     const { file, geometry: { clusterSize } } = this.#image;
     assert(offset % clusterSize === 0 && length % clusterSize === 0, "whole clusters");
     if (!this.#told || this.#gone(offset, length)) return;
@@ -99,8 +104,8 @@ export class SentClusters {
       const from = at;
       while (at < end && this.has(at / clusterSize)) at += clusterSize;
       if (at > from) {
-        if (zero) await this.#zero(from, at - from, unmap);
-        else await this.#dropLarge(from, at);
+        if (leaving === "contents") await this.#dropLarge(from, at);
+        else await this.#zero(from, at - from, leaving === "hole");
         this.#gone(from, at - from);
       }
       at += clusterSize;

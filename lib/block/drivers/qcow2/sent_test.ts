@@ -329,7 +329,7 @@ Deno.test("all clusters that a range touches are in the set, until they have no 
   assert.equal(set.sending(5 * CLUSTER + 1, CLUSTER), true);
   assert.deepEqual([4, 5, 6, 7].map((cluster) => set.has(cluster)), [false, true, true, false]);
   const next = setOver(true, set.state).set;
-  await set.release(5 * CLUSTER, CLUSTER, true, false);
+  await set.release(5 * CLUSTER, CLUSTER, "zeroes");
   assert.deepEqual(calls, []);
   assert.deepEqual([5, 6].map((cluster) => set.has(cluster)), [false, true]);
   assert.equal(next.has(6), true, "the next instance takes it over");
@@ -340,10 +340,10 @@ Deno.test("nothing is zeroed but what is held, and that only where zeroes are wa
   set.sending(0, 4 * CLUSTER);
   for (let page = 0; page < 4 * PAGES; page++) there.add(page);
   holding.add(PAGES).add(2 * PAGES + 1);
-  await set.release(0, 4 * CLUSTER, false, false);
+  await set.release(0, 4 * CLUSTER, "contents");
   assert.deepEqual(calls, []);
   assert.deepEqual([0, 1, 2, 3].map((cluster) => set.has(cluster)), [false, true, true, false]);
-  await set.release(0, 4 * CLUSTER, true, false);
+  await set.release(0, 4 * CLUSTER, "zeroes");
   assert.deepEqual(calls, [`zeroes ${2 * CLUSTER} at ${CLUSTER}`]);
   assert.deepEqual([1, 2].map((cluster) => set.has(cluster)), [false, false]);
 });
@@ -353,8 +353,8 @@ Deno.test("where a file system cannot zero that is tried once", async () => {
   zeroes.work = false;
   set.sending(0, 2 * CLUSTER);
   for (const page of [0, PAGES]) there.add(page), holding.add(page);
-  await set.release(0, CLUSTER, true, false);
-  await set.release(CLUSTER, CLUSTER, true, false);
+  await set.release(0, CLUSTER, "zeroes");
+  await set.release(CLUSTER, CLUSTER, "zeroes");
   assert.deepEqual(calls, [`zeroes ${CLUSTER} at 0`]);
   assert.ok(set.has(0) && set.has(1));
 });
@@ -363,7 +363,7 @@ Deno.test("where it cannot be told what is in the page cache only images that ar
   assert.equal(setOver(false).set.sending(0, CLUSTER), false);
   const { set, calls } = setOver(false, undefined, true);
   assert.equal(set.sending(0, CLUSTER), true);
-  await set.release(0, CLUSTER, true, false);
+  await set.release(0, CLUSTER, "zeroes");
   assert.deepEqual([set.has(0), calls], [true, []], "after a reopen it is not used again");
 });
 
