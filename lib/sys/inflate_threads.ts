@@ -1,25 +1,26 @@
 /**
- * Threads that inflate (raw deflate, zstd), from native memory to native memory. The context's own thread takes jobs
- * from the same queue, a few in a turn of the loop, when it has served whoever else wants something: so none of them
- * waits for another one while there are jobs. The threads end when nothing was posted for some seconds.
+ * Threads that inflate (raw deflate, zstd), from native memory to native memory. They take from a queue, which is kept
+ * short: what would wait in it is left to the context's own thread, inline, so that all have work until there is none.
+ * What is made inline needs no promise and no hand-over, and its data is in this core's cache when it is sent. Only
+ * when a turn of the loop has inflated for long are jobs put into the queue that wait for a thread: others want
+ * something, too. The threads end when nothing was posted for some seconds.
  *
  * A job is posted in shared memory: words[posted] and words[taken] count them, job n lies in slot n % SLOTS. Who
  * moves `taken` on from n owns the job until the result is stored. A thread then rings an eventfd on the loop, but not
- * while the context comes to look by itself: as long as it takes jobs, or has been rung and has not heard it yet.
- * Sleeping and being woken is dear: when each job was handed over alone there were 0.6 calls of futex a cluster, with
- * 32 reads of 4k in flight; now 0.1, and a sixth to a half more clusters a second.
+ * when it has more to do and results may wait for company, and not while the context comes to look by itself: in a
+ * turn that has posted something, or when it has been rung and has not heard it yet. Sleeping and being woken is dear: when each job was handed over alone there were 0.6 calls of futex a
+ * cluster, with 32 reads of 4k in flight, and a sixth to a third fewer clusters a second.
  *
  * As with the poller (poller.ts) they are Workers, since calls on Deno's thread pool need more time to be handed over
  * and back than many a cluster to be inflated. (Node's zlib cannot do it: in Deno its asynchronous calls run on the
  * calling thread.)
  */
 import { assert, MiB } from "../base/mod.ts";
-import { openCodec } from "./compress.ts";
 import { EPOLL } from "./constants.ts";
 import { check } from "./errno.ts";
 import { FIELDS, Format, programUrl, Result, SLOTS, type Start, Word } from "./inflate_program.ts";
-import { LIBDEFLATE, Libdeflate, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
-import { LIBZSTD, Libzstd, LIBZSTD_SYMBOLS } from "./libzstd.ts";
+import { LIBDEFLATE, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
+import { LIBZSTD, LIBZSTD_SYMBOLS } from "./libzstd.ts";
 import { now } from "./now.ts";
 import type { InflateThreads, Loop, Memory, StreamFormat, Sys, Timer, Watch } from "./types.ts";
 
@@ -29,12 +30,10 @@ const WORTH_STARTING = 32;
 const MOST_THREADS = 3;
 /** Jobs one at a time after which inline is tried again. */
 const CROWDED_RUN = 32;
-/**
- * In a turn, the context's thread inflates such a part of what is under way, and no longer than this. With more,
- * clients would wait for replies that are there, and the threads for clients; with less, turns cost too much.
- */
-const HELP_PART = 1 / 4;
-const HELP_NS = 250_000;
+/** Jobs for each thread that wait while the context inflates inline: they last until it comes to post again. */
+const QUEUED = 2;
+/** In a turn the context inflates inline, while threads have enough to do, for no longer than this. */
+const INLINE_NS = 1_000_000;
 /** Bytes that are to be made by the jobs under way, at most (or one job): their memory is in use so long. */
 const MOST_BYTES = 4 * MiB;
 /** Threads end when they had nothing to do for this long, and for twice as long at most. */
@@ -52,9 +51,6 @@ interface Thread {
   readonly ended: Promise<void>;
 }
 
-/** The context's own decoder of a format. */
-type OwnDecoder = Pick<Libdeflate, "decode" | "close">;
-
 /** Threads that share a queue, from the start of the first one to the end of all. */
 class Crew {
   readonly #sys: Sys;
@@ -64,8 +60,6 @@ class Crew {
   readonly #jobs = new Float64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
   readonly #waiting: (((filled: boolean) => void) | undefined)[] = Array(SLOTS).fill(undefined);
   readonly #threads = new Set<Thread>();
-  /** By format, opened when they are needed. */
-  readonly #decoders: (OwnDecoder | undefined)[] = [];
   readonly #fd: number;
   readonly #heardInto: Memory;
   readonly #watch: Watch;
@@ -73,8 +67,11 @@ class Crew {
   underWay = 0;
   /** What the jobs under way are to make. */
   #bytes = 0;
-  /** The context is going to look for jobs and results by itself. */
-  #helping = false;
+  /** The context is going to look for results by itself. */
+  #looking = false;
+  /** The last turn in which there was a job, and when the first of them came. */
+  #turn = -1;
+  #turnBegan = 0;
   /** No more threads: one could not run. */
   broken = false;
 
@@ -100,7 +97,7 @@ class Crew {
     return this.#words[Word.posted]!;
   }
 
-  /** Undefined while no thread is ready, and when there is enough to do. */
+  /** Undefined: the caller is to do it. No thread is ready, or they have enough to do. */
   post(
     input: number,
     length: number,
@@ -113,6 +110,7 @@ class Crew {
     const slot = number & (SLOTS - 1);
     if (this.#ready === 0 || this.#waiting[slot] !== undefined) return undefined;
     if (this.underWay > 0 && this.#bytes + room > MOST_BYTES) return undefined;
+    if (this.#turnIsShort() && this.#queued >= this.#ready * QUEUED) return undefined;
     const jobs = this.#jobs;
     const at = slot * FIELDS;
     jobs[at] = input;
@@ -124,81 +122,43 @@ class Crew {
     this.underWay++;
     this.#bytes += room;
     const filled = new Promise<boolean>((resolve) => this.#waiting[slot] = resolve);
-    this.#offerHelp();
+    this.#lookLater();
     Atomics.store(words, Word.posted, (number + 1) | 0);
-    // One is for the context itself: it is awake.
-    if (this.#queued > 1) Atomics.notify(words, Word.posted, 1);
+    Atomics.notify(words, Word.posted, 1);
     return filled;
   }
 
-  /** From now on the context looks by itself: nobody is to ring. */
-  #offerHelp(): void {
-    if (this.#helping) return;
-    this.#helping = true;
-    Atomics.store(this.#words, Word.rung, 1);
-    this.#loop.defer(this.#help);
+  /** Whether this turn may go on inflating inline. */
+  #turnIsShort(): boolean {
+    const { turns } = this.#loop.counters;
+    const time = now();
+    if (turns !== this.#turn) {
+      this.#turn = turns;
+      this.#turnBegan = time;
+    }
+    return time - this.#turnBegan < INLINE_NS;
   }
 
-  /** Inflates for a while, and takes up results. Waits for the bell when no job is left. */
-  readonly #help = (): void => {
-    const until = now() + HELP_NS;
-    let most = this.underWay * HELP_PART;
-    do {
-      if (!this.#inflateNext()) break;
-    } while (--most > 0 && now() < until);
-    if (this.#queued > 0) {
-      // Not before the replies to what is there now, which are on their way: they leave in the next turn.
-      this.#loop.defer(() => this.#loop.defer(this.#help));
-    } else {
-      this.#helping = false;
-      // Before looking: a result that comes now rings.
-      Atomics.store(this.#words, Word.rung, 0);
-    }
-    this.#settle();
-  };
-
-  /** Jobs that nobody has taken. The order to end moves the count on, too: that is none. */
+  /** Jobs that nobody has taken. */
   get #queued(): number {
     const words = this.#words;
-    if (words[Word.stop] !== 0) return 0;
     return (words[Word.posted]! - Atomics.load(words, Word.taken)) | 0;
   }
 
-  /** Whether there was a job. */
-  #inflateNext(): boolean {
-    const words = this.#words;
-    while (this.#queued > 0) {
-      const next = Atomics.load(words, Word.taken);
-      // Of the last one a thread may have been quicker.
-      if (next === words[Word.posted]!) return false;
-      if (Atomics.compareExchange(words, Word.taken, next, (next + 1) | 0) !== next) continue;
-      const slot = next & (SLOTS - 1);
-      const filled = this.#inflate(slot * FIELDS);
-      Atomics.store(words, Word.results + slot, filled ? Result.filled : Result.failed);
-      return true;
-    }
-    return false;
+  /** Until the end of this turn nobody is to ring. */
+  #lookLater(): void {
+    if (this.#looking) return;
+    this.#looking = true;
+    Atomics.store(this.#words, Word.rung, 1);
+    this.#loop.defer(this.#look);
   }
 
-  #inflate(at: number): boolean {
-    const jobs = this.#jobs;
-    const format = jobs[at + 4]!;
-    const decoder = this.#decoders[format] ??= this.#open(format === Format.zstd);
-    return decoder.decode(jobs[at]!, jobs[at + 1]!, jobs[at + 2]!, jobs[at + 3]!);
-  }
-
-  #open(zstd: boolean): OwnDecoder {
-    const { libdeflate, libzstd } = this.libraries;
-    const fast = zstd ? Libzstd.open(libzstd) : Libdeflate.open(libdeflate);
-    if (fast !== undefined) return fast;
-    const codec = openCodec(zstd ? "zstd-decode" : "inflate");
-    const view = (address: number, length: number) => this.#sys.viewAt(address, length);
-    return {
-      decode: (input, length, output, room) =>
-        codec.run(view(input, length), view(output, room)) === room,
-      close: () => codec.close(),
-    };
-  }
+  readonly #look = (): void => {
+    this.#looking = false;
+    // Before looking: a result that comes now rings.
+    Atomics.store(this.#words, Word.rung, 0);
+    this.#settle();
+  };
 
   start(): void {
     const worker = new Worker(programUrl(), { type: "module", name: "inflate" });
@@ -236,7 +196,7 @@ class Crew {
   #heard(): void {
     this.#sys.read(this.#fd, this.#heardInto.address, 8);
     // Before looking: a result that comes now rings again.
-    if (!this.#helping) Atomics.store(this.#words, Word.rung, 0);
+    if (!this.#looking) Atomics.store(this.#words, Word.rung, 0);
     this.#settle();
   }
 
@@ -266,7 +226,6 @@ class Crew {
       thread.worker.terminate();
     }
     this.#threads.clear();
-    for (const decoder of this.#decoders) decoder?.close();
     this.#watch.close();
     this.#sys.close(this.#fd);
     this.#heardInto.unmap();
