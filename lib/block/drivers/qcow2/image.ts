@@ -5,7 +5,6 @@
 import {
   assert,
   BlockError,
-  chain,
   CommandError,
   type IoVec,
   type MaybePromise,
@@ -344,10 +343,6 @@ export class Image implements OpenedImage {
   commit(): Promise<void> {
     return this.commits.commit();
   }
-  dropCaches(): void {
-    this.map.cache.drop();
-    this.refcounts.cache.drop();
-  }
   /** Makes what was written to the file, and to the data file, stable. */
   async flushChildren(): Promise<void> {
     if (this.data !== this.file) await this.data.flush();
@@ -439,7 +434,7 @@ export class Image implements OpenedImage {
   async close(): Promise<void> {
     await this.quiesce();
     try {
-      await chain(this.#parts.hooks.beforeClose?.(this), () => settle(this, this.#header));
+      await settle(this, this.#header);
     } catch (error) {
       this.context.log.error(`node '${this.nodeName}': closing the image: ${String(error)}`);
     }

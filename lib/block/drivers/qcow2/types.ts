@@ -144,8 +144,6 @@ export interface ImageHooks {
     filename: string,
     format: string | undefined,
   ): MaybePromise<void>;
-  /** Before the last commit: persistent bitmaps are stored here. The image may be read-only. */
-  beforeClose?(image: Qcow2Image): MaybePromise<void>;
   /** Where persistent dirty bitmaps are kept. */
   bitmaps?(image: Qcow2Image): BitmapStore;
   /**
@@ -259,8 +257,6 @@ export interface Qcow2Image {
   openView(header: Header): Promise<OpenedImage>;
   /** Writes all cached metadata in the order above; stable when it resolves. */
   commit(): Promise<void>;
-  /** Drops cached metadata that is not dirty (after repair or snapshot apply). */
-  dropCaches(): void;
 
   /** A structure is broken: marks the image corrupt, sends BLOCK_IMAGE_CORRUPTED, and throws EIO. */
   corrupt(message: string, offset?: number, size?: number): never;
