@@ -61,7 +61,7 @@ export class Allocator {
    */
   claim(count: number): number | Promise<void> {
     if (this.#busy !== undefined) return this.#busy;
-    const { refcounts } = this.#image;
+    const { refcounts, pace } = this.#image;
     const again = this.#claimFreed(count);
     if (again !== undefined) return again;
     for (;;) {
@@ -73,6 +73,8 @@ export class Allocator {
       const found = this.#firstFree(slot, this.#hint);
       this.#hint += found - start;
       if (found < this.#entries) return this.#take(slot, this.#hint, count);
+      // All counted there are in use: in a large image that is full there are many such blocks, one after the other.
+      if (pace.tired) return pace.rest();
     }
   }
 
@@ -189,7 +191,7 @@ export class Allocator {
 
   /** The first of `count` neighbouring clusters that are free; those that no block counts are. */
   async #findRun(count: number): Promise<number> {
-    const { refcounts } = this.#image;
+    const { refcounts, pace } = this.#image;
     let start = this.#hint;
     for (let end = start; end < start + count;) {
       this.#checkEnd(start + count);
@@ -202,6 +204,7 @@ export class Allocator {
       const last = Math.min(start + count, blockEnd);
       if (slot === undefined) end = last;
       else for (; end < last; end++) if (!this.#isFree(slot, end)) start = end + 1;
+      if (pace.tired) await pace.rest();
     }
     return start;
   }

@@ -5,10 +5,14 @@ import { createContext } from "../../../sys/mod.ts";
 import { BlockGraph, Perm } from "../../mod.ts";
 import { driverRegistry } from "../../graph_types.ts";
 import { file } from "../file/mod.ts";
+import { Allocator } from "./allocate.ts";
 import type { Image } from "./image.ts";
 import { imageDriver } from "./testing.ts";
 
-Deno.test("while hundreds of thousands of clusters are given back the loop turns", async () => {
+/** An image with clusters of 512 bytes, on a loop of its own; `act` gets what is open and the user that keeps it so. */
+async function withSmallClusters(
+  act: (image: Image, context: ReturnType<typeof createContext>) => Promise<void>,
+): Promise<void> {
   const directory = await Deno.makeTempDir();
   const context = createContext({ name: "test" });
   try {
@@ -35,6 +39,19 @@ Deno.test("while hundreds of thousands of clusters are given back the loop turns
       needed: Perm.consistentRead | Perm.write,
       shared: Perm.all,
     });
+    await act(image, context);
+    await backend.detach();
+    await graph.closeAll();
+    const check = await new Deno.Command("qemu-img", { args: ["check", "-q", path] }).output();
+    assert.equal(check.code, 0);
+  } finally {
+    await context.close();
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+Deno.test("while hundreds of thousands of clusters are given back the loop turns", () =>
+  withSmallClusters(async (image, context) => {
     const host = await image.allocate(64 * MiB);
     const { turns } = context.loop.counters;
     image.releases.undo(host, 64 * MiB);
@@ -44,12 +61,22 @@ Deno.test("while hundreds of thousands of clusters are given back the loop turns
       [await image.refcount(host), await image.refcount(host + 64 * MiB - 512)],
       [0, 0],
     );
-    await backend.detach();
-    await graph.closeAll();
-    const check = await new Deno.Command("qemu-img", { args: ["check", "-q", path] }).output();
-    assert.equal(check.code, 0);
-  } finally {
-    await context.close();
-    await Deno.remove(directory, { recursive: true });
-  }
-});
+  }));
+
+Deno.test("while room is looked for behind hundreds of thousands of used clusters the loop turns", () =>
+  withSmallClusters(async (image, context) => {
+    const host = await image.allocate(256 * MiB);
+    const gaps: number[] = [];
+    for (let at = 0; at < host;) gaps.push(at = await image.allocate(512));
+    for (const length of [512, 1024]) {
+      const { turns } = context.loop.counters;
+      // As after opening: nothing is known of what is in use.
+      const found = await new Allocator(image).allocate(length);
+      assert.ok(context.loop.counters.turns - turns > 1, `${length} bytes`);
+      assert.ok(found >= host + 256 * MiB);
+      image.releases.undo(found, length);
+    }
+    for (const at of gaps) image.releases.undo(at, 512);
+    image.releases.undo(host, 256 * MiB);
+    await image.releases.idle();
+  }));
