@@ -107,15 +107,18 @@ Deno.test({
       [...Deno.readTextFileSync(dir.file("trace")).matchAll(/submitted to kernel \d+ of (\d+)/g)]
         .map(([, count]) => Number(count));
     for (let i = 0; i < 5; i++) await burst(peer, IN);
-    assert.deepEqual([...new Set(sizes())].sort(), [3]);
+    assert.equal(Math.max(...sizes()), 3); // some may be smaller: the guest's requests come as they like
     await daemon.qmp.execute("qom-set", {
       path: "/objects/t",
       property: "aio-max-batch",
       value: 5,
     });
-    await burst(peer, IN);
-    // The last one has what is left.
-    assert.deepEqual(sizes().slice(80), [5, 5, 5, 5, 5, 5, 5, 5, 5, 3]);
+    // The thread may be at work on the guest's requests before it hears of it.
+    await until(async () => {
+      await burst(peer, IN);
+      return Math.max(...sizes()) > 3;
+    }, "the new limit");
+    assert.equal(Math.max(...sizes()), 5);
     assert.equal((await daemon.stop()).status, 0);
   },
 });
