@@ -31,7 +31,7 @@ const MOST_THREADS = 3;
 /** Jobs one at a time after which inline is tried again. */
 const CROWDED_RUN = 32;
 /** Jobs for each thread that wait while the context inflates inline: they last until it comes to post again. */
-const QUEUED = 2;
+const QUEUED = 3;
 /** In a turn the context inflates inline, while threads have enough to do, for no longer than this. */
 const INLINE_NS = 1_000_000;
 /** Bytes that are to be made by the jobs under way, at most (or one job): their memory is in use so long. */
