@@ -3,7 +3,7 @@
  * that whatever else the machine does falls on all alike. Prints Markdown, or JSON.
  */
 import { parseArgs } from "node:util";
-import { randomBytes } from "node:crypto";
+import { makeImage, readOnce, sync } from "./image.ts";
 import { Generator, installed, type Sample } from "./clients.ts";
 import { cell, judge, type RowResult, type Single, singlesTable, tables } from "./report.ts";
 import { type Row, ROWS, type Tools } from "./rows.ts";
@@ -28,6 +28,7 @@ const USAGE = `Usage: deno task bench [options]
   --seconds S      seconds a slice (default: 1; fio: whole seconds)
   --dir DIR        where the image is made (default: the directory for temporary files)
   --size MIB       size of the image (default: 1024)
+  --piece KIB      the image is written in such pieces (default: 4): so large, at most, are folios of its page cache
   --json           print JSON
   --output FILE    also write the Markdown to FILE (behind its mark)
   --list           print the names of the rows`;
@@ -44,6 +45,7 @@ export interface Options {
   readonly seconds: number;
   readonly dir: string | undefined;
   readonly sizeMib: number;
+  readonly pieceKib: number;
   readonly json: boolean;
   readonly output: string | undefined;
 }
@@ -66,6 +68,7 @@ export function parseOptions(args: string[]): Options | "help" | "list" {
       seconds: { type: "string" },
       dir: { type: "string" },
       size: { type: "string" },
+      piece: { type: "string" },
       json: { type: "boolean" },
       output: { type: "string" },
       list: { type: "boolean" },
@@ -75,7 +78,7 @@ export function parseOptions(args: string[]): Options | "help" | "list" {
   if (values.help) return "help";
   if (values.list) return "list";
   const quick = values.quick ?? false;
-  const number = (name: "slices" | "seconds" | "size", fallback: number): number => {
+  const number = (name: "slices" | "seconds" | "size" | "piece", fallback: number): number => {
     const value = Number(values[name] ?? fallback);
     if (!(value > 0)) throw new Error(`--${name} must be a number above 0`);
     return value;
@@ -99,6 +102,7 @@ export function parseOptions(args: string[]): Options | "help" | "list" {
     seconds: number("seconds", quick ? 0.3 : 1),
     dir: values.dir,
     sizeMib: Math.ceil(number("size", 1024)),
+    pieceKib: Math.min(1024, Math.ceil(number("piece", 4))),
     json: values.json ?? false,
     output: values.output,
   };
@@ -113,6 +117,7 @@ export interface Report {
   readonly slices: number;
   readonly seconds: number;
   readonly imageMib: number;
+  readonly pieceKib: number;
   readonly rows: RowResult[];
   readonly singles: Single[];
   /** What the load generator reaches and costs against a server that only answers. */
@@ -151,10 +156,12 @@ class Bench {
       if (found !== null) this.versions[kind.name] = found;
     }
     const image = `${directory}/image.raw`;
-    makeImage(image, options.sizeMib);
+    note(`making a file of ${options.sizeMib} MiB`);
+    makeImage(image, options);
     // The nbdcopy rows need a second file.
     if (options.rows.some((row) => row.needs === "nbdcopy")) {
-      makeImage(`${directory}/copy.raw`, options.sizeMib);
+      note("and a copy for nbdcopy");
+      makeImage(`${directory}/copy.raw`, options);
     }
     if (options.singles.includes("start")) {
       const starting = this.kinds.filter((kind) => kind.speaksQmp);
@@ -224,18 +231,21 @@ class Bench {
     const rates = () => [...samples.values()].map((all) => all.map(({ rate }) => rate));
     // The first slice only warms the servers up: it is not counted.
     for (let slice = 0; !measured(rates(), this.options.slices); slice++) {
-      const tools: Tools = {
+      const tools: Omit<Tools, "seed"> = {
         generator,
         seconds: this.options.seconds,
-        seed: slice + 1,
         imageBytes: this.options.sizeMib * 2 ** 20,
         scratch: `${this.directory}/copy.raw`,
       };
       readOnce(`${this.directory}/image.raw`); // the machine may have taken its page cache back
-      for (const server of running) {
+      for (let turn = 0; turn < running.length; turn++) {
+        const server = running[(slice + turn) % running.length]!;
         if (!samples.has(server.name)) continue; // it has failed before
+        // Dirty pages cost less to write, and a full disk queue more: nobody is to find what another one left.
+        for (const file of ["image.raw", "copy.raw"]) sync(`${this.directory}/${file}`);
         try {
-          const sample = await row.slice(server, tools);
+          const seed = slice * running.length + turn + 1;
+          const sample = await row.slice(server, { ...tools, seed });
           if (slice > 0) samples.get(server.name)!.push(sample);
         } catch (error) {
           samples.delete(server.name);
@@ -247,24 +257,6 @@ class Bench {
     const { id, title, unit } = row;
     this.rows.push({ id, title, unit, cells, checks: judge(row, cells) });
   }
-}
-
-/** Writes `mib` MiB of incompressible bytes, down to the disk, so that no write-back disturbs the run. */
-function makeImage(path: string, mib: number): void {
-  note(`making a file of ${mib} MiB`);
-  const block = randomBytes(2 ** 20);
-  using file = Deno.openSync(path, { create: true, write: true });
-  for (let i = 0; i < mib; i++) {
-    block.writeUInt32LE(i, 0);
-    for (let at = 0; at < block.length;) at += file.writeSync(block.subarray(at));
-  }
-  file.syncSync();
-}
-
-function readOnce(path: string): void {
-  using file = Deno.openSync(path);
-  const buffer = new Uint8Array(2 ** 20);
-  while (file.readSync(buffer) !== null);
 }
 
 function message(error: unknown): string {
@@ -312,7 +304,7 @@ export function markdown(report: Report): string {
   );
   const parts = [
     `${report.date}. ${report.machine}. Raw image of ${report.imageMib} MiB in the page cache, on ` +
-    `${report.fileSystem}. At least ${report.slices} slices of ${report.seconds} s a server in each row, in turn. ` +
+    `${report.fileSystem}, written in pieces of ${report.pieceKib} KiB. At least ${report.slices} slices of ${report.seconds} s a server in each row, in turn. ` +
     `The run took ${Math.round(report.elapsedSeconds)} s. Targets missed: ${missed.length}.\n`,
     Object.entries(report.versions).map(([name, text]) => `- ${name}: ${text}`).join("\n"),
   ];
@@ -359,6 +351,7 @@ export async function main(args: string[]): Promise<number> {
     slices: options.slices,
     seconds: options.seconds,
     imageMib: options.sizeMib,
+    pieceKib: options.pieceKib,
     rows: bench.rows,
     singles: bench.singles,
     generator: bench.generator,
