@@ -9,6 +9,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { Generator, type Pattern, runProgram, type Sample } from "./clients.ts";
 import { writeFiles } from "./files.ts";
+import { sync } from "./image.ts";
 import { DEFAULTS } from "./load/workload.ts";
 import { QmpClient } from "./qmp.ts";
 import { cell, type Check, check, judge, type RowResult, tables } from "./report.ts";
@@ -261,6 +262,8 @@ class Subject {
     const pattern = { pattern: row.pattern, blockSize: row.blockSize, depth: row.depth };
     if (this.qmp === undefined) {
       this.samples.push(await generator.slice(server, pattern, seconds, seed));
+      // What is to be written back is not for the next one to wait for.
+      sync(`${this.dir}/${server.name}.img`);
       return;
     }
     const name = `n${this.#slices++}`;
@@ -328,7 +331,9 @@ async function measure(
     }
     const rates = () => subjects.map(({ samples }) => samples.map(({ rate }) => rate));
     for (let slice = 0; !measured(rates(), Number(values.slices)); slice++) {
-      for (const subject of subjects) await subject.slice(generator, slice + 1);
+      for (let turn = 0; turn < subjects.length; turn++) {
+        await subjects[(slice + turn) % subjects.length]!.slice(generator, slice + 1);
+      }
     }
   } finally {
     for (const subject of subjects) memory.push(await subject.stop());
