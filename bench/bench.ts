@@ -5,6 +5,8 @@
 import { parseArgs } from "node:util";
 import { makeImage, readOnce, sync } from "./image.ts";
 import { Generator, installed, type Sample } from "./clients.ts";
+import { describeMachine, fileSystemOf } from "./machine.ts";
+import { memory } from "./proc.ts";
 import { cell, judge, type RowResult, type Single, singlesTable, tables } from "./report.ts";
 import { type Row, ROWS, type Tools } from "./rows.ts";
 import { type Kind, KINDS, QSD, QSD_COMPILED, type Server, start, version } from "./servers.ts";
@@ -12,9 +14,9 @@ import { measured } from "./stats.ts";
 import {
   measureIdleCpu,
   measureIdleMemory,
-  measurePeakMemory,
   measureQmp,
   measureStart,
+  peakMemory,
   qualifyGenerator,
 } from "./singles.ts";
 
@@ -130,7 +132,8 @@ export interface Report {
 }
 
 class Bench {
-  readonly servers: Server[] = [];
+  /** The most memory that each server ever had, in bytes. */
+  readonly peaks = new Map<string, number>();
   readonly rows: RowResult[] = [];
   readonly singles: Single[] = [];
   readonly skipped: string[] = [];
@@ -175,39 +178,61 @@ class Bench {
         note("the generator against a server that only answers");
         this.generator = await qualifyGenerator(generator, directory, options.seconds);
       }
-      const qmp = options.singles.includes("qmp");
-      for (const kind of this.kinds) {
-        if (kind.name !== QSD_COMPILED.name || options.servers.length < KINDS.length) {
-          try {
-            this.servers.push(await start(kind, { image, directory, qmp }));
-          } catch (error) {
-            this.failed(message(error));
-          }
-        }
-      }
       await this.#measure(generator);
     } finally {
       await generator.close();
-      for (const server of this.servers) await server.stop();
     }
   }
 
   async #measure(generator: Generator): Promise<void> {
-    const { options, servers } = this;
+    const { options, kinds } = this;
     if (options.singles.includes("memory")) {
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      this.singles.push(measureIdleMemory(servers));
+      await this.#serve(kinds, async (servers) => {
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        this.singles.push(measureIdleMemory(servers));
+      });
     }
     for (const row of options.rows) await this.#runRow(row, generator);
     if (options.singles.includes("qmp")) {
       note("QMP under load");
       const failed = (what: string) => this.failed(what);
-      this.singles.push(...await measureQmp(servers, generator, 2, failed));
+      await this.#serve(kinds, async (servers) => {
+        for (const server of servers) await warmUp(server, generator);
+        this.singles.push(...await measureQmp(servers, generator, 2, failed));
+      });
     }
-    if (options.singles.includes("memory")) this.singles.push(measurePeakMemory(servers));
     if (options.singles.includes("idle")) {
       note("idle CPU");
-      this.singles.push(await measureIdleCpu(servers, 5));
+      await this.#serve(kinds, async (servers) => {
+        for (const server of servers) await warmUp(server, generator);
+        this.singles.push(await measureIdleCpu(servers, 5));
+      });
+    }
+    if (options.singles.includes("memory")) this.singles.push(peakMemory(this.peaks));
+  }
+
+  /** Starts servers of `kinds`, has `use` use them, and stops them whatever happens. */
+  async #serve(kinds: readonly Kind[], use: (servers: Server[]) => Promise<void>): Promise<void> {
+    const { options, directory } = this;
+    const servers: Server[] = [];
+    try {
+      for (const kind of kinds) {
+        // From source or compiled, it is the same program: one of them is enough, unless both are asked for by name.
+        if (kind.name === QSD_COMPILED.name && options.servers.length === KINDS.length) continue;
+        try {
+          servers.push(
+            await start(kind, { image: `${directory}/image.raw`, directory, qmp: true }),
+          );
+        } catch (error) {
+          this.failed(message(error));
+        }
+      }
+      await use(servers);
+      for (const { name, pid } of servers) {
+        this.peaks.set(name, Math.max(this.peaks.get(name) ?? 0, memory(pid).peak));
+      }
+    } finally {
+      for (const server of servers) await server.stop();
     }
   }
 
@@ -223,10 +248,18 @@ class Bench {
       return;
     }
     note(row.id);
-    const kinds = row.kinds.map((kind) => kind.name);
-    const running = this.servers.filter((server) =>
-      kinds.includes(server.name) || server.name === QSD_COMPILED.name || server.name === OTHER
+    const names = row.kinds.map((kind) => kind.name);
+    const kinds = this.kinds.filter(({ name }) =>
+      names.includes(name) || name === QSD_COMPILED.name || name === OTHER
     );
+    // New ones in each row: how fast a server is may depend on what it has done before (its heap, for one).
+    await this.#serve(kinds, async (servers) => {
+      for (const server of servers) await warmUp(server, generator);
+      await this.#takeSlices(row, servers, generator);
+    });
+  }
+
+  async #takeSlices(row: Row, running: readonly Server[], generator: Generator): Promise<void> {
     const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
     const rates = () => [...samples.values()].map((all) => all.map(({ rate }) => rate));
     // The first slice only warms the servers up: it is not counted.
@@ -259,37 +292,17 @@ class Bench {
   }
 }
 
+/** So much load that what is compiled while it runs is compiled then. */
+async function warmUp(server: Server, generator: Generator): Promise<void> {
+  await generator.slice(server, { pattern: "randread", blockSize: 4096, depth: 32 }, 0.5, 1);
+}
+
 function message(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
 function note(text: string): void {
   Deno.stderr.writeSync(new TextEncoder().encode(`bench: ${text}\n`));
-}
-
-/** Processor, number of CPUs, kernel. */
-export async function describeMachine(): Promise<string> {
-  const model = /^model name\s*:\s*(.+)$/m.exec(await Deno.readTextFile("/proc/cpuinfo"))?.[1];
-  return `${model ?? Deno.build.arch}, ${navigator.hardwareConcurrency} CPUs, ` +
-    `Linux ${Deno.osRelease()}, Deno ${Deno.version.deno}`;
-}
-
-/** The type of the file system that holds `path`, from /proc/self/mountinfo. */
-export function fileSystemOf(path: string, mountinfo: string): string {
-  let best = "";
-  let type = "unknown";
-  for (const line of mountinfo.split("\n")) {
-    const fields = line.split(" ");
-    const at = fields[4];
-    const dash = fields.indexOf("-");
-    if (at === undefined || dash < 0) continue;
-    const within = path === at || path.startsWith(at === "/" ? "/" : at + "/");
-    if (within && at.length >= best.length) {
-      best = at;
-      type = fields[dash + 1]!;
-    }
-  }
-  return type;
 }
 
 /** The report as Markdown. */

@@ -8,7 +8,7 @@ import {
   parseStatusMemory,
   threadTimes,
 } from "./proc.ts";
-import { fileSystemOf } from "./bench.ts";
+import { fileSystemOf } from "./machine.ts";
 
 const STAT =
   "4290 (a) b (c) S 1 4290 4290 0 -1 4194304 99 0 0 0 123 45 6 7 20 0 1 0 129173 3133440 383";

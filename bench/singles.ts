@@ -49,14 +49,14 @@ export function measureIdleMemory(servers: readonly Server[]): Single {
   return { title: "idle memory (VmRSS), MiB", values, checks: [] };
 }
 
-/** The most memory since the start: call it after the load. */
-export function measurePeakMemory(servers: readonly Server[]): Single {
+/** The most memory in all of a run, given in bytes by server. */
+export function peakMemory(peaks: ReadonlyMap<string, number>): Single {
   const values: Record<string, string> = {};
   const checks = [];
-  for (const server of servers) {
-    const mib = memory(server.pid).peak / MIB;
-    values[server.name] = digits(mib);
-    if (server.name === QSD.name) checks.push(check("qsd", mib, "<=", 128, " MiB"));
+  for (const [name, bytes] of peaks) {
+    const mib = bytes / MIB;
+    values[name] = digits(mib);
+    if (name === QSD.name) checks.push(check("qsd", mib, "<=", 128, " MiB"));
   }
   return { title: "peak memory under all of this load (VmHWM), MiB", values, checks };
 }

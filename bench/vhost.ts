@@ -7,9 +7,9 @@
  */
 import { randomBytes } from "node:crypto";
 import { parseArgs } from "node:util";
-import { describeMachine, fileSystemOf } from "./bench.ts";
 import { runProgram, type Sample } from "./clients.ts";
 import type { VhostResult, VhostWork } from "./load/vhost.ts";
+import { describeMachine, fileSystemOf } from "./machine.ts";
 import { cell, judge, type RowResult, tables } from "./report.ts";
 import { Served } from "./served.ts";
 import { ORIGINAL, QSD, signalChild } from "./servers.ts";
