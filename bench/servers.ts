@@ -125,6 +125,8 @@ export async function version(kind: Kind): Promise<string | null> {
 export async function start(kind: Kind, site: Site): Promise<Server> {
   const socket = `${site.directory}/${kind.name}.nbd`;
   const qmp = `${site.directory}/${kind.name}.qmp`;
+  // nbdkit leaves its socket behind, and does not start where there is one.
+  await Deno.remove(socket).catch(() => {});
   const child = new Deno.Command(kind.program, {
     args: kind.arguments(site, socket, qmp),
     stdin: "null",
