@@ -85,7 +85,6 @@ export const rareSymbols = {
   posix_spawn_file_actions_init: { parameters: ["usize"], result: "i32" },
   posix_spawn_file_actions_adddup2: { parameters: ["usize", "i32", "i32"], result: "i32" },
   posix_spawn_file_actions_destroy: { parameters: ["usize"], result: "i32" },
-  pthread_sigmask: { parameters: ["i32", "usize", "usize"], result: "i32" },
   waitpid: { parameters: ["i32", "usize", "i32"], result: "i32" },
   fsync: { parameters: ["i32"], result: "i32" },
   fdatasync: { parameters: ["i32"], result: "i32" },
