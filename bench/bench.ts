@@ -261,9 +261,8 @@ class Bench {
 
   async #takeSlices(row: Row, running: readonly Server[], generator: Generator): Promise<void> {
     const samples = new Map<string, Sample[]>(running.map((server) => [server.name, []]));
-    const rates = () => [...samples.values()].map((all) => all.map(({ rate }) => rate));
     // The first slice only warms the servers up: it is not counted.
-    for (let slice = 0; !measured(rates(), this.options.slices); slice++) {
+    for (let slice = 0; !measured(samples.values(), this.options.slices); slice++) {
       const tools: Omit<Tools, "seed"> = {
         generator,
         seconds: this.options.seconds,

@@ -329,8 +329,8 @@ async function measure(
       const beside = { ...kinds[0]!, name: BESIDE.replaceAll(" ", "-") };
       subjects.push(await Subject.start(beside, { ...plain, image: row.beside }, dir));
     }
-    const rates = () => subjects.map(({ samples }) => samples.map(({ rate }) => rate));
-    for (let slice = 0; !measured(rates(), Number(values.slices)); slice++) {
+    const taken = subjects.map(({ samples }) => samples);
+    for (let slice = 0; !measured(taken, Number(values.slices)); slice++) {
       for (let turn = 0; turn < subjects.length; turn++) {
         await subjects[(slice + turn) % subjects.length]!.slice(generator, slice + 1);
       }

@@ -35,8 +35,12 @@ const MOST = 3;
  * Whether a row is measured: all servers have `slices` rates, and all medians are good, or there are three times as many
  * slices. What the ratio of two servers is plays no part.
  */
-export function measured(servers: Iterable<readonly number[]>, slices: number): boolean {
-  for (const rates of servers) {
+export function measured(
+  servers: Iterable<readonly { readonly rate: number }[]>,
+  slices: number,
+): boolean {
+  for (const samples of servers) {
+    const rates = samples.map(({ rate }) => rate);
     if (rates.length < slices) return false;
     if (rates.length < slices * MOST && medianError(rates) > GOOD_ERROR) return false;
   }

@@ -32,8 +32,9 @@ Deno.test("the error of a median shrinks with the slices, and a slice that was h
 });
 
 Deno.test("a row takes the slices asked for, and more only while a server's rate varies", () => {
-  const calm = [98, 99, 100, 101, 102];
-  const wild = [60, 80, 100, 120, 140];
+  const slices = (...rates: number[]) => rates.map((rate) => ({ rate }));
+  const calm = slices(98, 99, 100, 101, 102);
+  const wild = slices(60, 80, 100, 120, 140);
   assert.equal(measured([calm.slice(1)], 5), false);
   assert.equal(measured([calm, calm], 5), true);
   assert.equal(measured([calm, wild], 5), false);

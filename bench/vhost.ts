@@ -212,8 +212,8 @@ async function measure(
 ): Promise<RowResult> {
   try {
     for (const subject of subjects) await subject.start();
-    const rates = () => subjects.map(({ samples }) => samples.map(({ rate }) => rate));
-    for (let slice = 0; !measured(rates(), slices); slice++) {
+    const taken = subjects.map(({ samples }) => samples);
+    for (let slice = 0; !measured(taken, slices); slice++) {
       for (const subject of subjects) await subject.slice(generator, slice + 1);
     }
   } finally {

@@ -1,7 +1,7 @@
 /**
  * The header of a qcow2 image: bytes to a checked value (and back: header_write.ts). Pure. Everything is checked
- * against the limits before anybody allocates anything by it; a wrong field is a BlockError in QEMU's words. What is not known is kept
- * byte for byte: later fields of a longer header, extensions of other programs.
+ * against the limits before anybody allocates anything by it; a wrong field is a BlockError in QEMU's words. What is
+ * not known is kept byte for byte: later fields of a longer header, extensions of other programs.
  *
  * The order of the checks is the original's, so that an image with several faults gives the same message.
  * All offsets and lengths are in bytes. Source: the QCOW2 specification (docs/interop/qcow2), "Header".
