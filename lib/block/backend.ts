@@ -172,7 +172,7 @@ export class Backend implements BlockBackend {
     if (this.#drained > 0) return this.#later(() => this.status(offset, length, precise, out));
     return this.#run("status", undefined, offset, length, () => {
       this.#check("status", offset, length);
-      return chainStatus(this.seam, this.node, offset, length, precise, out);
+      return chainStatus(this.node, offset, length, precise, out);
     });
   }
 
@@ -183,7 +183,7 @@ export class Backend implements BlockBackend {
     let answer = { depth: 0, length };
     const ask = async () => {
       this.#check("status", offset, length);
-      answer = await chainDepth(this.seam, this.node, offset, length);
+      answer = await chainDepth(this.node, offset, length);
     };
     const run = () => this.#run("status", undefined, offset, length, ask);
     await (this.#drained > 0 ? this.#later(run) : run());

@@ -15,6 +15,7 @@ import { dropPages, inPageCache } from "./pages.ts";
 import type { Seam } from "./seam.ts";
 import type { Serialiser } from "./serialise.ts";
 import { noStatistics } from "./statistics.ts";
+import { layerStatus } from "./status.ts";
 import type { GraphThread } from "./thread_types.ts";
 import type { DriverDefinition } from "./driver_types.ts";
 import {
@@ -245,7 +246,7 @@ export class Edge implements Child {
     precise: boolean,
     out: BlockStatus,
   ): MaybePromise<void> {
-    return this.seam.status(this.node, offset, length, precise, out);
+    return layerStatus(this.node, offset, length, precise, out);
   }
   inPageCache(offset: number, length: number): boolean | undefined {
     return inPageCache(this.seam, this.node, offset, length);

@@ -4,7 +4,7 @@ import type { Memory } from "../sys/mod.ts";
 import { Bounded } from "./bounded.ts";
 import type { BlockNode, Edge } from "./node.ts";
 import type { PlanRecord, PlanStep } from "./placement.ts";
-import { isNotSupported, rescue } from "./rescue.ts";
+import { asAdvice } from "./rescue.ts";
 import type { Seam } from "./seam.ts";
 import type { PlanEncoder, WriteIntent } from "./types.ts";
 
@@ -87,12 +87,7 @@ function runSteps(
     case "zeroes":
       return seam.writeZeroesChild(child, at, length, flags);
     case "discard":
-      return rescue(
-        () => seam.discard(child.node, at, length),
-        (error) => {
-          if (!isNotSupported(error)) throw error;
-        },
-      );
+      return asAdvice(() => seam.discard(child.node, at, length));
   }
 }
 

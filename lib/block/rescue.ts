@@ -6,6 +6,13 @@ export function isNotSupported(error: unknown): boolean {
   return error instanceof BlockError && error.kind === "not-supported";
 }
 
+/** Calls `act`, which is but advice: it is no failure that the driver cannot do it. */
+export function asAdvice(act: () => MaybePromise<void>): MaybePromise<void> {
+  return rescue(act, (error) => {
+    if (!isNotSupported(error)) throw error;
+  });
+}
+
 /** Calls `act`, and `otherwise` if it throws or rejects. */
 export function rescue(
   act: () => MaybePromise<void>,

@@ -15,8 +15,7 @@ import { flushNode } from "./flush.ts";
 import type { RequestInFlight } from "./graph_types.ts";
 import { isAllZero, zeroFill } from "./memory.ts";
 import { type BlockNode, type Edge, wantsFua } from "./node.ts";
-import { layerStatus } from "./status.ts";
-import { type BlockStatus, Perm, RequestFlag, type TruncateOptions } from "./types.ts";
+import { Perm, RequestFlag, type TruncateOptions } from "./types.ts";
 import { discardRange, zeroRange } from "./zeroes.ts";
 import { truncateNode } from "./truncate.ts";
 import { prefetchRange } from "./prefetch.ts";
@@ -260,17 +259,6 @@ export class Seam {
     if (node.readOnly || !node.active) return undefined;
     if (this.#traceFlush.enabled) this.#traceFlush.emit(`bs ${node.name}`);
     return flushNode(this, node);
-  }
-
-  /** Status of the front part of a range, this layer's view (backends go through the chain). */
-  status(
-    node: BlockNode,
-    offset: number,
-    length: number,
-    precise: boolean,
-    out: BlockStatus,
-  ): MaybePromise<void> {
-    return layerStatus(this, node, offset, length, precise, out);
   }
 
   /** Brings data into the cache, where the driver knows how; advice. */

@@ -3,7 +3,7 @@ import { assert, BlockError, chain, IoVec, type MaybePromise } from "../base/mod
 import { NodeOp, type NodeRequest, StatusFlag } from "./forward.ts";
 import type { BlockNode } from "./node.ts";
 import type { Seam } from "./seam.ts";
-import { chainDepth, chainStatus } from "./status.ts";
+import { chainDepth, chainStatus, layerStatus } from "./status.ts";
 import type { BlockNodeInfo } from "./types.ts";
 
 /** What requests without data have. */
@@ -78,30 +78,30 @@ function executeOn(seam: Seam, node: BlockNode, request: NodeRequest): MaybeProm
     case NodeOp.prefetch:
       return seam.prefetch(node, offset, length);
     case NodeOp.status:
-      return statusOn(seam, node, request);
+      return statusOn(node, request);
     case NodeOp.depth:
-      return depthOn(seam, node, request);
+      return depthOn(node, request);
     default:
       throw new BlockError("ENOTSUP", `request ${op} is not known`, { node: node.name, offset });
   }
 }
 
-function statusOn(seam: Seam, node: BlockNode, request: NodeRequest): MaybePromise<void> {
+function statusOn(node: BlockNode, request: NodeRequest): MaybePromise<void> {
   const { offset, length, flags } = request;
   const out = request.out!;
   const precise = (flags & StatusFlag.precise) !== 0;
   if ((flags & StatusFlag.whole) !== 0) {
-    return chainStatus(seam, node, offset, length, precise, out);
+    return chainStatus(node, offset, length, precise, out);
   }
-  return chain(seam.status(node, offset, length, precise, out), () => {
+  return chain(layerStatus(node, offset, length, precise, out), () => {
     // What a format has nothing of reads as zeroes, unless a layer below it provides it: the asker sees to that.
     if (!out.allocated && !out.data && node.instance.kind === "format") out.zero = true;
   });
 }
 
-async function depthOn(seam: Seam, node: BlockNode, request: NodeRequest): Promise<void> {
+async function depthOn(node: BlockNode, request: NodeRequest): Promise<void> {
   const out = request.out!;
-  const found = await chainDepth(seam, node, request.offset, request.length);
+  const found = await chainDepth(node, request.offset, request.length);
   out.depth = found.depth;
   out.length = found.length;
   out.allocated = found.depth > 0;

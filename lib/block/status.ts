@@ -5,8 +5,7 @@
 import { assert, chain, type MaybePromise } from "../base/mod.ts";
 import type { BlockNode, Edge } from "./node.ts";
 import { Placed, PlacementRecord } from "./placement.ts";
-import type { Seam } from "./seam.ts";
-import type { BlockStatus, FormatInstance } from "./types.ts";
+import type { BlockStatus } from "./types.ts";
 
 /** Extents that `chainStatus` joins at most in one answer. */
 const MAX_JOINED = 256;
@@ -40,7 +39,6 @@ function fill(out: BlockStatus, length: number, contents: typeof Contents[keyof 
 
 /** The status of the front part of [offset, offset+length), as `node` itself tells. */
 export function layerStatus(
-  seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
@@ -53,7 +51,9 @@ export function layerStatus(
   if (offset >= size) return fill(out, length, Contents.nothing);
   const inside = Math.min(length, size - offset);
   if (instance.kind === "format") {
-    return formatStatus(seam, node, instance, offset, inside, precise, out);
+    const place = new PlacementRecord().begin(inside);
+    const located = instance.locate(offset, inside, place);
+    return chain(located, () => placedStatus(node, place, precise, out));
   }
   fill(out, inside, Contents.data);
   if (instance.status === undefined) {
@@ -86,24 +86,8 @@ function wholeBlocks(out: BlockStatus, offset: number, length: number, block: nu
   out.allocated = true;
 }
 
-function formatStatus(
-  seam: Seam,
-  node: BlockNode,
-  instance: FormatInstance,
-  offset: number,
-  length: number,
-  precise: boolean,
-  out: BlockStatus,
-): MaybePromise<void> {
-  const place = new PlacementRecord().begin(length);
-  return chain(
-    instance.locate(offset, length, place),
-    () => placedStatus(seam, node, place, precise, out),
-  );
-}
-
+/** What a format's answer says. */
 function placedStatus(
-  seam: Seam,
   node: BlockNode,
   place: PlacementRecord,
   precise: boolean,
@@ -111,7 +95,7 @@ function placedStatus(
 ): MaybePromise<void> {
   switch (place.kind) {
     case Placed.child:
-      return childStatus(seam, node, place, precise, out);
+      return childStatus(node, place, precise, out);
     case Placed.zero:
       return fill(out, place.length, place.allocated ? Contents.zeroes : Contents.nothing);
     case Placed.unallocated:
@@ -129,7 +113,6 @@ function placedStatus(
 
 /** Data in a child: a transparent node shows the child's status, others their own, zeroes excepted. */
 function childStatus(
-  seam: Seam,
   node: BlockNode,
   place: PlacementRecord,
   precise: boolean,
@@ -144,7 +127,7 @@ function childStatus(
     out.file = edge.node;
   };
   if (!transparent && !precise) return own(length, false);
-  const asked = layerStatus(seam, edge.node, at, length, precise, out);
+  const asked = layerStatus(edge.node, at, length, precise, out);
   return transparent ? asked : chain(asked, () => own(out.length, out.zero));
 }
 
@@ -172,7 +155,6 @@ function skipFilters(node: BlockNode): BlockNode {
 
 /** The front part of a range through all layers, equal neighbours joined. `allocated`: by any layer. */
 export function chainStatus(
-  seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
@@ -180,13 +162,12 @@ export function chainStatus(
   out: BlockStatus,
 ): MaybePromise<void> {
   return chain(
-    throughLayers(seam, node, offset, length, precise, out),
-    () => out.length < length ? joinMore(seam, node, offset, length, precise, out) : undefined,
+    throughLayers(node, offset, length, precise, out),
+    () => out.length < length ? joinMore(node, offset, length, precise, out) : undefined,
   );
 }
 
 async function joinMore(
-  seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
@@ -195,7 +176,7 @@ async function joinMore(
 ): Promise<void> {
   const next = emptyStatus();
   for (let i = 0; i < MAX_JOINED && out.length < length; i++) {
-    await throughLayers(seam, node, offset + out.length, length - out.length, precise, next);
+    await throughLayers(node, offset + out.length, length - out.length, precise, next);
     if (
       next.allocated !== out.allocated || next.data !== out.data || next.zero !== out.zero ||
       next.file !== out.file ||
@@ -210,7 +191,6 @@ async function joinMore(
  * another context has are counted only if `counting`.
  */
 function throughLayers(
-  seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
@@ -225,12 +205,12 @@ function throughLayers(
     const asked = elsewhere.depth(offset, Math.min(length, elsewhere.size - offset), out);
     return asked.then((below) => below === 0 ? 0 : depth - 1 + below);
   }
-  return chain(layerStatus(seam, layer, offset, length, precise, out), () => {
+  return chain(layerStatus(layer, offset, length, precise, out), () => {
     assert(out.length > 0 && out.length <= length, "status outside the question");
     const below = out.allocated ? undefined : backing(layer);
     // Beyond the end of a short layer everything is zero, whatever lies below it.
     if (below !== undefined && offset < layer.size) {
-      return throughLayers(seam, below.node, offset, out.length, precise, out, counting, depth + 1);
+      return throughLayers(below.node, offset, out.length, precise, out, counting, depth + 1);
     }
     // As in QEMU a layer that is too short for its overlay is what makes the rest zero.
     if (depth > 1 && offset >= layer.size) return depth;
@@ -242,16 +222,15 @@ function throughLayers(
 
 /** Which layer provides the front part: 1 is the node itself; 0 none. */
 export async function chainDepth(
-  seam: Seam,
   node: BlockNode,
   offset: number,
   length: number,
 ): Promise<{ depth: number; length: number }> {
   const out = emptyStatus();
-  const depth = await throughLayers(seam, node, offset, length, false, out, true);
+  const depth = await throughLayers(node, offset, length, false, out, true);
   let total = out.length;
   for (let i = 0; i < MAX_JOINED && total < length; i++) {
-    const more = await throughLayers(seam, node, offset + total, length - total, false, out, true);
+    const more = await throughLayers(node, offset + total, length - total, false, out, true);
     if (more !== depth) break;
     total += out.length;
   }

@@ -10,7 +10,7 @@ import {
 import { Pace } from "../sys/mod.ts";
 import { inOrder, writeZeroesAligned } from "./align.ts";
 import type { BlockNode } from "./node.ts";
-import { isNotSupported, rescue } from "./rescue.ts";
+import { asAdvice, isNotSupported, rescue } from "./rescue.ts";
 import type { Seam } from "./seam.ts";
 import { RequestFlag } from "./types.ts";
 
@@ -175,16 +175,9 @@ function discardCall(
   length: number,
 ): MaybePromise<void> {
   const instance = node.instance;
-  return rescue(
-    () => {
-      if (instance.kind === "format") {
-        return seam.engine.discard(node, instance, offset, length);
-      }
-      const result = instance.discard?.(offset, length);
-      return isPromise(result) ? seam.track(node, "discard", offset, length, result) : undefined;
-    },
-    (error) => {
-      if (!isNotSupported(error)) throw error;
-    },
-  );
+  return asAdvice(() => {
+    if (instance.kind === "format") return seam.engine.discard(node, instance, offset, length);
+    const result = instance.discard?.(offset, length);
+    return isPromise(result) ? seam.track(node, "discard", offset, length, result) : undefined;
+  });
 }
