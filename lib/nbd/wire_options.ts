@@ -190,7 +190,7 @@ export interface MetaRequest {
   readonly queries: readonly string[];
 }
 
-/** The data of LIST/SET_META_CONTEXT; queries longer than a string may be are passed over. */
+/** The data of LIST/SET_META_CONTEXT; a query longer than a string may be becomes the empty one, which names nothing. */
 export function parseMetaRequest(option: number, data: Uint8Array): MetaRequest | string {
   const named = takeName(option, data);
   if (typeof named === "string") return named;
@@ -205,7 +205,8 @@ export function parseMetaRequest(option: number, data: Uint8Array): MetaRequest 
     const length = view.getUint32(at);
     at += 4;
     if (length > data.length - at) return inconsistent(option);
-    if (length <= MAX_STRING) queries.push(decoder.decode(data.subarray(at, at + length)));
+    const names = length <= MAX_STRING;
+    queries.push(names ? decoder.decode(data.subarray(at, at + length)) : "");
     at += length;
   }
   if (at < data.length) return `option '${optionName(option)}' has unexpected length`;

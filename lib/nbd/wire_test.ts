@@ -154,9 +154,9 @@ Deno.test("lengths that lie are refused without being believed", () => {
   );
 });
 
-Deno.test("queries longer than a string may be are passed over", () => {
-  const request = parseMetaRequest(9, metaRequestData("x", ["q".repeat(4097), "base:"]));
-  assert.deepEqual(request, { name: "x", queries: ["base:"] });
+Deno.test("a query longer than a string may be is one that names nothing, not the absence of one", () => {
+  const request = parseMetaRequest(9, metaRequestData("x", ["base:" + "q".repeat(4092), "base:"]));
+  assert.deepEqual(request, { name: "x", queries: ["", "base:"] });
 });
 
 Deno.test("errors of the system become the protocol's", () => {
