@@ -1,19 +1,4 @@
-/** Facts about a running process from Linux's /proc (proc(5)): CPU time, memory, context switches. */
-
-/** USER_HZ: the unit of the times in /proc/PID/stat; 100 on every architecture that qsd runs on. */
-const TICKS_PER_SECOND = 100;
-
-/** CPU time of a whole process, threads that have ended included, from the text of /proc/PID/stat. Microseconds. */
-export function parseStatCpuUs(stat: string): number {
-  // The name in parentheses may hold spaces and parentheses itself: fields are counted from the last one.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  const utime = Number(fields[11]);
-  const stime = Number(fields[12]);
-  if (!Number.isFinite(utime) || !Number.isFinite(stime)) {
-    throw new Error(`not the text of /proc/PID/stat: ${stat.slice(0, 60)}`);
-  }
-  return (utime + stime) * (1e6 / TICKS_PER_SECOND);
-}
+/** Facts about a running process: its CPU clock, and from Linux's /proc (proc(5)) memory and context switches. */
 
 /** Memory of a process in bytes. */
 export interface Memory {
@@ -50,9 +35,25 @@ export function parseContextSwitches(status: string): number {
   return sum;
 }
 
-/** CPU time that process `pid` has used, user and system, all threads, in microseconds (steps of 10 ms). */
+/** What gives the CPU clock of another process (clock_getcpuclockid(3)). */
+const { symbols: LIBC } = Deno.dlopen("libc.so.6", {
+  clock_getcpuclockid: { parameters: ["i32", "buffer"], result: "i32" },
+  clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+});
+
+/**
+ * CPU time that process `pid` has used, user and system, all threads, those that have ended included, in microseconds.
+ * Its clock is exact; the times in /proc/PID/stat are the same ones, in steps of 10 ms.
+ */
 export function cpuUs(pid: number): number {
-  return parseStatCpuUs(Deno.readTextFileSync(`/proc/${pid}/stat`));
+  const clock = new Int32Array(1);
+  const time = new BigInt64Array(2);
+  const errno = LIBC.clock_getcpuclockid(pid, clock);
+  if (errno !== 0) throw new Error(`process ${pid} has no CPU clock (errno ${errno})`);
+  if (LIBC.clock_gettime(clock[0]!, time) !== 0) {
+    throw new Error(`the CPU clock of process ${pid} cannot be read`);
+  }
+  return Number(time[0]) * 1e6 + Number(time[1]) / 1e3;
 }
 
 /** Memory of process `pid`, in bytes. */

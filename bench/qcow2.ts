@@ -339,16 +339,9 @@ async function measure(
     for (const subject of subjects) memory.push(await subject.stop());
   }
   const cells = Object.fromEntries(
-    subjects.map((subject, at) => [kinds[at]?.name ?? BESIDE, cellOf(row, subject.samples)]),
+    subjects.map((subject, at) => [kinds[at]?.name ?? BESIDE, cell(subject.samples)]),
   );
   return { cells, memory };
-}
-
-/** A slice with a number of requests is too short for a clock of 10 ms: the CPU time is that of all slices. */
-function cellOf(row: Row, samples: readonly Sample[]): RowResult["cells"][string] {
-  if (!row.fresh) return cell(samples);
-  const cpuUs = samples.reduce((sum, sample) => sum + sample.cpuUs, 0) / samples.length;
-  return { ...cell(samples), cpuUs };
 }
 
 /** "Reads never more than 15 % below raw on the same row". */

@@ -82,7 +82,7 @@ export async function measureIdleCpu(servers: readonly Server[], seconds: number
       const us = Math.max(0, after.cpuNs - before[i]!.cpuNs) / 1000 / seconds;
       const switches = Math.max(0, after.switches - before[i]!.switches) / seconds;
       values[server.name] = `${digits(us)} (${digits(switches)} switches)`;
-      // Zero to the resolution of /proc/PID/stat: no tick of 10 ms in a run of about 5 s.
+      // Half a thousandth of a CPU is what zero means here: a few timers.
       if (server.name === QSD.name) checks.push(check("qsd", us, "<=", 500, " us/s"));
     }
     return { title: "idle with a client: CPU us a second, context switches", values, checks };
