@@ -1,6 +1,6 @@
 /** Ways of starting: inherited sockets, symbolic links, TCP, a monitor on standard input. */
 import assert from "node:assert/strict";
-import { Daemon, ON_ORIGINAL, runToEnd, subject } from "../harness/daemon.ts";
+import { Daemon, ON_ORIGINAL, ROOT, runToEnd, subject } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
 import { noisy } from "../harness/images.ts";
 import { NbdPeer } from "../harness/nbd.ts";
@@ -97,6 +97,25 @@ Deno.test("it starts from another folder by a relative path through a link", asy
   Deno.symlinkSync(program(), dir.file("sub/linked"));
   await using daemon = await Daemon.start({ dir, program: "./sub/linked" });
   assert.deepEqual(await daemon.qmp.execute("query-block-exports"), []);
+});
+
+Deno.test({
+  name: "it starts from a folder with a comma and a space in its path",
+  ignore: subject() !== `${ROOT}/qsd`,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const home = dir.file("one, two");
+    for (const folder of ["lib", "tools"]) Deno.mkdirSync(`${home}/${folder}`, { recursive: true });
+    for (const name of ["qsd", "tools/permissions"]) {
+      Deno.copyFileSync(`${ROOT}/${name}`, `${home}/${name}`);
+    }
+    // Not the daemon: what matters is that it runs, and may read what Workers read.
+    Deno.writeTextFileSync(`${home}/lib/text`, "read");
+    const read = "Deno.readTextFileSync(new URL('lib/text', import.meta.url))";
+    Deno.writeTextFileSync(`${home}/main.ts`, `console.log(${read});\n`);
+    const { status, stdout, stderr } = await runToEnd({ dir, program: `${home}/qsd`, args: [] });
+    assert.deepEqual([status, stdout, stderr], [0, "read\n", ""]);
+  },
 });
 
 Deno.test("TCP on 127.0.0.1 and on ::1 serves what the Unix socket serves", async () => {

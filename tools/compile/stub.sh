@@ -71,9 +71,9 @@ if [ ! -e /proc/self/exe ]; then
 fi
 find_cache
 trap - HUP INT TERM
-# In a list of deno's a comma within a path is doubled.
+# In a list of deno's a comma cannot be part of a path: the folder above the name with the comma has to do.
 lib=$dir/lib
-case $lib in *,*) lib=$(printf %s "$lib" | sed 's/,/,,/g') ;; esac
+case $lib in *,*) lib=${lib%%,*}; lib=${lib%/*}/ ;; esac
 DENO_DIR=$dir/cache
 DENO_NO_UPDATE_CHECK=1
 export DENO_DIR DENO_NO_UPDATE_CHECK
