@@ -1,9 +1,18 @@
 /** The block core at the wrong moment: nothing is lost, closed twice, left drained or waited for without need. */
 import assert from "node:assert/strict";
 import { IoVec } from "../base/mod.ts";
+import { struct } from "../qmp/schema/core.ts";
 import type { BlockBackend } from "./backend_types.ts";
+import { MAX_PIECES } from "./bounded.ts";
+import { defineDriver } from "./driver_types.ts";
 import { ioError, MemoryDisk, type TestGraph, testGraph } from "./testing.ts";
 import { Perm } from "./types.ts";
+
+const writer = {
+  describe: "an unnamed block device",
+  needed: Perm.consistentRead | Perm.write,
+  shared: Perm.all,
+};
 
 /** Runs `body` with node `n` on a memory disk, and a user that may write. */
 function test(
@@ -16,12 +25,8 @@ function test(
     const disk = new MemoryDisk(size);
     prepare(disk);
     const made = testGraph({ d: disk });
-    await made.add({ driver: "memory", "node-name": "n", disk: "d" });
-    const backend = await made.graph.backend("n", {
-      describe: "an unnamed block device",
-      needed: Perm.consistentRead | Perm.write,
-      shared: Perm.all,
-    });
+    await made.add({ driver: "memory", "node-name": "n", disk: "d", discard: "unmap" });
+    const backend = await made.graph.backend("n", writer);
     await body({ ...made, disk, backend });
     await backend.detach();
     await made.graph.closeAll();
@@ -30,6 +35,8 @@ function test(
 }
 
 const count = (disk: MemoryDisk, op: string) => disk.calls.filter((call) => call.op === op).length;
+const ranges = (disk: MemoryDisk, op: string) =>
+  disk.calls.filter((call) => call.op === op).map(({ offset, length }) => [offset, length]);
 
 test(
   "a flush waits for no flush that began after it and covers it",
@@ -70,6 +77,93 @@ test(
   },
 );
 
+for (const latency of ["sync", "async"] as const) {
+  test(
+    `a flush after a discard that failed half-way reaches the disk (${latency})`,
+    (disk) => Object.assign(disk, { latency, limits: { maxDiscard: 4096 } }),
+    async ({ disk, backend }) => {
+      disk.fault = ({ op, offset }) => op === "discard" && offset > 0 ? ioError() : undefined;
+      await assert.rejects(async () => await backend.discard(0, 8192), { errno: "EIO" });
+      disk.fault = undefined;
+      await backend.flush();
+      assert.equal(count(disk, "flush"), 1);
+    },
+  );
+
+  test(
+    `once a piece of a request has failed no more are begun (${latency})`,
+    (disk) => Object.assign(disk, { latency, limits: { maxTransfer: 4096 } }),
+    async ({ disk, backend, memory }) => {
+      disk.fault = ({ offset }) => offset === 0 ? ioError() : undefined;
+      const iov = IoVec.of(memory(1 << 20).address, 1 << 20);
+      await assert.rejects(async () => await backend.write(0, iov), { errno: "EIO" });
+      const begun = count(disk, "write");
+      assert.ok(latency === "sync" ? begun === 1 : begun <= MAX_PIECES, `${begun} pieces`);
+    },
+  );
+}
+
+test(
+  "pieces of an unaligned write end on blocks: only the first and the last block are read for it",
+  (disk) => disk.limits = { maxTransfer: 4096, requestAlignment: 512 },
+  async ({ disk, backend, memory }) => {
+    await backend.write(100, IoVec.of(memory(10000).address, 10000));
+    assert.deepEqual(ranges(disk, "write"), [[0, 4096], [4096, 4096], [8192, 2048]]);
+    assert.deepEqual(ranges(disk, "read"), [[0, 512], [9728, 512]]);
+  },
+);
+
+test(
+  "the driver is asked for no byte behind the end of a node whose last sector is short",
+  () => {},
+  async ({ disk, backend, memory }) => {
+    await backend.read(0, IoVec.of(memory(1024).address, 1024));
+    assert.deepEqual(ranges(disk, "read"), [[0, 1023]]);
+  },
+  1023,
+);
+
+test(
+  "the end of the furthest write is remembered, whichever write is the last",
+  () => {},
+  async ({ disk, graph, backend, memory }) => {
+    const { address } = memory(512);
+    for (const latency of ["sync", "async"] as const) {
+      disk.latency = latency;
+      await backend.write(4096, IoVec.of(address, 512));
+      await backend.write(0, IoVec.of(address, 512));
+      assert.equal(graph.find("n")!.writeHighest, 4608);
+    }
+  },
+);
+
+Deno.test("a driver that cannot write is not asked to, and be its node made writable", async () => {
+  const reader = defineDriver({
+    name: "reader",
+    kind: "protocol",
+    options: struct("BlockdevOptionsReader", {}),
+    open: () => ({
+      kind: "io" as const,
+      size: 4096,
+      read: () => {},
+      prepareReopen: () => ({ commit: () => {}, abort: () => {} }),
+      close: () => {},
+    }),
+  });
+  const { add, graph, memory } = testGraph({}, [reader as never]);
+  const options = { driver: "reader", "node-name": "r", "read-only": true } as never;
+  await add(options);
+  await graph.reopen([{ ...options as object, "read-only": false } as never]);
+  const backend = await graph.backend("r", writer);
+  const iov = IoVec.of(memory(512).address, 512);
+  for (const act of [() => backend.write(0, iov), () => backend.writeZeroes(0, 512)]) {
+    const refused = { errno: "EPERM", message: "Block node is read-only" };
+    await assert.rejects(async () => await act(), refused);
+  }
+  await backend.detach();
+  await graph.closeAll();
+});
+
 test(
   "zeroes that go as data leave turns to others",
   (disk) => disk.canZero = false,
@@ -102,6 +196,27 @@ test(
     assert.equal(backend.read(0, IoVec.of(memory(512).address, 512)), undefined);
     (await graph.drain()).end();
     assert.equal(disk.quiesced, 0);
+  },
+);
+
+test(
+  "pieces have as many segments as the driver takes",
+  (disk) => disk.limits = { maxSegments: 3 },
+  async ({ disk, backend, memory }) => {
+    const { address } = memory(8192);
+    const scattered = (segments: number) => {
+      const iov = new IoVec();
+      for (let i = 0; i < segments; i++) iov.add(address + i * 1024, 512);
+      return iov;
+    };
+    const pieces = async (segments: number) => {
+      disk.calls.length = 0;
+      await backend.read(0, scattered(segments));
+      return ranges(disk, "read").map(([, length]) => length! / 512);
+    };
+    assert.deepEqual(await pieces(3), [3]);
+    assert.deepEqual(await pieces(4), [3, 1]);
+    assert.deepEqual(await pieces(7), [3, 3, 1]);
   },
 );
 

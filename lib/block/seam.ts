@@ -246,12 +246,17 @@ export class Seam {
     }
     if (length === 0 || node.common.discard !== "unmap") return undefined;
     const act = () => discardRange(this, node, offset, length);
-    const result = node.limits.requestAlignment === 1
-      ? act()
-      : inOrder(node, offset, length, false, act);
+    let result: MaybePromise<void>;
+    try {
+      result = node.limits.requestAlignment === 1
+        ? act()
+        : inOrder(node, offset, length, false, act);
+    } catch (error) {
+      node.changed(offset, length); // as in write
+      throw error;
+    }
     if (result === undefined) return node.changed(offset, length);
-    const done = () => node.changed(offset, length);
-    return result.finally(done);
+    return result.finally(() => node.changed(offset, length));
   }
 
   /** Makes every write that has completed durable: the node's own part, then its children's. */
