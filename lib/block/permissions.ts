@@ -93,7 +93,8 @@ export function defaultChildPermissions(
     shared &= ~(Perm.write | Perm.resize);
   } else if (role.includes("data")) {
     // Any write may have to grow the file, even one that changes nothing visible.
-    if ((needed & Perm.writeUnchanged) !== 0) needed |= Perm.write;
+    // So may another length, whose new end must read as zeroes.
+    if ((needed & (Perm.writeUnchanged | Perm.resize)) !== 0) needed |= Perm.write;
     if ((needed & Perm.write) !== 0) needed |= Perm.resize;
     shared &= ~Perm.resize;
   }

@@ -33,6 +33,7 @@ Deno.test("defaults by role, for every case of the rules", () => {
     [["data"], R, ALL, false, R, ALL & ~Z],
     [["data"], W, ALL, false, W | Z, ALL & ~Z],
     [["data"], U, ALL, false, U | W | Z, ALL & ~Z],
+    [["data"], Z, ALL, false, W | Z, ALL & ~Z],
   ];
   for (const [role, needed, shared, readOnly, wantNeeded, wantShared] of table) {
     assert.deepEqual(

@@ -95,6 +95,9 @@ function collect(
   for (const edge of node.children) collectChild(graph, items, item, edge);
 }
 
+/** Children that a reopen may put another node in place of. */
+const MOVABLE: readonly string[] = ["file", "backing"];
+
 function collectChild(
   graph: BlockGraph,
   items: Map<BlockNode, Item>,
@@ -103,15 +106,18 @@ function collectChild(
 ): void {
   const value = item.options[edge.name] as string | BlockdevOptionsValue | null | undefined;
   const inherit = { parent: item.common, role: edge.role };
-  if (value === undefined) {
+  if (value === undefined && edge.role.includes("cow")) {
     throw new CommandError(`${edge.name} is missing for '${item.node.name}'`);
   }
   if (value === null) {
     item.dropped.push(edge);
-  } else if (typeof value !== "string") {
+  } else if (typeof value === "object") {
     if (!edge.owned) throw new CommandError(`Cannot change the option '${edge.name}.driver'`);
     collect(graph, items, edge.node, value, inherit);
-  } else if (value !== edge.node.name) {
+  } else if (value !== undefined && value !== edge.node.name) {
+    if (!MOVABLE.includes(edge.name)) {
+      throw new CommandError(`Cannot change the option '${edge.name}'`);
+    }
     item.moved.set(edge, target(graph, item.node, edge.name, value));
   } else if (edge.owned && !items.has(edge.node)) {
     // Kept, but what it inherits may change.

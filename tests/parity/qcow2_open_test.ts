@@ -265,6 +265,7 @@ const chain: Readonly<Record<string, FileSpec>> = {
   "mid.qcow2": create("mid.qcow2", "-b", "base.qcow2", "-F", "qcow2", "2M"),
   "top.qcow2": create("top.qcow2", "-b", "mid.qcow2", "-F", "qcow2", "1M"),
   "folder/top.qcow2": create("folder/top.qcow2", "-b", "base.qcow2", "-F", "qcow2", "1M"),
+  "data.qcow2": create("data.qcow2", "-o", "data_file=data.raw", "1M"),
   "lost.qcow2": create("lost.qcow2", "-u", "-b", "nothing.qcow2", "-F", "qcow2", "1M"),
 };
 const inline = (file: string) => ({ driver: "qcow2", file: { driver: "file", filename: file } });
@@ -366,6 +367,10 @@ const other = (name: string, file: string): Step => ({
   execute: "blockdev-add",
   arguments: { ...inline(file), "node-name": name, "read-only": true },
 });
+const fileNode = (name: string, filename: string): Step => ({
+  execute: "blockdev-add",
+  arguments: { driver: "file", "node-name": name, filename },
+});
 const start = [other("b", "base.qcow2"), other("m", "folder/base.qcow2")];
 
 parity(
@@ -411,6 +416,24 @@ parity(
       reopen("a.qcow2", { backing: "b" }),
       flat,
       reopen("a.qcow2", { backing: null, "data-file": "b" }),
+    ],
+    [
+      "a data file",
+      fileNode("d", "data.raw"),
+      fileNode("e", "raw.img"),
+      add("data.qcow2", { "data-file": "d" }),
+      reopen("data.qcow2", { "data-file": "e" }),
+      reopen("data.qcow2", { "data-file": { driver: "file", filename: "data.raw" } }),
+      reopen("data.qcow2", { "data-file": null }),
+      reopen("data.qcow2", { "overlap-check": "all" }),
+      reopen("data.qcow2", { "data-file": "d", "overlap-check": "none" }),
+      { execute: "block_resize", arguments: { "node-name": "n", size: 2097152 } },
+      flat,
+      del,
+      add("data.qcow2"),
+      reopen("data.qcow2", { "data-file": "e" }),
+      reopen("data.qcow2", { "data-file": { driver: "file", filename: "data.raw" } }),
+      flat,
     ],
     [
       "read-only and back",

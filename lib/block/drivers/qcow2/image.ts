@@ -349,9 +349,9 @@ export class Image implements OpenedImage {
     await this.file.flush();
   }
 
-  /** The length on disk; `widen` alone lets the image write beyond the old one. */
-  widen(size: number): void {
-    this.#size = Math.max(this.#size, size);
+  /** The length on disk; `allow` alone lets the image write up to another one, until it is that, or is not. */
+  allow(size: number): void {
+    this.#size = size;
   }
   async setSize(size: number): Promise<void> {
     await this.updateHeader({ size });

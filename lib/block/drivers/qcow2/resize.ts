@@ -20,15 +20,12 @@ export async function resize(image: Image, size: number, options: TruncateOption
     return;
   }
   if (options.preallocation !== "off") checkPreallocation(image);
-  await growL1(image, size);
-  await zeroNew(image, size, old);
-  if (options.preallocation !== "off") await preallocate(image, old, size, options);
-  await image.commit();
-  if (image.geometry.externalData && size > image.data.size) {
-    const preallocation = options.preallocation === "metadata" ? "off" : options.preallocation;
-    await image.data.truncate(size, { exact: false, preallocation, goOn: options.goOn });
+  try {
+    await grow(image, size, old, options);
+  } catch (error) {
+    image.allow(old);
+    throw error;
   }
-  await image.setSize(size);
 }
 
 // --- smaller ---
@@ -88,6 +85,23 @@ function dropTables(image: Image, from: number): void {
 
 // --- larger ---
 
+async function grow(
+  image: Image,
+  size: number,
+  old: number,
+  options: TruncateOptions,
+): Promise<void> {
+  await growL1(image, size);
+  await zeroNew(image, size, old);
+  if (options.preallocation !== "off") await preallocate(image, old, size, options);
+  await image.commit();
+  if (image.geometry.externalData && size > image.data.size) {
+    const preallocation = options.preallocation === "metadata" ? "off" : options.preallocation;
+    await image.data.truncate(size, { exact: false, preallocation, goOn: options.goOn });
+  }
+  await image.setSize(size);
+}
+
 /** An L1 table that reaches up to `size`, at a new place if it must be longer. */
 async function growL1(image: Image, size: number): Promise<void> {
   const { l1, geometry } = image;
@@ -105,7 +119,7 @@ async function growL1(image: Image, size: number): Promise<void> {
 async function zeroNew(image: Image, size: number, old: number): Promise<void> {
   const { clusterSize } = image.geometry;
   const contents = await holdsData(image, old);
-  image.widen(size);
+  image.allow(size);
   const behind = image.backing === undefined ? 0 : alignUp(image.backing.size, clusterSize);
   const end = Math.min(size, Math.max(contents ? alignUp(old, clusterSize) : old, behind));
   if (end > old) await zeroGuest(image, old, end - old);

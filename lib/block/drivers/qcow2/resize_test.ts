@@ -5,6 +5,7 @@ import { createContext } from "../../../sys/mod.ts";
 import { type BlockBackend, BlockGraph, Perm, type TruncateOptions } from "../../mod.ts";
 import { driverRegistry } from "../../graph_types.ts";
 import { file } from "../file/mod.ts";
+import { raw } from "../raw.ts";
 import { qcow2 } from "./mod.ts";
 
 async function run(program: string, ...args: string[]): Promise<string> {
@@ -19,8 +20,9 @@ type Preallocation = TruncateOptions["preallocation"];
 /** Makes an image with a megabyte of data, resizes it, and closes it. */
 async function resized(
   create: readonly string[],
-  act: (backend: BlockBackend, path: string) => Promise<void>,
+  act: (backend: BlockBackend, path: string, graph: BlockGraph) => Promise<void>,
   look: (path: string, data: string) => Promise<void>,
+  more: (data: string) => Record<string, unknown> = () => ({}),
 ): Promise<void> {
   const directory = await Deno.makeTempDir();
   const context = createContext({ name: "test" });
@@ -32,10 +34,15 @@ async function resized(
     await run("qemu-io", "-c", "write -P 7 0 1M", "-c", "write -P 8 2M 512", path);
     const graph = new BlockGraph({
       context,
-      drivers: driverRegistry([file, qcow2] as Parameters<typeof driverRegistry>[0]),
+      drivers: driverRegistry([file, raw, qcow2] as Parameters<typeof driverRegistry>[0]),
       events: { emit: () => {} },
     });
-    const node = { driver: "qcow2", "node-name": "disk", file: { driver: "file", filename: path } };
+    const node = {
+      driver: "qcow2",
+      "node-name": "disk",
+      file: { driver: "file", filename: path },
+      ...more(data),
+    };
     await graph.add(node as Parameters<BlockGraph["add"]>[0], { monitorOwned: true });
     const backend = await graph.backend("disk", {
       describe: "the test",
@@ -43,7 +50,7 @@ async function resized(
       shared: Perm.all,
     });
     try {
-      await act(backend, path);
+      await act(backend, path, graph);
     } finally {
       await backend.detach();
       await graph.closeAll();
@@ -157,6 +164,44 @@ Deno.test("clusters that a discard gave back read as zeroes when they are preall
       assert.equal(at, -1);
     },
     async () => {},
+  );
+});
+
+Deno.test("block_resize writes zeroes to a data file that nobody else writes to", async () => {
+  await resized(
+    ["data_file=DATA", "data_file_raw=on"],
+    async (backend, _path, graph) => {
+      await backend.setPermissions(Perm.consistentRead, Perm.all);
+      // What is in the last cluster behind the disk's end is no part of it.
+      await graph.resize("disk", MiB - 512);
+      await graph.resize("disk", LONG);
+      assert.equal(backend.size, LONG);
+    },
+    async (path) => {
+      const commands = ["-c", `read -P 7 0 ${MiB - 512}`, "-c", `read -P 0 ${MiB - 512} 5M`];
+      const said = await run("qemu-io", ...commands, path);
+      assert.ok(!said.includes("failed"), said);
+    },
+  );
+});
+
+Deno.test("a disk that cannot become longer is as long as before", async () => {
+  const size = 2 * MiB + 512;
+  await resized(
+    ["data_file=DATA"],
+    async (backend) => {
+      const longer = async () =>
+        await backend.truncate(LONG, { exact: true, preallocation: "off" });
+      await assert.rejects(longer, { message: "Cannot resize fixed-size raw disks" });
+      assert.equal(backend.size, size);
+      const beyond = async () => await backend.discard(size, 512);
+      await assert.rejects(beyond);
+    },
+    async (path) => {
+      const info = JSON.parse(await run("qemu-img", "info", "--output=json", path));
+      assert.equal(info["virtual-size"], size);
+    },
+    (data) => ({ "data-file": { driver: "raw", size, file: { driver: "file", filename: data } } }),
   );
 });
 
