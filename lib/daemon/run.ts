@@ -29,6 +29,12 @@ import { VERSION } from "./version.ts";
 /** How long an option that is being applied may hold up a stop, in nanoseconds. */
 const OPTION_GRACE_NS = 5e9;
 
+/**
+ * Signals that come within this time, in nanoseconds, are one wish: `timeout` sends its signal to the process and
+ * then to its group, a terminal that goes away does the like.
+ */
+const SAME_WISH_NS = 1e9;
+
 /** What asks a daemon to stop. */
 const STOPS = [SIG.INT, SIG.TERM, SIG.HUP];
 
@@ -93,7 +99,8 @@ class Life {
   readonly #manager: ServiceManager;
   readonly #configuration: Configuration;
   #pidFile: PidFile | undefined;
-  #signals = 0;
+  /** When the first signal that asks to stop came, in nanoseconds. */
+  #signalledNs: number | undefined;
   /** Whether a stop was asked for before all options were applied. */
   #stopping = false;
 
@@ -201,9 +208,14 @@ class Life {
     this.#manager.ready(this.#services.summary());
   }
 
-  /** The first one asks for a graceful stop; the second ends a stop that hangs. */
+  /** The first one asks for a graceful stop; a later one ends a stop that hangs. */
   #onSignal(signal: string): void {
-    if (++this.#signals === 1) return this.#services.requestStop(signal);
+    const now = this.#services.context.sys.monotonicNs();
+    if (this.#signalledNs === undefined) {
+      this.#signalledNs = now;
+      return this.#services.requestStop(signal);
+    }
+    if (now - this.#signalledNs < SAME_WISH_NS) return;
     const what = this.#services.waitingFor();
     this.log.error(`${signal} again while stopping: gave up waiting for ${what}`);
     this.#abandon();

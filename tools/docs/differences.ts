@@ -19,7 +19,7 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
   "Start and end": [
     "Sockets that qsd has bound are removed at the end and after a failed start, with `--daemonize` too; QEMU leaves the NBD server's.",
     "An inherited socket (`fd:` addresses, `fd=` of a chardev) has one user; a second one is refused. QEMU's take each other's clients.",
-    "A second SIGTERM, SIGINT or SIGHUP ends a stop that hangs, and says what it was waiting for. SIGTERM works while a `wait=on` character device waits.",
+    "A SIGTERM, SIGINT or SIGHUP that comes a second or more after the first one ends a stop that hangs, and says what it was waiting for. SIGTERM works while a `wait=on` character device waits.",
     "A stale socket file, or an empty file, is replaced when a server binds; a file with contents is kept and the address is in use. QEMU deletes it.",
     "The runtime reserves 50 GiB of address space when it starts (and uses little of it), and has 30 descriptors open: limits on them (`ulimit -v`, a hard `ulimit -n`) have to leave that.",
   ],
