@@ -113,7 +113,10 @@ export class Seam {
     return this.write(edge.node, offset, iov, flags);
   }
 
-  /** As writeChild. */
+  /**
+   * As writeChild. They may unmap only where the child's `discard` says so; those that a node's own users write
+   * (an export) may whatever it says, as in QEMU: or what is copied to an export would lose its holes.
+   */
   writeZeroesChild(
     edge: Edge,
     offset: number,
@@ -121,7 +124,8 @@ export class Seam {
     flags: number,
   ): MaybePromise<void> {
     this.checkChild(edge, "write-zeroes", offset, length);
-    return this.writeZeroes(edge.node, offset, length, flags);
+    const kept = edge.node.common.discard === "unmap" ? flags : flags & ~RequestFlag.mayUnmap;
+    return this.writeZeroes(edge.node, offset, length, kept);
   }
 
   /** Throws unless `edge` may write there. */
@@ -225,8 +229,7 @@ export class Seam {
     }
     if (node.writeThreshold !== 0) this.#checkThreshold(node, offset + length);
     const emulateFua = wantsFua(flags) && !wantsFua(node.supportedFlags);
-    let passed = emulateFua ? flags & ~RequestFlag.fua : flags;
-    if (node.common.discard !== "unmap") passed &= ~RequestFlag.mayUnmap;
+    const passed = emulateFua ? flags & ~RequestFlag.fua : flags;
     let result: MaybePromise<void>;
     try {
       result = zeroRange(this, node, offset, length, passed);

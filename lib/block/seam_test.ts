@@ -196,12 +196,27 @@ Deno.test("detect-zeroes turns zeroes into zero writes", async () => {
   }
 });
 
-Deno.test("discard=ignore drops discards and unmapping", async () => {
+Deno.test("discard=ignore drops discards, but zeroes that a user of the node writes may unmap", async () => {
   const { disk, backend, end } = await setUp({ discard: "ignore" });
   await backend.discard(0, 4096);
   await backend.writeZeroes(0, 4096, RequestFlag.mayUnmap);
-  assert.deepEqual(disk.calls.map(({ op, flags }) => [op, flags]), [["write-zeroes", 0]]);
+  const calls = disk.calls.map(({ op, flags }) => [op, flags]);
+  assert.deepEqual(calls, [["write-zeroes", RequestFlag.mayUnmap]]);
   await end();
+});
+
+Deno.test("zeroes that come from a parent may unmap where the child's discard says so", async () => {
+  for (const [discard, flags] of [["unmap", RequestFlag.mayUnmap], ["ignore", 0]] as const) {
+    const disk = new MemoryDisk(1 << 20);
+    const { graph, add } = testGraph({ d: disk });
+    const file = { driver: "memory", disk: "d", discard };
+    await add({ driver: "raw", "node-name": "r", discard: "unmap", file } as never);
+    const backend = await graph.backend("r", writer);
+    await backend.writeZeroes(0, 4096, RequestFlag.mayUnmap);
+    assert.deepEqual(disk.calls.map(({ op, flags }) => [op, flags]), [["write-zeroes", flags]]);
+    await backend.detach();
+    await graph.closeAll();
+  }
 });
 
 Deno.test("discards keep to whole blocks and fail for nobody who cannot", async () => {
