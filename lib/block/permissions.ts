@@ -148,8 +148,6 @@ export function resolvePermissions<N, E>(
     // As in QEMU, nodes share by force what their parents among the nodes would not; exports are asked.
     const forced = parent !== undefined && graph.facts(child).forceShare;
     edges.set(edge, { needed, shared: forced ? Perm.all : shared });
-    // Once more behind those that wait: what is above them may still change.
-    waiting.delete(child);
     waiting.add(child);
   };
   for (const edge of changes.edges) place(edge);
