@@ -345,11 +345,9 @@ export class Allocator {
 
   /** Runs `task` alone; `#busy` is for those that try again when it is done, whatever became of it. */
   #lock(task: () => Promise<void>): Promise<void> {
-    const done: Promise<void> = task().finally(() => {
-      if (this.#busy === quiet) this.#busy = undefined;
-    });
-    const quiet = done.catch(() => {});
-    this.#busy = quiet;
+    assert(this.#busy === undefined, "two at a time");
+    const done = task().finally(() => void (this.#busy = undefined));
+    this.#busy = done.catch(() => {});
     return done;
   }
 

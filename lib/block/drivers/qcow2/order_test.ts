@@ -1,102 +1,8 @@
 /** What the image sends to its file, in which order, and what it does when that fails. */
 import assert from "node:assert/strict";
-import { IoVec } from "../../../base/mod.ts";
-import type { BlockdevOptionsValue } from "../../../qmp/schema/blockdev.ts";
-import { ioError, MemoryDisk, type TestGraph, testGraph } from "../../testing.ts";
-import { type BlockBackend, Perm } from "../../mod.ts";
-import type { Image } from "./image.ts";
-import { imageDriver } from "./testing.ts";
-import type { Snapshots } from "./snapshots.ts";
-import type { OpenedImage } from "./types.ts";
-
-const KiB = 1024;
-
-/** A disk in memory with what `qemu-img create` made. */
-async function diskOf(...args: string[]): Promise<MemoryDisk> {
-  const directory = await Deno.makeTempDir();
-  try {
-    const { code } = await new Deno.Command("qemu-img", {
-      args: ["create", "-q", "-f", "qcow2", ...args.slice(0, -1), `${directory}/d`, args.at(-1)!],
-    }).output();
-    assert.equal(code, 0);
-    const bytes = await Deno.readFile(`${directory}/d`);
-    const disk = new MemoryDisk(bytes.length);
-    disk.bytes.set(bytes);
-    return disk;
-  } finally {
-    await Deno.remove(directory, { recursive: true });
-  }
-}
-
-/** Lets `qemu-img check` judge what is on the disk: it must end with one of `codes` (3: leaks). */
-async function check(disk: MemoryDisk, codes: readonly number[] = [0]): Promise<void> {
-  const name = await Deno.makeTempFile();
-  try {
-    await Deno.writeFile(name, disk.bytes);
-    const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
-      args: ["check", name],
-      stdout: "piped",
-      stderr: "piped",
-    }).output();
-    const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
-    assert.ok(codes.includes(code), text);
-  } finally {
-    await Deno.remove(name);
-  }
-}
-
-/** An opened image over `disk` (and `backing`). */
-class Bench {
-  readonly test: TestGraph;
-  backend!: BlockBackend;
-  image!: OpenedImage;
-
-  private constructor(readonly disk: MemoryDisk, backing?: MemoryDisk) {
-    const driver = imageDriver({}, (image) => this.image = image);
-    this.test = testGraph({ disk, ...(backing === undefined ? {} : { backing }) }, [
-      driver as never,
-    ]);
-  }
-
-  static async open(disk: MemoryDisk, backing?: MemoryDisk): Promise<Bench> {
-    const bench = new Bench(disk, backing);
-    const below = backing === undefined ? {} : { backing: { driver: "memory", disk: "backing" } };
-    await bench.test.add({
-      driver: "qcow2",
-      "node-name": "image",
-      discard: "unmap",
-      file: { driver: "memory", disk: "disk" },
-      ...below,
-    } as unknown as BlockdevOptionsValue);
-    bench.backend = await bench.test.graph.backend("image", {
-      describe: "the test",
-      needed: Perm.consistentRead | Perm.write,
-      shared: Perm.all,
-    });
-    disk.calls.length = 0;
-    return bench;
-  }
-
-  async write(offset: number, length: number, value: number): Promise<void> {
-    const memory = this.test.memory(new Uint8Array(length).fill(value));
-    await this.backend.write(offset, IoVec.of(memory.address, length));
-  }
-  async read(offset: number, length: number): Promise<Uint8Array> {
-    const memory = this.test.memory(length);
-    await this.backend.read(offset, IoVec.of(memory.address, length));
-    return memory.bytes.slice(0, length);
-  }
-  /** What reached the file, in short: "write 4096 at 65536", "flush". */
-  get changes(): string[] {
-    return this.disk.calls.filter(({ op }) => op !== "read").map(({ op, offset, length }) =>
-      op === "flush" ? op : `${op} ${length} at ${offset}`
-    );
-  }
-  async close(): Promise<void> {
-    await this.backend.detach();
-    await this.test.graph.closeAll();
-  }
-}
+import { KiB } from "../../../base/mod.ts";
+import { ioError, MemoryDisk } from "../../testing.ts";
+import { Bench, check, diskOf } from "./testing_bench.ts";
 
 Deno.test("metadata stays in memory until it is flushed, and is written counts first", async () => {
   const bench = await Bench.open(await diskOf("1M"));
@@ -121,7 +27,7 @@ Deno.test("metadata stays in memory until it is flushed, and is written counts f
 
 Deno.test("what an L1 entry leads to is there, and be it an empty table", async () => {
   const bench = await Bench.open(await diskOf("-o", "cluster_size=4k", "16M"));
-  await (bench.image as unknown as Image).tables.make(3);
+  await bench.image.tables.make(3);
   await bench.image.commit();
   await check(bench.disk);
   await bench.write(7 * 1024 * KiB, 512, 1);
@@ -262,7 +168,7 @@ Deno.test("a snapshot operation that fails on the way leaves table and counts th
   for (let failing = 1;; failing++) {
     const disk = await diskOf("4M");
     const bench = await Bench.open(disk);
-    const snapshots = bench.image.snapshots as Snapshots;
+    const snapshots = bench.image.snapshots;
     const named = (name: string) => ({ name, dateSec: 1, dateNsec: 2, vmClockNsec: 3n });
     await bench.write(0, 256 * KiB, 5);
     await snapshots.create(named("first"));
@@ -284,11 +190,11 @@ Deno.test("a snapshot operation that fails on the way leaves table and counts th
     await bench.close();
     await check(disk, [0, 3]);
     const again = await Bench.open(disk);
-    const listed = (again.image.snapshots as Snapshots).list().map(({ name }) => name);
+    const listed = again.image.snapshots.list().map(({ name }) => name);
     assert.deepEqual(listed, names, `call ${failing}`);
     for (const name of listed) {
-      const { id } = (again.image.snapshots as Snapshots).list().find((one) => one.name === name)!;
-      await (again.image.snapshots as Snapshots).apply(id);
+      const { id } = again.image.snapshots.list().find((one) => one.name === name)!;
+      await again.image.snapshots.apply(id);
       const value = name === "first" ? 5 : 6;
       assert.ok(
         (await again.read(0, 128 * KiB)).every((byte) => byte === value),
@@ -312,12 +218,12 @@ async function scattered(free: number): Promise<Bench> {
   return bench;
 }
 const snapshot = ({ image }: Bench) =>
-  (image.snapshots as Snapshots).create({ name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n });
+  image.snapshots.create({ name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n });
 
 for (const free of [0, 2 * KiB]) {
   Deno.test(`a snapshot that fails before the header leads to it leaves no leak, ${free} bytes free`, async () => {
     const bench = await scattered(free);
-    const image = bench.image as unknown as Image;
+    const { image } = bench;
     const write = image.writeMetadata.bind(image);
     image.writeMetadata = (offset, bytes, kind) =>
       kind === "refcount table" ? Promise.reject(ioError()) : write(offset, bytes, kind);

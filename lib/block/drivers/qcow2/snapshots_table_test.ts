@@ -103,3 +103,19 @@ Deno.test("what small entries hold is kept together", async () => {
   );
   assert.ok(kept.size < 10, `${kept.size} pieces of memory`);
 });
+
+Deno.test("as much extra data as is allowed is kept", async () => {
+  const extra = new Uint8Array(1024).fill(7);
+  const bytes = serialiseSnapshotTable([snapshot({ extra })], 0);
+  const { snapshots: [one] } = await readSnapshotTable(from(bytes), 4096, 1);
+  assert.equal(one!.extra.length, 1024);
+});
+
+Deno.test("a size of VM state that does not fit its old field is the largest there", () => {
+  for (
+    const [size, field] of [[2n ** 32n - 1n, 0xffffffff], [2n ** 32n, 0xffffffff], [7n, 7]] as const
+  ) {
+    const bytes = serialiseSnapshotTable([snapshot({ vmStateSize: size })], 0);
+    assert.equal(new DataView(bytes.buffer).getUint32(32), field);
+  }
+});
