@@ -51,10 +51,14 @@ export function inheritFrom(parent: BlockNode, role: readonly ChildRole[]): Inhe
   return { parent: parent.common, role };
 }
 
-/** Resolves the common options of a node. Throws CommandError where they exclude each other. */
+/**
+ * Resolves the common options of a node. A reopen names those `before` it: `discard` stays what it was, as in QEMU,
+ * where all others are given their defaults. Throws CommandError where they exclude each other.
+ */
 export function commonOptions(
   options: BlockdevOptionsValue,
   inheritance: Inheritance | undefined,
+  before?: CommonOptions,
 ): CommonOptions {
   const parent = inheritance?.parent;
   const cow = inheritance?.role.includes("cow") === true;
@@ -66,7 +70,8 @@ export function commonOptions(
       (cow ? false : parent?.autoReadOnly ?? false),
     direct: cache?.direct ?? parent?.direct ?? false,
     noFlush: cache?.["no-flush"] ?? parent?.noFlush ?? false,
-    discard: given<"ignore" | "unmap">("discard") ?? (parent === undefined ? "ignore" : "unmap"),
+    discard: given<"ignore" | "unmap">("discard") ??
+      (parent === undefined ? before?.discard ?? "ignore" : "unmap"),
     detectZeroes: given<"off" | "on" | "unmap">("detect-zeroes") ?? "off",
     forceShare: given<boolean>("force-share") ?? parent?.forceShare ?? false,
     active: given<boolean>("active") ?? parent?.active ?? true,

@@ -70,7 +70,7 @@ function collect(
   if (given !== undefined && given !== node.name) {
     throw new CommandError("Cannot change the option 'node-name'");
   }
-  const common = commonOptions(options, inheritance);
+  const common = commonOptions(options, inheritance, node.common);
   if (common.forceShare !== node.common.forceShare) {
     throw new CommandError(
       options["force-share"] === undefined

@@ -33,6 +33,20 @@ Deno.test("reopen gives options that are not named their defaults, also to inlin
   await graph.closeAll();
 });
 
+Deno.test("reopen leaves discard as it is where it is not named, as QEMU does; an inline child starts from unmap", async () => {
+  const { graph, add, r, inline } = setUp();
+  await add(r({ discard: "unmap", file: { ...inline, discard: "ignore" } }));
+  const [top, below] = graph.nodes();
+  const discards = () => [top!.common.discard, below!.common.discard];
+  await graph.reopen([r({ "detect-zeroes": "unmap" })]);
+  assert.deepEqual(discards(), ["unmap", "unmap"]);
+  assert.equal(top!.common.detectZeroes, "unmap");
+  await graph.reopen([r({ discard: "ignore" })]);
+  await graph.reopen([r()]);
+  assert.deepEqual(discards(), ["ignore", "unmap"]);
+  await graph.closeAll();
+});
+
 Deno.test("reopen replaces a child by reference and closes the inline one that nobody uses", async () => {
   const { graph, add, r, disks, memory } = setUp();
   await add(r());

@@ -164,8 +164,11 @@ export class Configuration {
   async #reopen({ reopen }: Plan, undo: (() => Promise<void>)[]): Promise<void> {
     if (reopen.length === 0) return;
     const { graph } = this.services;
+    // A reopen leaves discard as it is where it is not named.
     const options = (which: 0 | 1) =>
-      reopen.map((pair) => pair[which].value as unknown as BlockdevOptionsValue);
+      reopen.map((pair) =>
+        ({ discard: "ignore", ...pair[which].value }) as unknown as BlockdevOptionsValue
+      );
     try {
       await graph.reopen(options(1));
     } catch (error) {

@@ -118,6 +118,27 @@ Deno.test({
 });
 
 Deno.test({
+  name: "what is no longer in the configuration is no longer so, discard too",
+  ignore: ON_ORIGINAL,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const text = (more: string) =>
+      `- chardev: {backend: socket, id: c, path: control, server: on, wait: off}
+- monitor: {chardev: c}
+- blockdev: {driver: null-co, node-name: n${more}}
+`;
+    await using _daemon = await startConfigured(dir, text(", discard: unmap"));
+    await Deno.writeTextFile(dir.file("qsd.yaml"), text(""));
+    const { stdout } = await client(dir, "qmp", "control", "x-qsd-reload");
+    assert.deepEqual(JSON.parse(stdout).reopened, ["blockdev:n"]);
+    const node = { driver: "null-co", "node-name": "n", "detect-zeroes": "unmap" };
+    const options = JSON.stringify({ options: [node] });
+    const { stderr } = await client(dir, "qmp", "control", "blockdev-reopen", options);
+    assert.match(stderr, /not allowed without setting discard operation to unmap/);
+  },
+});
+
+Deno.test({
   name: "x-qsd-reload adds and removes monitors and their devices, but for the one that asks",
   ignore: ON_ORIGINAL,
   fn: async () => {

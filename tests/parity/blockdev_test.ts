@@ -201,6 +201,14 @@ parity("blockdev-reopen", [
     nodes,
   ),
   of(
+    "discard, which stays where it is not named",
+    add({ ...FILE, discard: "unmap" }),
+    reopen({ ...FILE, "detect-zeroes": "unmap" }),
+    reopen({ ...FILE, discard: "ignore" }),
+    reopen({ ...FILE, "detect-zeroes": "unmap" }),
+    nodes,
+  ),
+  of(
     "a raw window",
     add(FILE),
     add(RAW),
