@@ -28,7 +28,9 @@ Deno.test("the machine is reached from lib/sys alone, tests and tools apart", ()
   for (const [text, message] of uses) {
     assert.deepEqual(messages("lib/nbd/x.ts", text), [message], text);
     assert.deepEqual(messages("main.ts", text), [message], text);
-    for (const file of ["lib/sys/x.ts", "lib/nbd/x_test.ts", "lib/nbd/testing_x.ts", "tools/x.ts"]) {
+    for (
+      const file of ["lib/sys/x.ts", "lib/nbd/x_test.ts", "lib/nbd/testing_x.ts", "tools/x.ts"]
+    ) {
       assert.deepEqual(messages(file, text), [], `${file}: ${text}`);
     }
   }
