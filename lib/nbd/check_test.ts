@@ -1,7 +1,7 @@
 /** Which requests are refused: the ends of what is allowed. */
 import assert from "node:assert/strict";
-import { checkRequest, checkStatusRange } from "./check.ts";
-import { Cmd, Framing, MAX_PAYLOAD, NbdErrno, RequestHeader } from "./wire.ts";
+import { checkRequest, checkStatusRange, payloadLength } from "./check.ts";
+import { Cmd, CmdFlag, Framing, MAX_PAYLOAD, NbdErrno, RequestHeader } from "./wire.ts";
 
 const SIZE = 64 * 1024 * 1024;
 const on = { size: SIZE, writable: true, framing: Framing.structured, contexts: 1 };
@@ -50,4 +50,46 @@ Deno.test("block status needs a context and a length, also where the length is i
   assert.equal(checkStatusRange(header, 512, SIZE), undefined);
   assert.equal(checkStatusRange(header, 513, SIZE)?.error, NbdErrno.EINVAL);
   assert.equal(checkStatusRange(header, 0, SIZE)?.error, NbdErrno.EINVAL);
+});
+
+/** The commands that take a flag with this framing. */
+function takers(flag: number, framing: Framing): string[] {
+  const names = Object.keys(Cmd).filter((name) => name !== "disc") as (keyof typeof Cmd)[];
+  return names.filter((name) => {
+    const header = request(Cmd[name], 0, 512);
+    header.flags = flag;
+    // What a write must have besides.
+    if (name === "write" && framing === Framing.extended) header.flags |= CmdFlag.payloadLen;
+    return checkRequest(header, { ...on, framing }) === undefined;
+  });
+}
+
+Deno.test("each flag is taken by the commands that it is for, and by no others", () => {
+  const { simple, structured, extended } = Framing;
+  const all = ["read", "write", "flush", "trim", "cache", "writeZeroes", "blockStatus"];
+  for (const framing of [simple, structured, extended]) {
+    assert.deepEqual(takers(CmdFlag.fua, framing), all);
+    assert.deepEqual(takers(CmdFlag.noHole, framing), ["writeZeroes"]);
+    assert.deepEqual(takers(CmdFlag.fastZero, framing), ["writeZeroes"]);
+    assert.deepEqual(takers(CmdFlag.reqOne, framing), ["blockStatus"]);
+    assert.deepEqual(takers(CmdFlag.df, framing), framing === simple ? [] : ["read"]);
+    const payload = framing === extended ? ["write", "blockStatus"] : [];
+    assert.deepEqual(takers(CmdFlag.payloadLen, framing), payload);
+    assert.deepEqual(takers(1 << 6, framing), []);
+  }
+});
+
+Deno.test("with extended headers a write says that it has a payload, unless it has none", () => {
+  const { extended, structured } = Framing;
+  assert.equal(errorOf(Cmd.write, 0, 512, { framing: extended }), NbdErrno.EINVAL);
+  assert.equal(errorOf(Cmd.write, 0, 0, { framing: extended }), undefined);
+  const header = request(Cmd.write, 0, 512);
+  assert.deepEqual([payloadLength(header, structured), payloadLength(header, extended)], [512, 0]);
+  header.flags = CmdFlag.payloadLen;
+  assert.deepEqual([payloadLength(header, structured), payloadLength(header, extended)], [
+    512,
+    512,
+  ]);
+  header.type = Cmd.read;
+  assert.deepEqual([payloadLength(header, structured), payloadLength(header, extended)], [0, 512]);
 });
