@@ -2,7 +2,7 @@
  * Writing back what the caches hold, in the order that types.ts gives. One commit runs at a time; whoever asks
  * meanwhile shares the next one, which takes everything that was dirty when it begins.
  */
-import { BlockError } from "../../../base/mod.ts";
+import { assert, BlockError } from "../../../base/mod.ts";
 import type { Range } from "./discard.ts";
 import type { Image } from "./image.ts";
 import type { L1Write } from "./l1.ts";
@@ -70,10 +70,8 @@ export class Commits {
   }
 
   #start(): Promise<void> {
-    const running: Promise<void> = this.#run().finally(() => {
-      if (this.#running === running) this.#running = undefined;
-    });
-    return this.#running = running;
+    assert(this.#running === undefined, "two commits at a time");
+    return this.#running = this.#run().finally(() => void (this.#running = undefined));
   }
 
   #stage(): Staged {
