@@ -81,3 +81,8 @@ export class BlockError extends Error {
     this.offset = context.offset;
   }
 }
+
+/** Whether an error says that the driver cannot do it, so that another way is tried. */
+export function isNotSupported(error: unknown): boolean {
+  return error instanceof BlockError && error.kind === "not-supported";
+}

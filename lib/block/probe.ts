@@ -2,6 +2,7 @@
  * Which format an image has, by its first bytes. Asked only for a backing file whose overlay does not say. Formats
  * that qsd cannot open are told apart too: taking them for raw would show a guest the inside of an image.
  */
+import { viewOf } from "../base/mod.ts";
 
 /** How many bytes are looked at. */
 export const PROBE_LENGTH = 2048;
@@ -18,7 +19,7 @@ function startsWith(text: string, at = 0): (bytes: Uint8Array) => boolean {
 
 function word(bytes: Uint8Array, at: number): number {
   if (at + 4 > bytes.length) return 0;
-  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(at);
+  return viewOf(bytes).getUint32(at);
 }
 
 const QFI = startsWith("QFI\xfb");

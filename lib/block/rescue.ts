@@ -1,10 +1,5 @@
 /** Trying another way when a driver says that it cannot do something. */
-import { BlockError, isPromise, type MaybePromise } from "../base/mod.ts";
-
-/** Whether an error says that the driver cannot do it (so that another way is tried). */
-export function isNotSupported(error: unknown): boolean {
-  return error instanceof BlockError && error.kind === "not-supported";
-}
+import { isNotSupported, isPromise, type MaybePromise } from "../base/mod.ts";
 
 /** Calls `act`, which is but advice: it is no failure that the driver cannot do it. */
 export function asAdvice(act: () => MaybePromise<void>): MaybePromise<void> {

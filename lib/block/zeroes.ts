@@ -4,13 +4,14 @@ import {
   alignUp,
   BlockError,
   IoVec,
+  isNotSupported,
   isPromise,
   type MaybePromise,
 } from "../base/mod.ts";
 import { Pace } from "../sys/mod.ts";
 import { inOrder, writeZeroesAligned } from "./align.ts";
 import type { BlockNode } from "./node.ts";
-import { asAdvice, isNotSupported, rescue } from "./rescue.ts";
+import { asAdvice, rescue } from "./rescue.ts";
 import type { Seam } from "./seam.ts";
 import { RequestFlag } from "./types.ts";
 

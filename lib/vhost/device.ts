@@ -2,7 +2,7 @@
  * The virtio-blk device (virtio 1.2, 5.2): carries requests out on a node. Data moves between guest memory and the
  * node in one call, without a copy; what completes at once is answered in the same call.
  */
-import { BlockError, type IoVec, type MaybePromise } from "../base/mod.ts";
+import { BlockError, type IoVec, isNotSupported, type MaybePromise } from "../base/mod.ts";
 import { type BlockBackend, RequestFlag } from "../block/mod.ts";
 import { type Context, type Memory, SysError } from "../sys/mod.ts";
 import { BlkFeature, configSpace, MAX_RANGE_SECTORS, MAX_RANGES } from "./config.ts";
@@ -337,7 +337,6 @@ export class BlkDevice {
   /** Gives a request the status of an error. What is not the outside world's is thrown on: a mistake of ours. */
   fail(request: BlkRequest, error: unknown): true {
     if (!(error instanceof BlockError || error instanceof SysError)) throw error;
-    const unsupported = error instanceof BlockError && error.kind === "not-supported";
-    return this.refuse(request, unsupported ? BlkStatus.unsupported : BlkStatus.ioError);
+    return this.refuse(request, isNotSupported(error) ? BlkStatus.unsupported : BlkStatus.ioError);
   }
 }

@@ -7,7 +7,7 @@
  * the list of its batch before the used index shows it; its mark goes after that; and `used_idx` last. If
  * `used_idx` differs from the ring's, the marks of the last batch are to be cleared.
  */
-import { alignUp } from "../base/mod.ts";
+import { alignUp, viewOf } from "../base/mod.ts";
 import { PackedInflight } from "./inflight_packed.ts";
 
 /** Bytes before the entries; bytes of an entry. */
@@ -53,7 +53,7 @@ export class SplitInflight {
   /** `bytes`: the region; `size`: descriptors of the ring. */
   constructor(bytes: Uint8Array, size: number) {
     this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#view = viewOf(bytes);
     this.#size = size;
   }
 

@@ -5,6 +5,7 @@
  * At rest `free_head`, `used_idx` and `used_wrap_counter` equal their `old_` twins. An update writes the former,
  * does its work, then the twins: if we are killed in between, the next back-end rolls it back or completes it.
  */
+import { viewOf } from "../base/mod.ts";
 
 /** Bytes before the entries; bytes of an entry. */
 const HEADER = 32;
@@ -66,7 +67,7 @@ export class PackedInflight {
   /** `bytes`: the region; `size`: descriptors of the ring. */
   constructor(bytes: Uint8Array, size: number) {
     this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#view = viewOf(bytes);
     this.#size = size;
   }
 

@@ -6,7 +6,7 @@
  * Nothing may use a view or an address after its region was unmapped: the session waits for all requests first. What
  * a thread that has failed may still be at work in stays mapped (BufferPool.surrender).
  */
-import { alignDown, alignUp, type IoVec } from "../base/mod.ts";
+import { alignDown, alignUp, type IoVec, viewOf } from "../base/mod.ts";
 import {
   type BufferPool,
   errnoText,
@@ -71,7 +71,7 @@ export class Region {
       this.address + start,
       Math.min(CHUNK + OVERLAP, this.size - start),
     );
-    return this.#views[index] = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    return this.#views[index] = viewOf(bytes);
   }
 
   /** Whether the front-end took it away, having shortened its file. */

@@ -1,5 +1,6 @@
 /** Payloads of every request: what is read from well-formed ones, and that no other size is taken. */
 import assert from "node:assert/strict";
+import { viewOf } from "../base/mod.ts";
 import { payload } from "./testing.ts";
 import {
   bits,
@@ -24,7 +25,6 @@ import {
   u64Reply,
 } from "./wire.ts";
 
-const view = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 const { words, longs, join, u64 } = payload;
 const region = longs(0x1000, 0x2000, 0x7f00_0000_0000, 0x3000);
 const config = join(words(32, 2, 1), Uint8Array.of(7, 8));
@@ -88,13 +88,13 @@ const kinds: Record<
 
 Deno.test("each payload is read as it is laid out, wherever it lies in its buffer", () => {
   for (const [name, { parse, bytes, says, also = [] }] of Object.entries(kinds)) {
-    assert.deepEqual(parse(view(bytes)), says, name);
+    assert.deepEqual(parse(viewOf(bytes)), says, name);
     const shifted = join(new Uint8Array(3).fill(0xee), bytes).subarray(3);
-    assert.deepEqual(parse(view(shifted)), says, name);
+    assert.deepEqual(parse(viewOf(shifted)), says, name);
     for (const length of also) {
       const longer = new Uint8Array(length);
       longer.set(bytes);
-      assert.deepEqual(parse(view(longer)), says, `${name} in ${length} bytes`);
+      assert.deepEqual(parse(viewOf(longer)), says, `${name} in ${length} bytes`);
     }
   }
 });
@@ -107,13 +107,13 @@ Deno.test("payloads that are cut off, or too long, are refused at every length",
       if (length > bytes.length && (parse === parseMemoryTable || parse === parseConfig)) continue;
       const cut = new Uint8Array(length);
       cut.set(bytes.subarray(0, length));
-      assert.throws(() => parse(view(cut)), ProtocolError, `${name} of ${length} bytes`);
+      assert.throws(() => parse(viewOf(cut)), ProtocolError, `${name} of ${length} bytes`);
     }
   }
 });
 
 Deno.test("headers: version, acknowledgement, size", () => {
-  const parse = (...header: number[]) => parseHeader(view(words(...header)));
+  const parse = (...header: number[]) => parseHeader(viewOf(words(...header)));
   assert.deepEqual(parse(5, 1, 40), { type: 5, needReply: false, size: 40 });
   assert.deepEqual(parse(0xffffffff, 9, 0), { type: 0xffffffff, needReply: true, size: 0 });
   assert.deepEqual(parse(1, 0xfffffffd, MAX_PAYLOAD).size, MAX_PAYLOAD);
@@ -137,23 +137,23 @@ Deno.test("numbers beyond 2^53, and regions that wrap or are empty, are refused"
     "nothing": place(4096n, 0n, 4096n, 0n),
   };
   for (const [name, bytes] of Object.entries(bad)) {
-    assert.throws(() => parseRegion(view(bytes)), ProtocolError, name);
+    assert.throws(() => parseRegion(viewOf(bytes)), ProtocolError, name);
     const table = join(words(1, 0), bytes.subarray(8));
-    assert.throws(() => parseMemoryTable(view(table)), ProtocolError, name);
+    assert.throws(() => parseMemoryTable(viewOf(table)), ProtocolError, name);
   }
   const last = place(2n ** 53n - 4097n, 4096n, 0n, 0n);
-  assert.equal(parseRegion(view(last)).guest, 2 ** 53 - 4097);
+  assert.equal(parseRegion(viewOf(last)).guest, 2 ** 53 - 4097);
   for (const count of [9, 2 ** 31, 2 ** 32 - 1]) {
     const table = join(words(count, 0), new Uint8Array(32 * 9));
-    assert.throws(() => parseMemoryTable(view(table)), /regions \(at most 8\)/);
+    assert.throws(() => parseMemoryTable(viewOf(table)), /regions \(at most 8\)/);
   }
-  assert.deepEqual(parseMemoryTable(view(words(0, 0))), []);
+  assert.deepEqual(parseMemoryTable(viewOf(words(0, 0))), []);
 });
 
 Deno.test("a piece of configuration space has no more bytes than the message brought", () => {
   for (const size of [3, 256, 2 ** 32 - 1]) {
     const bytes = join(words(0, size, 0), Uint8Array.of(1, 2));
-    assert.throws(() => parseConfig(view(bytes)), /configuration of \d+ bytes in 2/);
+    assert.throws(() => parseConfig(viewOf(bytes)), /configuration of \d+ bytes in 2/);
   }
 });
 
@@ -164,7 +164,7 @@ Deno.test("replies are what the front-end expects, byte for byte", () => {
   };
   assert.deepEqual(u64Reply(1, 2n ** 63n + 1n), reply(1, u64(2n ** 63n + 1n)));
   assert.deepEqual(stateReply(11, { index: 1, num: 0x8000_0001 }), reply(11, words(1, 0x80000001)));
-  const access = parseConfig(view(config));
+  const access = parseConfig(viewOf(config));
   assert.deepEqual(
     configReply(access, Uint8Array.of(9, 8)),
     reply(24, words(32, 2, 1), Uint8Array.of(9, 8)),
@@ -172,7 +172,7 @@ Deno.test("replies are what the front-end expects, byte for byte", () => {
   assert.deepEqual(configReply(access, undefined), reply(24, new Uint8Array()));
   const area = { size: 2 ** 33, offset: 0, queues: 2, queueSize: 256 };
   assert.deepEqual(inflightReply(area), reply(31, longs(2 ** 33, 0), words(2 | 256 << 16, 0)));
-  assert.deepEqual(parseInflight(view(inflightReply(area).subarray(HEADER_SIZE))), area);
+  assert.deepEqual(parseInflight(viewOf(inflightReply(area).subarray(HEADER_SIZE))), area);
   assert.deepEqual(configChange(), words(2, 1, 0), "a request of ours, no reply");
 });
 

@@ -2,7 +2,7 @@
  * The directory of persistent bitmaps: entries of variable length, one after the other. Pure.
  * Source: the QCOW2 specification, "Bitmap directory". Offsets and sizes in bytes.
  */
-import { alignUp, BlockError } from "../../../base/mod.ts";
+import { alignUp, BlockError, viewOf } from "../../../base/mod.ts";
 import { Bounds, EntryLow, entryOffset } from "./format.ts";
 
 /** A bitmap as the directory has it. */
@@ -52,7 +52,7 @@ export function parseDirectory(
   size: number,
   clusterSize: number,
 ): DirectoryEntry[] {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   const entries: DirectoryEntry[] = [];
   for (let at = 0; at < bytes.length;) {
     if (entries.length === count) {
@@ -73,7 +73,7 @@ export function parseDirectory(
 }
 
 function parseEntry(bytes: Uint8Array, size: number, clusterSize: number): DirectoryEntry {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   const nameLength = view.getUint16(18);
   const name = new TextDecoder().decode(
     bytes.subarray(FIXED, FIXED + Math.min(nameLength, MAX_NAME)),

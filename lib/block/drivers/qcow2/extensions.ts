@@ -2,7 +2,7 @@
  * Header extensions of a qcow2 image: those that mean something here, and all others as they are. Pure.
  * Source: the QCOW2 specification, "Header extensions" and the sections of each.
  */
-import { BlockError, MAX_OFFSET, MiB } from "../../../base/mod.ts";
+import { BlockError, MAX_OFFSET, MiB, viewOf } from "../../../base/mod.ts";
 import { Bounds, Extension } from "./format.ts";
 
 /** Longest name of a backing file's format, bytes. */
@@ -91,7 +91,7 @@ export function parseExtensions(
 ): Extensions {
   const unknown: UnknownExtension[] = [];
   const found: Mutable<Extensions> = { unknown };
-  const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
+  const view = viewOf(cluster);
   let at = start;
   while (at + 8 <= rules.end) {
     const type = view.getUint32(at);
@@ -148,7 +148,7 @@ function parseCrypto(data: Uint8Array, rules: ExtensionRules): { offset: number;
   if (data.length !== 16) {
     throw bad(`CRYPTO header extension size ${data.length}, but expected size 16`);
   }
-  const view = new DataView(data.buffer, data.byteOffset);
+  const view = viewOf(data);
   const offset = view.getBigUint64(0);
   const length = view.getBigUint64(8);
   if (offset % BigInt(rules.clusterSize) !== 0n) {
@@ -169,7 +169,7 @@ function takeBitmaps(found: Mutable<Extensions>, data: Uint8Array, rules: Extens
     found.staleBitmaps = true;
     return;
   }
-  const view = new DataView(data.buffer, data.byteOffset);
+  const view = viewOf(data);
   const count = view.getUint32(0);
   const directorySize = view.getBigUint64(8);
   const directoryOffset = view.getBigUint64(16);

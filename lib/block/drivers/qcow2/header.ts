@@ -6,7 +6,7 @@
  * The order of the checks is the original's, so that an image with several faults gives the same message.
  * All offsets and lengths are in bytes. Source: the QCOW2 specification (docs/interop/qcow2), "Header".
  */
-import { BlockError, MAX_OFFSET } from "../../../base/mod.ts";
+import { BlockError, MAX_OFFSET, viewOf } from "../../../base/mod.ts";
 import { type Extensions, featureNames, parseExtensions } from "./extensions.ts";
 import {
   Autoclear,
@@ -117,7 +117,7 @@ export interface HeaderRules {
 export function parseHeader(image: Uint8Array, rules: HeaderRules = {}): Header {
   const { clusterBits, version } = parseStart(image);
   const cluster = padded(image, 1 << clusterBits).subarray(0, 1 << clusterBits);
-  const view = new DataView(cluster.buffer, cluster.byteOffset, cluster.byteLength);
+  const view = viewOf(cluster);
   const features = parseFeatures(view, cluster, version);
   if (rules.refuseCorrupt === true) refuseCorrupt(features);
   const tables = parseTables(view, clusterBits, features.incompatibleFeatures, rules);
@@ -155,7 +155,7 @@ export function refuseCorrupt(header: { readonly incompatibleFeatures: bigint })
 /** Magic, version and cluster size: what says how to read the rest. */
 function parseStart(image: Uint8Array): { version: 2 | 3; clusterBits: number } {
   const start = padded(image, Bounds.headerV3);
-  const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
+  const view = viewOf(start);
   if (view.getUint32(At.magic) !== QCOW_MAGIC) throw badImage("Image is not in qcow2 format");
   const version = view.getUint32(At.version);
   if (version !== 2 && version !== 3) {

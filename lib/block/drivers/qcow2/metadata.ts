@@ -1,5 +1,5 @@
 /** Uncached metadata: bytes between the image file and the JS heap. For tables and headers, never for data. */
-import { assert, IoVec } from "../../../base/mod.ts";
+import { assert, IoVec, viewOf } from "../../../base/mod.ts";
 import type { Context } from "../../../sys/mod.ts";
 import type { Child } from "../../mod.ts";
 
@@ -63,7 +63,7 @@ export class WordTable {
   static parse(bytes: Uint8Array): WordTable {
     const length = Math.floor(bytes.length / 8);
     const table = WordTable.empty(length);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const view = viewOf(bytes);
     for (let i = 0; i < length; i++) {
       table.high[i] = view.getUint32(i * 8);
       table.low[i] = view.getUint32(i * 8 + 4);

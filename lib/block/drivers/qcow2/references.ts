@@ -1,5 +1,5 @@
 /** What whole L1 tables refer to: for snapshots, whose tables share clusters with the active one. */
-import type { MaybePromise } from "../../../base/mod.ts";
+import { type MaybePromise, viewOf } from "../../../base/mod.ts";
 import {
   Bounds,
   compressedLength,
@@ -47,7 +47,7 @@ async function eachInTable(
 ): Promise<void> {
   const { context, file, pace, geometry: { clusterSize, l2EntrySize } } = image;
   const bytes = await readBytes(context, file, table, clusterSize);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, clusterSize);
+  const view = viewOf(bytes);
   for (let at = 0; at < clusterSize; at += l2EntrySize) {
     const busy = visitEntry(image, view, at, table, visit);
     if (busy !== undefined) await busy;

@@ -1,5 +1,5 @@
 /** Requests that the image sends to itself, while nobody else does (resize): plans carried out step by step. */
-import { IoVec, type MaybePromise } from "../../../base/mod.ts";
+import { IoVec, isNotSupported, type MaybePromise } from "../../../base/mod.ts";
 import {
   Placed,
   PlacementRecord,
@@ -51,7 +51,7 @@ async function zeroStep(image: Image, at: number, length: number): Promise<numbe
   try {
     await image.planning.reserveInside(at, length, plan);
   } catch (error) {
-    if ((error as { kind?: string }).kind === "not-supported") return undefined;
+    if (isNotSupported(error)) return undefined;
     throw error;
   }
   for (const step of plan.allSteps()) {

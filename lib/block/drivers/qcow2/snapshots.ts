@@ -2,7 +2,7 @@
  * Internal snapshots: a second L1 table that shares all L2 tables and clusters with the active one. Each change shows
  * on disk all at once (transition.ts). Source: the QCOW2 specification, "Snapshots".
  */
-import { BlockError, CommandError, MAX_OFFSET } from "../../../base/mod.ts";
+import { BlockError, CommandError, MAX_OFFSET, viewOf } from "../../../base/mod.ts";
 import type {
   FormatInstance,
   InternalSnapshot,
@@ -236,7 +236,7 @@ export class Snapshots implements InternalSnapshots {
     checkL1(snapshot, this.image.header.clusterBits);
     const { l1Offset, l1Size } = snapshot;
     const bytes = await this.image.readMetadata(Number(l1Offset), l1Size * 8);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const view = viewOf(bytes);
     return BigUint64Array.from({ length: l1Size }, (_, i) => view.getBigUint64(i * 8) & L2_OFFSET);
   }
 

@@ -3,7 +3,7 @@
  * for byte, and so are identifiers and names, which are bytes to the format. Pure but for reading.
  * Source: the QCOW2 specification, "Snapshots".
  */
-import { alignUp, BlockError } from "../../../base/mod.ts";
+import { alignUp, BlockError, viewOf } from "../../../base/mod.ts";
 import { Bounds } from "./format.ts";
 
 /** An internal snapshot, as the table has it. Offsets and sizes in bytes. */
@@ -131,7 +131,7 @@ export async function readSnapshotTable(
     at = alignUp(at, 8);
     if (!cursor.holds(offset + at, FIXED)) await cursor.fetch(offset + at, FIXED);
     const fixed = cursor.take(offset + at, FIXED);
-    const view = new DataView(fixed.buffer, fixed.byteOffset, fixed.byteLength);
+    const view = viewOf(fixed);
     const extraSize = view.getUint32(36);
     if (extraSize > Bounds.maxSnapshotExtra) problems.tooMuchExtra(index, extraSize);
     const kept = Math.min(extraSize, Bounds.maxSnapshotExtra);
@@ -156,7 +156,7 @@ export async function readSnapshotTable(
 }
 
 function decode(view: DataView, extra: Uint8Array, id: Uint8Array, name: Uint8Array): Snapshot {
-  const more = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
+  const more = viewOf(extra);
   const field = (at: number) => extra.length >= at + 8 ? more.getBigUint64(at) : undefined;
   const icount = field(16);
   return {
