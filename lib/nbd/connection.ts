@@ -7,14 +7,9 @@
  */
 import type { Context, TracePoint } from "../sys/mod.ts";
 import type { Counters, ExportDirectory, NbdExport, Unsent } from "./export.ts";
+import { Handshake } from "./handshake.ts";
 import { Input } from "./input.ts";
-import {
-  MAX_OPTION_DATA,
-  type Negotiated,
-  type NegotiateTraces,
-  Negotiation,
-  type Outcome,
-} from "./negotiate.ts";
+import { type Negotiated, type NegotiateTraces, Negotiation, type Outcome } from "./negotiate.ts";
 import { Output } from "./output.ts";
 import { PayloadPipe } from "./pipe.ts";
 import { OUTPUT_LIMIT } from "./read.ts";
@@ -22,8 +17,8 @@ import { Replies } from "./replies.ts";
 import { Executor, type ServeTraces } from "./serve.ts";
 import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
 import { TransmissionInput } from "./transmission.ts";
-import { Framing, OPTION_SIZE } from "./wire.ts";
-import { greeting, parseOptionHeader } from "./wire_options.ts";
+import { Framing } from "./wire.ts";
+import { greeting } from "./wire_options.ts";
 
 /** Requests that one client may have served in one turn before others get theirs: half a millisecond, at 4k. */
 export const TURN_REQUESTS = 128;
@@ -33,8 +28,6 @@ export const TURN_BYTES = 1024 * 1024;
 const EARLY_REPLIES = 4;
 /** Most bytes that wait then: with more the socket is full, and the client at work, all the same. */
 const EARLY_BYTES = 192 * 1024;
-/** Options of a handshake answered in one turn; more than any client needs. */
-const TURN_OPTIONS = 32;
 
 /** Trace points of a connection, looked up once per server. */
 export interface ConnectionTraces extends NegotiateTraces, ServeTraces {
@@ -80,15 +73,10 @@ export class Connection {
   readonly #transport: Transport;
   readonly #input: Input;
   readonly #output: Output;
-  readonly #negotiation: Negotiation;
+  readonly #handshake: Handshake;
   readonly #timer: { cancel(): void } | undefined;
   #executor: Executor | undefined;
   #transmission: TransmissionInput | undefined;
-  #flagsSeen = false;
-  #optionsLeft = TURN_OPTIONS;
-  /** Bytes of an oversized option still to be passed over, and which it was. */
-  #skipLeft = 0;
-  #skipOption = 0;
   /** No more is read: the client said so, is gone, or is to go. Replies still leave. */
   #ending = false;
   #closed = false;
@@ -117,7 +105,8 @@ export class Connection {
     this.#input = new Input(context.buffers, transport);
     this.#output = new Output(context.buffers, transport);
     const send = (bytes: Uint8Array) => this.#sendBytes(bytes);
-    this.#negotiation = new Negotiation(host.exports, host.traces, send);
+    const negotiation = new Negotiation(host.exports, host.traces, send);
+    this.#handshake = new Handshake(this.#input, negotiation);
     if (host.traces.begin.enabled) host.traces.begin.emit("Beginning negotiation");
     this.#timer = host.handshakeNs > 0
       ? context.loop.timer(host.handshakeNs, () => this.#handshakeTimeout())
@@ -206,7 +195,7 @@ export class Connection {
   /** One turn: replies out, requests in, replies out. `readable`: the stream may have more. */
   #turn(readable: boolean): void {
     if (this.#output.pending > 0) this.#output.flush();
-    this.#optionsLeft = TURN_OPTIONS;
+    this.#handshake.refill();
     this.#executor?.resume(TURN_BYTES);
     this.#transmission?.refill(TURN_REQUESTS, TURN_BYTES);
     this.#inviting = readable;
@@ -255,11 +244,13 @@ export class Connection {
       }
       const transmission = this.#transmission;
       if (transmission === undefined) {
-        if (this.#optionsLeft === 0) {
+        const step = this.#handshake.step();
+        if (step === "more") return true;
+        if (step === "budget") {
           this.#schedule();
           return false;
         }
-        if (!this.#handshakeStep()) return !this.#ending;
+        this.#negotiated(step);
         continue;
       }
       if (early-- <= 0 && input.at >= middle && input.at < input.end) {
@@ -293,48 +284,17 @@ export class Connection {
     this.#inviting = true;
   }
 
-  /** One message of the handshake; false when it is not complete (or the handshake is over). */
-  #handshakeStep(): boolean {
-    const input = this.#input;
-    if (this.#skipLeft > 0) {
-      this.#skipLeft -= input.skip(this.#skipLeft);
-      if (this.#skipLeft > 0) return false;
-      return this.#outcome(this.#negotiation.oversized(this.#skipOption));
-    }
-    if (!this.#flagsSeen) {
-      if (!input.require(4)) return false;
-      this.#flagsSeen = true;
-      return this.#outcome(this.#negotiation.clientFlags(input.takeUint32()));
-    }
-    if (!input.require(OPTION_SIZE)) return false;
-    const header = parseOptionHeader(input.peek(OPTION_SIZE));
-    if (header === undefined) return this.#outcome({ next: "close", reason: "Bad magic received" });
-    this.#optionsLeft--;
-    const refused = this.#negotiation.refuses(header.option, header.length);
-    if (refused !== undefined) return this.#outcome(refused);
-    if (header.length > MAX_OPTION_DATA) {
-      input.skip(OPTION_SIZE);
-      this.#skipOption = header.option;
-      this.#skipLeft = header.length;
-      return true;
-    }
-    if (!input.require(OPTION_SIZE + header.length)) return false;
-    const data = input.peek(OPTION_SIZE + header.length).subarray(OPTION_SIZE);
-    const outcome = this.#negotiation.option(header.option, data);
-    input.skip(OPTION_SIZE + header.length);
-    return this.#outcome(outcome);
-  }
-
-  #outcome(outcome: Outcome): boolean {
-    if (outcome.next === "option") return true;
-    if (outcome.next === "transmission" && this.#enter(outcome.chosen)) return true;
+  /** Goes on as a message of the handshake has it. */
+  #negotiated(outcome: Outcome): void {
+    if (outcome.next === "option") return;
+    if (outcome.next === "transmission" && this.#enter(outcome.chosen)) return;
     if (outcome.next === "close" && outcome.reason !== undefined) {
       this.#host.failed(this, outcome.reason);
     }
     this.#ending = true;
-    return false;
   }
 
+  /** False: the export is going away. */
   #enter(chosen: Negotiated): boolean {
     if (!this.#host.entered(this, chosen.target)) return false;
     this.#timer?.cancel();

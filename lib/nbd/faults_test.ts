@@ -6,7 +6,7 @@ import { Connection, TURN_BYTES } from "./connection.ts";
 import { concat, handshake, request, TestServer } from "./testing.ts";
 import { AGAIN, type Transport } from "./transport.ts";
 import { Cmd, Opt } from "./wire.ts";
-import { optionMessage } from "./wire_options.ts";
+import { optionMessage } from "./testing_wire.ts";
 
 const MiB = 1024 * 1024;
 

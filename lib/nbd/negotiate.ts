@@ -24,7 +24,7 @@ import {
  */
 export const MAX_OPTION_DATA = 64 * 1024;
 /** Longest option data at all: beyond it the connection ends, as in QEMU. */
-export const MAX_OPTION_LENGTH = MAX_PAYLOAD;
+const MAX_OPTION_LENGTH = MAX_PAYLOAD;
 
 /** Trace points of the handshake, looked up once per server. */
 export interface NegotiateTraces {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type ByteClient, concat, TestServer } from "./testing.ts";
 import { Opt, optionName } from "./wire.ts";
-import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.ts";
+import { infoRequestData, metaRequestData, optionMessage } from "./testing_wire.ts";
 
 const text = new TextDecoder();
 

@@ -13,7 +13,7 @@ import { Slab } from "./slab.ts";
 import { AGAIN, INTERRUPTED, type Transport } from "./transport.ts";
 
 /** Bytes of one slab: a 256 KiB reply with its header, and small ones. Small enough to stay in the cache. */
-export const OUTPUT_SLAB = 288 * 1024;
+const OUTPUT_SLAB = 288 * 1024;
 /**
  * Where the first reply begins in a slab: its data (16 bytes on) lies on a cache line, and not a few bytes past
  * a page, where the copy out of the page cache is slowest (see read.ts).

@@ -10,9 +10,8 @@ import { IoVec, type MaybePromise } from "../base/mod.ts";
 import type { BlockBackend, BlockStatus } from "../block/mod.ts";
 import type { NbdExport } from "./export.ts";
 import { type Region, SOURCE_PIECE } from "./output.ts";
-import { type Cookie, keepCookie } from "./replies.ts";
 import { type ReadHost, ReadSource } from "./source.ts";
-import { CmdFlag, Framing, type RequestHeader } from "./wire.ts";
+import { CmdFlag, type Cookie, Framing, keepCookie, type RequestHeader } from "./wire.ts";
 
 /** Bytes of one piece of a large read: so small that data is still in the cache when it is sent. */
 export const PIECE = 256 * 1024;

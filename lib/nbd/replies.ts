@@ -4,30 +4,16 @@ import type { Output, Region } from "./output.ts";
 import {
   Chunk,
   chunkHeaderSize,
+  type Cookie,
   Framing,
   MAX_STRING,
   putChunk,
   putSimpleReply,
   putUint64,
-  REPLY_FLAG_DONE,
-  type RequestHeader,
   SIMPLE_REPLY_SIZE,
 } from "./wire.ts";
 
 const encoder = new TextEncoder();
-
-/** Which request a reply belongs to: what of its header is echoed. */
-export interface Cookie {
-  readonly cookieHigh: number;
-  readonly cookieLow: number;
-  /** The request's offset in bytes (extended headers echo it). */
-  readonly offset: number;
-}
-
-/** A cookie that outlives the request header (which is reused). */
-export function keepCookie(header: RequestHeader): Cookie {
-  return { cookieHigh: header.cookieHigh, cookieLow: header.cookieLow, offset: header.offset };
-}
 
 /** Replies of one connection. */
 export class Replies {
@@ -42,40 +28,35 @@ export class Replies {
 
   /** The request succeeded and has no data. Simple replies are allowed here without extended headers. */
   ok(to: Cookie): void {
-    if (this.framing === Framing.extended) return this.done(to);
+    if (this.framing === Framing.extended) this.done(to);
+    else this.#simple(to, 0);
+  }
+
+  #simple(to: Cookie, error: number): void {
     const out = this.output;
     out.reserve(SIMPLE_REPLY_SIZE);
-    putSimpleReply(out.view, out.at, 0, to.cookieHigh, to.cookieLow);
+    putSimpleReply(out.view, out.at, error, to);
     out.commit(SIMPLE_REPLY_SIZE);
   }
 
   /** A final chunk without content (structured and extended only). */
   done(to: Cookie): void {
-    const out = this.output;
-    out.reserve(this.#chunkHeader);
-    this.#chunk(out.view, out.at, to, REPLY_FLAG_DONE, Chunk.none, 0);
-    out.commit(this.#chunkHeader);
+    this.#begin(to, true, Chunk.none, 0);
+    this.output.commit(this.#chunkHeader);
   }
 
   /** The request failed; final. `text` is for people. */
   error(to: Cookie, error: number, text: string): void {
     assert(error !== 0);
-    const out = this.output;
-    if (this.framing === Framing.simple) {
-      out.reserve(SIMPLE_REPLY_SIZE);
-      putSimpleReply(out.view, out.at, error, to.cookieHigh, to.cookieLow);
-      out.commit(SIMPLE_REPLY_SIZE);
-      return;
-    }
+    if (this.framing === Framing.simple) return this.#simple(to, error);
     const message = encoder.encode(text).subarray(0, MAX_STRING);
     const payload = 6 + message.length;
-    out.reserve(this.#chunkHeader + payload);
-    const { view, at } = out;
-    this.#chunk(view, at, to, REPLY_FLAG_DONE, Chunk.error, payload);
-    view.setUint32(at + this.#chunkHeader, error);
-    view.setUint16(at + this.#chunkHeader + 4, message.length);
-    new Uint8Array(view.buffer, view.byteOffset + at + this.#chunkHeader + 6).set(message);
-    out.commit(this.#chunkHeader + payload);
+    const at = this.#begin(to, true, Chunk.error, payload);
+    const { view } = this.output;
+    view.setUint32(at, error);
+    view.setUint16(at + 4, message.length);
+    new Uint8Array(view.buffer, view.byteOffset + at + 6).set(message);
+    this.output.commit(this.#chunkHeader + payload);
   }
 
   /**
@@ -91,10 +72,9 @@ export class Replies {
     last: boolean,
   ): void {
     if (this.framing === Framing.simple) {
-      putSimpleReply(view, at, 0, to.cookieHigh, to.cookieLow);
-      return;
+      return putSimpleReply(view, at, 0, to);
     }
-    this.#chunk(view, at, to, last ? REPLY_FLAG_DONE : 0, Chunk.offsetData, length + 8);
+    putChunk(view, at, this.framing, to, last, Chunk.offsetData, length + 8);
     putUint64(view, at + this.#chunkHeader, position);
   }
 
@@ -112,13 +92,11 @@ export class Replies {
 
   /** An OFFSET_HOLE chunk: `length` bytes (below 2^32) at `position` read as zeroes. */
   hole(to: Cookie, position: number, length: number, last: boolean): void {
-    const out = this.output;
-    out.reserve(this.#chunkHeader + 12);
-    const { view, at } = out;
-    this.#chunk(view, at, to, last ? REPLY_FLAG_DONE : 0, Chunk.offsetHole, 12);
-    putUint64(view, at + this.#chunkHeader, position);
-    view.setUint32(at + this.#chunkHeader + 8, length);
-    out.commit(this.#chunkHeader + 12);
+    const at = this.#begin(to, last, Chunk.offsetHole, 12);
+    const { view } = this.output;
+    putUint64(view, at, position);
+    view.setUint32(at + 8, length);
+    this.output.commit(this.#chunkHeader + 12);
   }
 
   /**
@@ -135,12 +113,9 @@ export class Replies {
   ): void {
     const extended = this.framing === Framing.extended;
     const payload = extended ? 8 + 16 * count : 4 + 8 * count;
-    const out = this.output;
-    out.reserve(this.#chunkHeader + payload);
-    const { view } = out;
     const type = extended ? Chunk.blockStatusExt : Chunk.blockStatus;
-    this.#chunk(view, out.at, to, last ? REPLY_FLAG_DONE : 0, type, payload);
-    let at = out.at + this.#chunkHeader;
+    let at = this.#begin(to, last, type, payload);
+    const { view } = this.output;
     view.setUint32(at, context);
     if (extended) view.setUint32(at + 4, count);
     at += extended ? 8 : 4;
@@ -155,20 +130,14 @@ export class Replies {
         at += 8;
       }
     }
-    out.commit(this.#chunkHeader + payload);
+    this.output.commit(this.#chunkHeader + payload);
   }
 
-  #chunk(view: DataView, at: number, to: Cookie, flags: number, type: number, length: number) {
-    putChunk(
-      view,
-      at,
-      this.framing,
-      flags,
-      type,
-      to.cookieHigh,
-      to.cookieLow,
-      to.offset,
-      length,
-    );
+  /** Makes room for a chunk, and writes its header. Where the payload goes in the output's view. */
+  #begin(to: Cookie, last: boolean, type: number, payload: number): number {
+    const out = this.output;
+    out.reserve(this.#chunkHeader + payload);
+    putChunk(out.view, out.at, this.framing, to, last, type, payload);
+    return out.at + this.#chunkHeader;
   }
 }

@@ -3,7 +3,8 @@
  * was negotiated. The model knows what the NBD protocol says of each option's effect, and nothing else.
  */
 import assert from "node:assert/strict";
-import { type ByteClient, concat, request, TestServer, viewOf } from "./testing.ts";
+import { viewOf } from "../base/mod.ts";
+import { type ByteClient, concat, request, TestServer } from "./testing.ts";
 import {
   Cmd,
   EXTENDED_REPLY_MAGIC,
@@ -12,7 +13,7 @@ import {
   SIMPLE_REPLY_MAGIC,
   STRUCTURED_REPLY_MAGIC,
 } from "./wire.ts";
-import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.ts";
+import { infoRequestData, metaRequestData, optionMessage } from "./testing_wire.ts";
 
 const LENGTH = 4;
 const DISK = 64 * 1024;

@@ -5,16 +5,26 @@
  */
 import { BlockError, chain, IoVec, type MaybePromise } from "../base/mod.ts";
 import { type BlockBackend, RequestFlag } from "../block/mod.ts";
-import { Errno, SysError } from "../sys/mod.ts";
+import { SysError } from "../sys/mod.ts";
 import { collectExtents, Extents } from "./block_status.ts";
 import { type CheckContext, checkRequest, checkStatusRange, type Refusal } from "./check.ts";
 import { Counters, type MetaContext, type NbdExport } from "./export.ts";
 import type { Negotiated } from "./negotiate.ts";
+import type { WriteHost } from "./large_write.ts";
 import { Reader } from "./read.ts";
-import { type Cookie, keepCookie, Replies } from "./replies.ts";
+import type { Replies } from "./replies.ts";
 import type { Slab } from "./slab.ts";
 import type { Clock } from "./trial.ts";
-import { Cmd, CmdFlag, getUint64, NbdErrno, nbdErrnoOf, type RequestHeader } from "./wire.ts";
+import {
+  Cmd,
+  CmdFlag,
+  type Cookie,
+  getUint64,
+  keepCookie,
+  NbdErrno,
+  nbdErrnoOf,
+  type RequestHeader,
+} from "./wire.ts";
 
 /** Most requests of one client in flight; beyond it nothing more is read from the client. */
 export const MAX_REQUESTS = 128;
@@ -24,24 +34,6 @@ const MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024;
 const SHARED_BYTES = 24 * 1024 * 1024;
 const CLIENT_BYTES = 512 * 1024;
 
-/** A large write whose payload is written in pieces as it arrives; acknowledged at its end. */
-export class WriteJob {
-  /** Bytes of the payload still to be written, and where they go. */
-  left: number;
-  position: number;
-  outstanding = 0;
-  /** Bytes written out of a pipe. */
-  piped = 0;
-  error: unknown = undefined;
-  received = false;
-  readonly cookie: Cookie;
-  constructor(header: RequestHeader, readonly durable: boolean) {
-    this.cookie = keepCookie(header);
-    this.left = header.length;
-    this.position = header.offset;
-  }
-}
-
 /** What the trace points of transmission need. */
 export interface ServeTraces {
   readonly request: { enabled: boolean; emit(text: string): void };
@@ -49,13 +41,12 @@ export interface ServeTraces {
 }
 
 /** Serves one connection's requests. */
-export class Executor implements CheckContext {
+export class Executor implements CheckContext, WriteHost {
   readonly counters: Counters = new Counters();
   readonly replies: Replies;
   readonly target: NbdExport;
   readonly #backend: BlockBackend;
   readonly #contexts: readonly MetaContext[];
-  /** Called when something completed outside `execute`. */
   readonly wake: () => void;
   readonly #traces: ServeTraces;
   readonly #reader: Reader;
@@ -213,96 +204,12 @@ export class Executor implements CheckContext {
     if (pending === undefined) return this.replies.ok(header);
     this.#iov = new IoVec(); // the other one is in use now
     slab.retain();
-    this.#later(pending, keepCookie(header), length, "writing to file failed", slab);
-  }
-
-  /** Begins a large WRITE; `writePiece` and at last `endWrite` follow. */
-  beginWrite(header: RequestHeader): WriteJob {
-    this.counters.bytesWritten += header.length;
-    this.counters.inFlight++;
-    const durable = this.target.writethrough || (header.flags & CmdFlag.fua) !== 0;
-    return new WriteJob(header, durable);
-  }
-
-  /** The next `length` bytes of a large write, at `address` in `slab`. */
-  writePiece(job: WriteJob, slab: Slab, address: number, length: number): void {
-    const { position } = job;
-    job.position += length;
-    job.left -= length;
-    if (job.error !== undefined) return; // the rest of a failed write is only received
-    let pending: MaybePromise<void>;
-    try {
-      pending = this.#backend.write(position, this.#iov.single(address, length), 0);
-    } catch (error) {
-      job.error = error;
-      return;
-    }
-    if (pending === undefined) return;
-    this.#iov = new IoVec();
-    slab.retain();
-    job.outstanding++;
-    this.bytesInFlight += length;
-    pending.catch((error) => {
-      job.error ??= error;
-    }).finally(() => {
-      slab.release();
-      job.outstanding--;
-      this.bytesInFlight -= length;
-      if (job.received && job.outstanding === 0) this.#finishWrite(job);
-      this.wake();
-    });
+    this.answerLater(pending, keepCookie(header), length, "writing to file failed", slab);
   }
 
   /** Whether a large write, or the rest of one, may come out of a pipe now: see PageTransfers. */
   pipeUnit(offset: number, length: number): number {
     return this.#backend.pages?.pipeUnit(offset, length) ?? 0;
-  }
-
-  /**
-   * As writePiece, for `length` bytes that are in a pipe. How many were written, and the rest is for writePiece; or -1:
-   * some have left the pipe and were not.
-   */
-  writeFromPipe(job: WriteJob, pipe: number, length: number): number {
-    let done = 0;
-    try {
-      while (done < length) {
-        const rc = this.#backend.pages!.writeFromPipe(job.position + done, pipe, length - done);
-        if (rc === -Errno.EINTR) continue;
-        if (rc <= 0) break;
-        done += rc;
-      }
-    } catch (error) {
-      job.error ??= error;
-      job.position += length;
-      job.left -= length;
-      return -1;
-    }
-    job.position += done;
-    job.left -= done;
-    job.piped += done;
-    return done;
-  }
-
-  /** All of the payload was received and given to `writePiece`, or (`gone`) the client is. */
-  endWrite(job: WriteJob, gone = false): void {
-    job.received = true;
-    if (gone) job.error ??= new BlockError("EIO", "the client disconnected");
-    if (job.outstanding === 0) this.#finishWrite(job);
-  }
-
-  #finishWrite(job: WriteJob): void {
-    this.counters.inFlight--;
-    if (job.piped > 0) this.#backend.pages!.countWrite(job.piped);
-    if (job.error !== undefined) return this.fail(job.cookie, job.error, "writing to file failed");
-    if (!job.durable) return this.replies.ok(job.cookie);
-    let pending: MaybePromise<void>;
-    try {
-      pending = this.#backend.flush();
-    } catch (error) {
-      return this.fail(job.cookie, error, "writing to file failed");
-    }
-    if (pending === undefined) return this.replies.ok(job.cookie);
-    this.#later(pending, job.cookie, 0, "writing to file failed");
   }
 
   /** Commands that only succeed or fail. */
@@ -314,7 +221,7 @@ export class Executor implements CheckContext {
       return this.fail(header, error, text);
     }
     if (pending === undefined) return this.replies.ok(header);
-    this.#later(pending, keepCookie(header), 0, text);
+    this.answerLater(pending, keepCookie(header), 0, text);
   }
 
   #start(header: RequestHeader): MaybePromise<void> {
@@ -340,7 +247,8 @@ export class Executor implements CheckContext {
     }
   }
 
-  #later(
+  /** Answers when `pending` has settled, with `text` if it has failed; `slab` is in use until then. */
+  answerLater(
     pending: Promise<void>,
     cookie: Cookie,
     bytes: number,

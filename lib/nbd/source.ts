@@ -7,9 +7,10 @@ import { IoVec, type MaybePromise } from "../base/mod.ts";
 import type { BackendPages, BlockBackend, FilePlace } from "../block/mod.ts";
 import type { NbdExport } from "./export.ts";
 import { type DataSource, SOURCE_PIECE } from "./output.ts";
-import type { Cookie, Replies } from "./replies.ts";
+import type { Replies } from "./replies.ts";
 import { AGAIN, INTERRUPTED } from "./transport.ts";
 import { type Clock, Trial } from "./trial.ts";
+import type { Cookie } from "./wire.ts";
 
 /**
  * Reads at least this long are sent from the page cache where that is possible. Measured, with a client that keeps up:

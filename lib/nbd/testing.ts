@@ -1,4 +1,5 @@
 /** For tests: a server with one export, and a client that speaks raw bytes. */
+import { viewOf } from "../base/mod.ts";
 import assert from "node:assert/strict";
 import { MemoryBackend } from "../block/testing_backend.ts";
 import { type Context, createContext, EPOLL, type Memory, type OwnedContext } from "../sys/mod.ts";
@@ -15,7 +16,7 @@ import {
   REQUEST_MAGIC,
   REQUEST_SIZE,
 } from "./wire.ts";
-import { infoRequestData, metaRequestData, optionMessage } from "./wire_options.ts";
+import { infoRequestData, metaRequestData, optionMessage } from "./testing_wire.ts";
 
 /** The other end of a connection: raw bytes. */
 export class ByteClient {
@@ -267,10 +268,6 @@ export function request(
 }
 
 /** A view of just these bytes. */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
-
 /** Every framing that a client can ask for. */
 export const framings: NonNullable<EnterOptions["framing"]>[] = [
   "simple",

@@ -54,7 +54,7 @@ export type ClientCounters = readonly (readonly [
 ])[];
 
 /** The counters alone, to be posted. */
-export function plainCounters(counters: PlainCounters): PlainCounters {
+function plainCounters(counters: PlainCounters): PlainCounters {
   const { requests, errors, bytesRead, bytesWritten, inFlight } = counters;
   return { requests, errors, bytesRead, bytesWritten, inFlight };
 }

@@ -8,10 +8,18 @@ import { Errno } from "../sys/mod.ts";
 import { payloadLength, type Refusal } from "./check.ts";
 import { Input, INPUT_PIECE } from "./input.ts";
 import type { PayloadPipe } from "./pipe.ts";
-import { type Cookie, keepCookie } from "./replies.ts";
-import type { Executor, WriteJob } from "./serve.ts";
+import { LargeWrite } from "./large_write.ts";
+import type { Executor } from "./serve.ts";
 import type { Slab } from "./slab.ts";
-import { Cmd, EXTENDED_REQUEST_SIZE, NbdErrno, REQUEST_SIZE, RequestHeader } from "./wire.ts";
+import {
+  Cmd,
+  type Cookie,
+  EXTENDED_REQUEST_SIZE,
+  keepCookie,
+  NbdErrno,
+  REQUEST_SIZE,
+  RequestHeader,
+} from "./wire.ts";
 
 /** Payloads up to this size are waited for whole. */
 const SMALL_PAYLOAD = 32 * 1024;
@@ -45,7 +53,7 @@ export class TransmissionInput {
   #drainLeft = 0;
   #refused: { to: Cookie; refusal: Refusal } | undefined;
   /** A large write under way: its next piece is received at `base` of `slab`. */
-  #job: WriteJob | undefined;
+  #job: LargeWrite | undefined;
   #slab: Slab | undefined;
   #base = 0;
   #filled = 0;
@@ -89,7 +97,7 @@ export class TransmissionInput {
   }
 
   /** Takes what there is of a large payload through the pipe to the file. As Input.receive. */
-  #receivePiped(job: WriteJob): number {
+  #receivePiped(job: LargeWrite): number {
     const pipe = this.#pipe;
     const unit = this.#executor.pipeUnit(job.position, job.left);
     const length = unit > 0 ? pipe.fill(job.position, job.left, unit) : undefined;
@@ -99,7 +107,7 @@ export class TransmissionInput {
     }
     if (length <= 0) return length;
     this.drained = false; // more may have come while it was written
-    const written = this.#executor.writeFromPipe(job, pipe.from, length);
+    const written = job.fromPipe(pipe.from, length);
     this.#bytesLeft -= written < 0 ? length : written;
     if (written < 0) pipe.close();
     else pipe.took(written);
@@ -110,7 +118,7 @@ export class TransmissionInput {
   }
 
   /** What the file has not taken out of the pipe is written as other payloads are. That works, or says why not. */
-  #rescue(job: WriteJob, length: number): number {
+  #rescue(job: LargeWrite, length: number): number {
     const { slab, base } = this.#input.takeOver(length);
     this.#piped = false;
     this.#slab = slab;
@@ -121,7 +129,7 @@ export class TransmissionInput {
   }
 
   /** The next piece of the payload is received, and what follows perhaps too. */
-  #leavePipe(job: WriteJob): void {
+  #leavePipe(job: LargeWrite): void {
     this.#piped = false;
     this.#piece(job);
   }
@@ -171,7 +179,7 @@ export class TransmissionInput {
       return "ok";
     }
     input.at += size;
-    this.#job = this.#executor.beginWrite(header);
+    this.#job = new LargeWrite(this.#executor, header);
     this.#piped = pipes && this.#emptied;
     return this.#piece(this.#job);
   }
@@ -223,13 +231,13 @@ export class TransmissionInput {
   }
 
   /** The next piece of a large write: written when it is complete. */
-  #piece(job: WriteJob): Step {
+  #piece(job: LargeWrite): Step {
     if (this.#piped) return "more";
     const input = this.#input;
     const length = this.#lengthOfPiece(job);
     if (this.#slab === undefined) {
       if (input.end - input.at >= length) {
-        this.#executor.writePiece(job, input.slab, input.address, length);
+        job.piece(input.slab, input.address, length);
         input.at += length;
         return this.#afterPiece(job, length);
       }
@@ -241,34 +249,34 @@ export class TransmissionInput {
     }
     if (this.#filled < this.#pieceLength) return "more";
     const slab = this.#slab;
-    this.#executor.writePiece(job, slab, slab.memory.address + this.#base, this.#pieceLength);
+    job.piece(slab, slab.memory.address + this.#base, this.#pieceLength);
     this.#slab = undefined;
     this.#filled = 0;
     input.giveBack(slab);
     return this.#afterPiece(job, this.#pieceLength);
   }
 
-  #lengthOfPiece(job: WriteJob): number {
+  #lengthOfPiece(job: LargeWrite): number {
     if (job.left <= INPUT_PIECE) return job.left;
     const end = alignDown(job.position + INPUT_PIECE, PIECE_ALIGN);
     assert(end > job.position);
     return end - job.position;
   }
 
-  #afterPiece(job: WriteJob, length: number): Step {
+  #afterPiece(job: LargeWrite, length: number): Step {
     this.#bytesLeft -= length;
     if (job.left === 0) this.#endJob(job);
     else if (job.left >= PIPE_FROM) {
-      this.#piped = this.#emptied && job.error === undefined &&
+      this.#piped = this.#emptied && !job.failed &&
         this.#pipes(job.position, job.left);
     }
     return "ok";
   }
 
-  #endJob(job: WriteJob): void {
+  #endJob(job: LargeWrite): void {
     this.#job = undefined;
     this.#piped = false;
-    this.#executor.endWrite(job);
+    job.end();
   }
 
   /** The stream has ended: a write that is not complete never will be. */
@@ -280,7 +288,7 @@ export class TransmissionInput {
     this.#refused = undefined;
     this.#piped = false;
     this.#pipe.close();
-    if (job !== undefined) this.#executor.endWrite(job, true);
+    job?.end(true);
   }
 }
 

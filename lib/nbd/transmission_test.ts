@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { viewOf } from "../base/mod.ts";
 import { MemoryBackend } from "../block/testing_backend.ts";
 import {
   concat,
@@ -9,7 +10,6 @@ import {
   type Reply,
   reply,
   request,
-  viewOf,
   withServer,
 } from "./testing.ts";
 import { Chunk, Cmd, CmdFlag } from "./wire.ts";

@@ -29,9 +29,9 @@ export const EXTENDED_REQUEST_SIZE = 32;
 /** Bytes of a simple reply header. */
 export const SIMPLE_REPLY_SIZE = 16;
 /** Bytes of a structured chunk header. */
-export const STRUCTURED_REPLY_SIZE = 20;
+const STRUCTURED_REPLY_SIZE = 20;
 /** Bytes of an extended chunk header. */
-export const EXTENDED_REPLY_SIZE = 32;
+const EXTENDED_REPLY_SIZE = 32;
 /** Bytes before an option's data. */
 export const OPTION_SIZE = 16;
 /** Bytes before an option reply's data. */
@@ -162,7 +162,7 @@ export const Chunk = {
   errorOffset: 0x8002,
 } as const;
 /** The chunk is the last of its reply. */
-export const REPLY_FLAG_DONE = 1;
+const REPLY_FLAG_DONE = 1;
 
 /** Error values. */
 export const NbdErrno = {
@@ -250,6 +250,19 @@ export class RequestHeader {
   }
 }
 
+/** Which request a reply belongs to: what of its header is echoed. */
+export interface Cookie {
+  readonly cookieHigh: number;
+  readonly cookieLow: number;
+  /** The request's offset in bytes (extended headers echo it). */
+  readonly offset: number;
+}
+
+/** A cookie that outlives the request header (which is reused). */
+export function keepCookie(header: RequestHeader): Cookie {
+  return { cookieHigh: header.cookieHigh, cookieLow: header.cookieLow, offset: header.offset };
+}
+
 /** Writes an unsigned 64-bit number below 2^53 at `at`. */
 export function putUint64(view: DataView, at: number, value: number): void {
   view.setUint32(at, Math.floor(value / 0x100000000));
@@ -262,17 +275,11 @@ export function getUint64(view: DataView, at: number): number {
 }
 
 /** Writes a simple reply's header at `at` of `view`. */
-export function putSimpleReply(
-  view: DataView,
-  at: number,
-  error: number,
-  cookieHigh: number,
-  cookieLow: number,
-): void {
+export function putSimpleReply(view: DataView, at: number, error: number, to: Cookie): void {
   view.setUint32(at, SIMPLE_REPLY_MAGIC);
   view.setUint32(at + 4, error);
-  view.setUint32(at + 8, cookieHigh);
-  view.setUint32(at + 12, cookieLow);
+  view.setUint32(at + 8, to.cookieHigh);
+  view.setUint32(at + 12, to.cookieLow);
 }
 
 /** Size of a chunk's header in this framing (structured or extended). */
@@ -280,26 +287,24 @@ export function chunkHeaderSize(framing: Framing): number {
   return framing === Framing.extended ? EXTENDED_REPLY_SIZE : STRUCTURED_REPLY_SIZE;
 }
 
-/** Writes a chunk's header; `offset` is the request's own, `length` that of the payload. */
+/** Writes a chunk's header at `at` of `view`; `length` is that of the payload. */
 export function putChunk(
   view: DataView,
   at: number,
   framing: Framing,
-  flags: number,
+  to: Cookie,
+  last: boolean,
   type: number,
-  cookieHigh: number,
-  cookieLow: number,
-  offset: number,
   length: number,
 ): void {
   const extended = framing === Framing.extended;
   view.setUint32(at, extended ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC);
-  view.setUint16(at + 4, flags);
+  view.setUint16(at + 4, last ? REPLY_FLAG_DONE : 0);
   view.setUint16(at + 6, type);
-  view.setUint32(at + 8, cookieHigh);
-  view.setUint32(at + 12, cookieLow);
+  view.setUint32(at + 8, to.cookieHigh);
+  view.setUint32(at + 12, to.cookieLow);
   if (extended) {
-    putUint64(view, at + 16, offset);
+    putUint64(view, at + 16, to.offset);
     putUint64(view, at + 24, length);
   } else {
     view.setUint32(at + 16, length);

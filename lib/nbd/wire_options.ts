@@ -2,6 +2,7 @@
  * The handshake's messages: options in, option replies out. Pure: imports only base. Parsers never throw:
  * they return a value or the text of QEMU's ERR_INVALID answer.
  */
+import { viewOf } from "../base/mod.ts";
 import {
   HandshakeFlag,
   Info,
@@ -11,7 +12,6 @@ import {
   OPTION_MAGIC,
   OPTION_REPLY_MAGIC,
   OPTION_REPLY_SIZE,
-  OPTION_SIZE,
   optionName,
   putUint64,
   Rep,
@@ -20,10 +20,6 @@ import {
 const encoder = new TextEncoder();
 /** Malformed UTF-8 becomes U+FFFD: such a name matches no export. */
 const decoder = new TextDecoder();
-
-function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
 
 /** The server's greeting: 18 bytes. */
 export function greeting(): Uint8Array {
@@ -46,18 +42,6 @@ export function parseOptionHeader(
     return undefined;
   }
   return { option: view.getUint32(8), length: view.getUint32(12) };
-}
-
-/** One option as a client sends it (for tests and clients). */
-export function optionMessage(option: number, data: Uint8Array = new Uint8Array(0)): Uint8Array {
-  const bytes = new Uint8Array(OPTION_SIZE + data.length);
-  const view = viewOf(bytes);
-  view.setUint32(0, OPTION_MAGIC[0]);
-  view.setUint32(4, OPTION_MAGIC[1]);
-  view.setUint32(8, option);
-  view.setUint32(12, data.length);
-  bytes.set(data, OPTION_SIZE);
-  return bytes;
 }
 
 /** One reply to `option`. */
@@ -211,34 +195,4 @@ export function parseMetaRequest(option: number, data: Uint8Array): MetaRequest 
   }
   if (at < data.length) return `option '${optionName(option)}' has unexpected length`;
   return { name: named.name, queries };
-}
-
-/** Data of INFO/GO as a client sends it. */
-export function infoRequestData(name: string, kinds: readonly number[] = []): Uint8Array {
-  const bytes = encoder.encode(name);
-  const data = new Uint8Array(6 + bytes.length + 2 * kinds.length);
-  const view = viewOf(data);
-  view.setUint32(0, bytes.length);
-  data.set(bytes, 4);
-  view.setUint16(4 + bytes.length, kinds.length);
-  kinds.forEach((kind, i) => view.setUint16(6 + bytes.length + 2 * i, kind));
-  return data;
-}
-
-/** Data of LIST/SET_META_CONTEXT as a client sends it. */
-export function metaRequestData(name: string, queries: readonly string[]): Uint8Array {
-  const parts = [encoder.encode(name), ...queries.map((query) => encoder.encode(query))];
-  const data = new Uint8Array(4 + parts.reduce((sum, part) => sum + 4 + part.length, 0));
-  const view = viewOf(data);
-  let at = 0;
-  parts.forEach((part, i) => {
-    view.setUint32(at, part.length);
-    data.set(part, at + 4);
-    at += 4 + part.length;
-    if (i === 0) {
-      view.setUint32(at, queries.length);
-      at += 4;
-    }
-  });
-  return data;
 }

@@ -14,16 +14,14 @@ import {
   exportInfo,
   exportNameReply,
   greeting,
-  infoRequestData,
   metaContextReply,
-  metaRequestData,
   optionError,
-  optionMessage,
   parseInfoRequest,
   parseMetaRequest,
   parseOptionHeader,
   serverReply,
 } from "./wire_options.ts";
+import { infoRequestData, metaRequestData, optionMessage } from "./testing_wire.ts";
 
 function hex(bytes: Uint8Array): string {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -87,17 +85,18 @@ Deno.test("a request's header is parsed to its fields, cookie kept bit by bit", 
 
 Deno.test("replies have the document's layout in all three framings", () => {
   const view = new DataView(new ArrayBuffer(32));
-  putSimpleReply(view, 0, 22, 1, 0xffffffff);
+  putSimpleReply(view, 0, 22, { cookieHigh: 1, cookieLow: 0xffffffff, offset: 0 });
   assert.equal(
     hex(new Uint8Array(view.buffer, 0, 16)),
     "67446698" + "00000016" + "00000001ffffffff",
   );
-  putChunk(view, 0, Framing.structured, 1, 0x8001, 0, 7, 99, 25);
+  const to = { cookieHigh: 0, cookieLow: 7, offset: 0x100000000 };
+  putChunk(view, 0, Framing.structured, to, true, 0x8001, 25);
   assert.equal(
     hex(new Uint8Array(view.buffer, 0, 20)),
     "668e33ef" + "0001" + "8001" + "0000000000000007" + "00000019",
   );
-  putChunk(view, 0, Framing.extended, 0, 6, 0, 7, 0x100000000, 24);
+  putChunk(view, 0, Framing.extended, to, false, 6, 24);
   assert.equal(
     hex(new Uint8Array(view.buffer)),
     "6e8a278c" + "0000" + "0006" + "0000000000000007" + "0000000100000000" + "0000000000000018",
