@@ -72,7 +72,7 @@ export function parseCommandLine(
 }
 
 /** Two lines; the first in the form that scripts know, with the level of QEMU that qsd is compatible with. */
-export function versionText(version: string): string {
+function versionText(version: string): string {
   return `qemu-storage-daemon version 7.2.22 (qsd ${version})\n` +
     "qsd, a storage daemon compatible with qemu-storage-daemon; see LICENSE for its terms\n";
 }

@@ -3,31 +3,22 @@
 /** Machine architectures that qsd knows. */
 export type Arch = "x86_64" | "aarch64";
 
-/** open(2) flags that are the same everywhere; O_DIRECT and O_DIRECTORY are in `archConstants`. */
+/** open(2) flags that are the same everywhere; O_DIRECT is in `archConstants`. */
 export const O = {
   RDONLY: 0,
   WRONLY: 1,
   RDWR: 2,
-  ACCMODE: 3,
   CREAT: 0o100,
-  EXCL: 0o200,
   NOCTTY: 0o400,
   TRUNC: 0o1000,
   APPEND: 0o2000,
   NONBLOCK: 0o4000,
-  DSYNC: 0o10000,
-  SYNC: 0o4010000,
-  NOATIME: 0o1000000,
   CLOEXEC: 0o2000000,
-  PATH: 0o10000000,
 } as const;
 
 /** What differs between architectures. */
 export interface ArchConstants {
   readonly O_DIRECT: number;
-  readonly O_DIRECTORY: number;
-  readonly O_NOFOLLOW: number;
-  readonly O_TMPFILE: number;
   /** Bytes of one struct epoll_event, and where its data lies: packed on x86-64 only. */
   readonly epollEventSize: number;
   readonly epollDataOffset: number;
@@ -38,18 +29,12 @@ export interface ArchConstants {
 const architectures: Readonly<Record<Arch, ArchConstants>> = {
   x86_64: {
     O_DIRECT: 0o40000,
-    O_DIRECTORY: 0o200000,
-    O_NOFOLLOW: 0o400000,
-    O_TMPFILE: 0o20200000,
     epollEventSize: 12,
     epollDataOffset: 4,
     arch: "x86_64",
   },
   aarch64: {
     O_DIRECT: 0o200000,
-    O_DIRECTORY: 0o40000,
-    O_NOFOLLOW: 0o100000,
-    O_TMPFILE: 0o20040000,
     epollEventSize: 16,
     epollDataOffset: 8,
     arch: "aarch64",
@@ -64,12 +49,9 @@ export function archConstants(arch: Arch): ArchConstants {
 /** epoll events and operations. */
 export const EPOLL = {
   IN: 0x001,
-  PRI: 0x002,
   OUT: 0x004,
   ERR: 0x008,
   HUP: 0x010,
-  RDHUP: 0x2000,
-  EXCLUSIVE: 1 << 28,
   ONESHOT: 1 << 30,
   ET: 0x80000000,
   CTL_ADD: 1,
@@ -79,63 +61,45 @@ export const EPOLL = {
 } as const;
 
 /** preadv2/pwritev2 flags. */
-export const RWF = { HIPRI: 1, DSYNC: 2, SYNC: 4, NOWAIT: 8, APPEND: 16 } as const;
+export const RWF = { NOWAIT: 8 } as const;
 
 /** fallocate(2) modes. */
 export const FALLOC = {
   KEEP_SIZE: 0x01,
   PUNCH_HOLE: 0x02,
-  COLLAPSE_RANGE: 0x08,
   ZERO_RANGE: 0x10,
-  INSERT_RANGE: 0x20,
-  UNSHARE_RANGE: 0x40,
 } as const;
 
 /** Address families. */
-export const AF = { UNSPEC: 0, UNIX: 1, INET: 2, INET6: 10, VSOCK: 40 } as const;
+export const AF = { UNIX: 1, INET: 2, INET6: 10, VSOCK: 40 } as const;
 
 /** Socket types and their flags. */
 export const SOCK = {
   STREAM: 1,
   DGRAM: 2,
-  SEQPACKET: 5,
   NONBLOCK: 0o4000,
   CLOEXEC: 0o2000000,
 } as const;
 
 /** Levels of socket options. */
-export const SOL = { SOCKET: 1, TCP: 6, IP: 0, IPV6: 41 } as const;
+export const SOL = { SOCKET: 1, TCP: 6, IPV6: 41 } as const;
 
 /** SOL_SOCKET options. */
 export const SO = {
   REUSEADDR: 2,
-  TYPE: 3,
   ERROR: 4,
-  BROADCAST: 6,
   SNDBUF: 7,
-  RCVBUF: 8,
   KEEPALIVE: 9,
-  LINGER: 13,
-  REUSEPORT: 15,
-  PASSCRED: 16,
   PEERCRED: 17,
-  ACCEPTCONN: 30,
-  SNDBUFFORCE: 32,
-  RCVBUFFORCE: 33,
   PROTOCOL: 38,
-  DOMAIN: 39,
-  ZEROCOPY: 60,
 } as const;
 
 /** SOL_TCP options. */
 export const TCP = {
   NODELAY: 1,
-  CORK: 3,
   KEEPIDLE: 4,
   KEEPINTVL: 5,
   KEEPCNT: 6,
-  QUICKACK: 12,
-  USER_TIMEOUT: 18,
 } as const;
 
 /** IPPROTO_IPV6 options. */
@@ -143,43 +107,27 @@ export const IPV6 = { V6ONLY: 26 } as const;
 
 /** send/recv flags. */
 export const MSG = {
-  OOB: 1,
-  PEEK: 2,
-  CTRUNC: 8,
-  TRUNC: 0x20,
   DONTWAIT: 0x40,
-  EOR: 0x80,
-  WAITALL: 0x100,
   NOSIGNAL: 0x4000,
   MORE: 0x8000,
-  ZEROCOPY: 0x4000000,
   CMSG_CLOEXEC: 0x40000000,
 } as const;
 
-/** SCM_RIGHTS: descriptors as ancillary data. */
-export const SCM_RIGHTS = 1;
-
 /** shutdown(2). */
-export const SHUT = { RD: 0, WR: 1, RDWR: 2 } as const;
+export const SHUT = { WR: 1, RDWR: 2 } as const;
 
 /** fcntl(2) commands and lock types. */
 export const F = {
-  DUPFD: 0,
   GETFD: 1,
   SETFD: 2,
   GETFL: 3,
   SETFL: 4,
-  GETLK: 5,
   SETLK: 6,
-  SETLKW: 7,
   OFD_GETLK: 36,
   OFD_SETLK: 37,
-  OFD_SETLKW: 38,
   DUPFD_CLOEXEC: 1030,
   SETPIPE_SZ: 1031,
   GETPIPE_SZ: 1032,
-  ADD_SEALS: 1033,
-  GET_SEALS: 1034,
   RDLCK: 0,
   WRLCK: 1,
   UNLCK: 2,
@@ -187,62 +135,30 @@ export const F = {
 } as const;
 
 /** lseek(2). */
-export const SEEK = { SET: 0, CUR: 1, END: 2, DATA: 3, HOLE: 4 } as const;
+export const SEEK = { SET: 0, END: 2, DATA: 3, HOLE: 4 } as const;
 
 /** ioctl requests of block devices, SCSI generic and CD-ROMs (linux/fs.h, scsi/sg.h, linux/cdrom.h). */
 export const BLK = {
   BLKROGET: 0x125e,
-  BLKGETSIZE: 0x1260,
-  BLKFLSBUF: 0x1261,
-  BLKSECTGET: 0x1267,
   BLKSSZGET: 0x1268,
-  BLKBSZGET: 0x80081270,
   BLKGETSIZE64: 0x80081272,
   BLKDISCARD: 0x1277,
-  BLKIOMIN: 0x1278,
-  BLKIOOPT: 0x1279,
-  BLKALIGNOFF: 0x127a,
-  BLKPBSZGET: 0x127b,
-  BLKDISCARDZEROES: 0x127c,
-  BLKSECDISCARD: 0x127d,
-  BLKROTATIONAL: 0x127e,
   BLKZEROOUT: 0x127f,
-  SG_GET_VERSION_NUM: 0x2282,
-  SG_GET_SCSI_ID: 0x2276,
-  CDROMEJECT: 0x5309,
-  CDROMCLOSETRAY: 0x5319,
-  CDROM_MEDIA_CHANGED: 0x5325,
   CDROM_DRIVE_STATUS: 0x5326,
-  CDROM_LOCKDOOR: 0x5329,
-  FIONREAD: 0x541b,
   TCGETS: 0x5401,
   TCSETS: 0x5402,
-  TIOCGWINSZ: 0x5413,
   FS_IOC_GETFLAGS: 0x80086601,
   FS_IOC_SETFLAGS: 0x40086602,
   FS_NOCOW_FL: 0x00800000,
   FS_IOC_FSGETXATTR: 0x801c581f,
   FS_IOC_FSSETXATTR: 0x401c5820,
-  XFS_IOC_DIOINFO: 0x800c581e,
 } as const;
 
 /** madvise(2). */
-export const MADV = {
-  NORMAL: 0,
-  RANDOM: 1,
-  SEQUENTIAL: 2,
-  WILLNEED: 3,
-  DONTNEED: 4,
-  FREE: 8,
-  REMOVE: 9,
-  DONTFORK: 10,
-  HUGEPAGE: 14,
-  NOHUGEPAGE: 15,
-  DONTDUMP: 16,
-} as const;
+export const MADV = { DONTDUMP: 16 } as const;
 
 /** *at(2) calls. */
-export const AT = { FDCWD: -100, SYMLINK_NOFOLLOW: 0x100, EMPTY_PATH: 0x1000 } as const;
+export const AT = { FDCWD: -100, EMPTY_PATH: 0x1000 } as const;
 
 /** Signals; the same on both architectures. */
 export const SIG = {
@@ -265,13 +181,11 @@ export const SIG = {
 export const MAP = {
   SHARED: 1,
   PRIVATE: 2,
-  FIXED: 0x10,
   ANONYMOUS: 0x20,
-  POPULATE: 0x8000,
 } as const;
 
 /** Page protection. */
-export const PROT = { NONE: 0, READ: 1, WRITE: 2, EXEC: 4 } as const;
+export const PROT = { READ: 1, WRITE: 2, EXEC: 4 } as const;
 
 /** clock_gettime(2). */
 export const CLOCK = { REALTIME: 0, MONOTONIC: 1 } as const;
@@ -311,8 +225,6 @@ export interface SyscallNumbers {
   readonly io_uring_enter: number;
   readonly io_uring_register: number;
   readonly cachestat: number;
-  readonly copy_file_range: number;
-  readonly sync_file_range: number;
   readonly gettid: number;
   readonly getrusage: number;
 }
@@ -345,8 +257,6 @@ const syscalls: Readonly<Record<Arch, SyscallNumbers>> = {
     io_destroy: 207,
     io_getevents: 208,
     io_submit: 209,
-    copy_file_range: 326,
-    sync_file_range: 277,
     gettid: 186,
     getrusage: 98,
   },
@@ -369,8 +279,6 @@ const syscalls: Readonly<Record<Arch, SyscallNumbers>> = {
     io_destroy: 1,
     io_submit: 2,
     io_getevents: 4,
-    copy_file_range: 285,
-    sync_file_range: 84,
     gettid: 178,
     getrusage: 165,
   },

@@ -54,7 +54,7 @@ export const symbols = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** Symbols that many runs never need: binding one costs about 0.2 ms, so these wait for their first use. */
-export const rareSymbols = {
+const rareSymbols = {
   rename: { parameters: ["buffer", "buffer"], result: "i32" },
   chmod: { parameters: ["buffer", "u32"], result: "i32" },
   readlink: { parameters: ["buffer", "usize", "usize"], result: "i32" },
@@ -93,7 +93,7 @@ export const rareSymbols = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** Symbols that run on Deno's thread pool: they return promises. */
-export const pooledSymbols = {
+const pooledSymbols = {
   getaddrinfo: {
     parameters: ["usize", "usize", "usize", "usize"],
     result: "i32",

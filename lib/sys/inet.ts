@@ -1,11 +1,12 @@
 /** Numeric IPv4 and IPv6 addresses as text, and struct sockaddr_* as bytes. Pure. */
+import { viewOf } from "../base/mod.ts";
 import type { SocketAddress } from "./types.ts";
 import { AF } from "./constants.ts";
 
 /** Bytes of the largest sockaddr that qsd uses (sockaddr_un), rounded up. */
 export const SOCKADDR_SIZE = 128;
 /** Bytes of sun_path. */
-export const UNIX_PATH_MAX = 108;
+const UNIX_PATH_MAX = 108;
 
 /** "a.b.c.d" (four decimal parts, no leading zeros) to four bytes, or undefined. */
 export function parseIPv4(text: string): Uint8Array | undefined {
@@ -94,7 +95,7 @@ export function isNumericAddress(text: string): boolean {
  * when it cannot be written: a path that is too long, a host that is not numeric, a bad port.
  */
 export function putSockaddr(bytes: Uint8Array, address: SocketAddress): number | undefined {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   bytes.fill(0, 0, SOCKADDR_SIZE);
   switch (address.family) {
     case "unix": {
@@ -139,7 +140,7 @@ function validPort(port: number): boolean {
 
 /** Reads a sockaddr of `length` bytes; undefined for a family that qsd does not know. */
 export function getSockaddr(bytes: Uint8Array, length: number): SocketAddress | undefined {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const view = viewOf(bytes);
   if (length < 2) return { family: "unix", path: "" };
   switch (view.getUint16(0, true)) {
     case AF.UNIX: {

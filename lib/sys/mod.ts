@@ -1,6 +1,6 @@
 /** The machine: the only place that says Deno.*, dlopen, clocks and timers. See types.ts for the contract. */
 export type * from "./types.ts";
-export { openAio, probeAio } from "./aio.ts";
+export { openAio } from "./aio.ts";
 export { type Codec, type CodecKind, openCodec } from "./compress.ts";
 export { Libdeflate } from "./libdeflate.ts";
 export { Libzstd } from "./libzstd.ts";
@@ -10,25 +10,14 @@ export * from "./context.ts";
 export * from "./errno.ts";
 export { makeFolder } from "./folders.ts";
 export {
-  formatIPv4,
-  formatIPv6,
-  isNumericAddress,
-  parseIPv4,
-  parseIPv6,
-  UNIX_PATH_MAX,
-} from "./inet.ts";
-export { IOV_MAX, SCM_MAX_FD } from "./layout.ts";
-export {
   adoptSocket,
   closeListening,
-  type KeepAlive,
   keepAliveOf,
   type Listening,
   listenOn,
   portOf,
   protocolOf,
   setKeepAlive,
-  type StreamAddress,
   unresolvedInet,
 } from "./listen.ts";
 export { LinuxSys } from "./linux.ts";
@@ -37,17 +26,10 @@ export * from "./log.ts";
 export { Pace } from "./pace.ts";
 export { now } from "./now.ts";
 export { knowsNoSplice } from "./pipes.ts";
-export {
-  type AsyncIo,
-  type EngineRefused,
-  KernelQueue,
-  type QueueContext,
-  type QueueOptions,
-} from "./kernel_queue.ts";
+export { KernelQueue } from "./kernel_queue.ts";
 export * from "./process.ts";
-export { ResolveError } from "./resolve.ts";
 export * from "./worker.ts";
-export { Poller, type PollerHandle } from "./wakeup.ts";
+export { type PollerHandle } from "./wakeup.ts";
 export * from "./program.ts";
 export * from "./respawn.ts";
 export { isRefused, openUring, probeUring } from "./uring.ts";

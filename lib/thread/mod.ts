@@ -4,9 +4,8 @@
  * program.ts (the thread's).
  */
 export { threadHandlers } from "./commands.ts";
-export { type HubParts, ThreadHub } from "./hub.ts";
+export { ThreadHub } from "./hub.ts";
 export { IoThread, type PartListener, type RemotePart } from "./iothread.ts";
-export type { LoopProperties, TracingState } from "./messages.ts";
-export { DEFAULT_PROPERTIES, iothreadKind, mainLoopKind, threadClasses } from "./object.ts";
+export { iothreadKind, mainLoopKind, threadClasses } from "./object.ts";
 export { laterPart, type PartHost, type ThreadPart, type ThreadPartKind } from "./parts.ts";
 export { runThread } from "./program.ts";

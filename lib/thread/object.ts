@@ -31,7 +31,7 @@ export const threadClasses: readonly QomClass[] = [
 ];
 
 /** As in QEMU. */
-export const DEFAULT_PROPERTIES: LoopProperties = {
+const DEFAULT_PROPERTIES: LoopProperties = {
   "poll-max-ns": 32768,
   "poll-grow": 0,
   "poll-shrink": 0,

@@ -6,7 +6,7 @@ import { IoVec } from "../base/mod.ts";
 import type { GuestMemory } from "./memory.ts";
 
 /** Bytes of a request's header: type u32, reserved u32, sector u64 (virtio 1.2, 5.2.6). */
-export const BLK_HEADER = 16;
+const BLK_HEADER = 16;
 const GUEST_HIGH_LIMIT = 0x20_0000;
 
 /** Whom a record tells about a request that completed later. */

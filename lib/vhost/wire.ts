@@ -38,7 +38,7 @@ export const Request = {
 } as const;
 
 /** Requests of the back-end, on the channel that SET_BACKEND_REQ_FD gives. */
-export const BackendRequest = { configChange: 2 } as const;
+const BackendRequest = { configChange: 2 } as const;
 
 /** Bits of GET_PROTOCOL_FEATURES. */
 export const ProtocolFeature = {
@@ -54,7 +54,7 @@ export const ProtocolFeature = {
   status: 16,
 } as const;
 
-/** Bits of GET_FEATURES that are not virtio-blk's own (those: blk_config.ts). */
+/** Bits of GET_FEATURES that are not virtio-blk's own (those: config.ts). */
 export const Feature = {
   notifyOnEmpty: 24,
   logAll: 26,
@@ -70,7 +70,7 @@ export const HEADER_SIZE = 12;
 /** Longest payload that is received; the longest with a meaning is a memory table. */
 export const MAX_PAYLOAD = 4096;
 /** Regions in one SET_MEM_TABLE. */
-export const MAX_TABLE_REGIONS = 8;
+const MAX_TABLE_REGIONS = 8;
 /** Bytes of configuration space that one message may carry. */
 export const MAX_CONFIG = 256;
 

@@ -66,20 +66,6 @@ export const CHUNK = {
   ERROR_OFFSET: 32770,
 } as const;
 
-/** Transmission flags of an export. */
-export const TRANSMIT = {
-  HAS_FLAGS: 1,
-  READ_ONLY: 2,
-  SEND_FLUSH: 4,
-  SEND_FUA: 8,
-  SEND_TRIM: 32,
-  SEND_WRITE_ZEROES: 64,
-  SEND_DF: 128,
-  CAN_MULTI_CONN: 256,
-  SEND_CACHE: 1024,
-  SEND_FAST_ZERO: 2048,
-} as const;
-
 /** Errors on the wire. */
 export const ERR = { EPERM: 1, EIO: 5, ENOMEM: 12, EINVAL: 22, ENOSPC: 28, EOVERFLOW: 75 } as const;
 

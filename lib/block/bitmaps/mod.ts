@@ -7,9 +7,9 @@ export {
   bitmapStates,
   changeBitmap,
 } from "./away.ts";
-export { Bits, type BitsState, MAX_GRANULARITY, MIN_GRANULARITY } from "./bits.ts";
+export { Bits, type BitsState } from "./bits.ts";
 export { bitmapCommands, bitmapInfo } from "./commands.ts";
-export { BitmapList, MAX_BITMAP_NAME } from "./list.ts";
+export { MAX_BITMAP_NAME } from "./list.ts";
 export {
   handOverBitmaps,
   loadBitmaps,

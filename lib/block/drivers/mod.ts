@@ -11,8 +11,8 @@ import { nullAio, nullCo } from "./null.ts";
 import { type ImageMeasurer, measureRaw } from "./measures.ts";
 import { raw } from "./raw.ts";
 
-export type { ImageMeasurer, MeasuredSource, Measurement } from "./measures.ts";
-export type { CheckableImage, CheckedNode, CheckFix, CheckResult, ImageChecker } from "./checks.ts";
+export type { MeasuredSource, Measurement } from "./measures.ts";
+export type { CheckableImage, CheckFix, CheckResult } from "./checks.ts";
 
 /** Every driver's definition, by QEMU's names. */
 export const drivers: readonly DriverDefinition<unknown>[] = [

@@ -163,7 +163,7 @@ export const BlockdevOptionsQcow2 = struct("BlockdevOptionsQcow2", {
 });
 
 /** Members that all drivers take. */
-export const blockdevCommonMembers = {
+const blockdevCommonMembers = {
   driver: BlockdevDriver,
   "node-name": opt(str),
   discard: opt(BlockdevDiscardOptions),

@@ -131,10 +131,6 @@ const integer = (
  * device or time reaches that far) are refused by the validator with a clear message.
  */
 export const int: Schema<number> = integer("int", -(2n ** 63n), 2n ** 63n - 1n, "integer");
-export const int8: Schema<number> = integer("int8", -128n, 127n, "int8_t");
-export const int16: Schema<number> = integer("int16", -(2n ** 15n), 2n ** 15n - 1n, "int16_t");
-export const int32: Schema<number> = integer("int32", -(2n ** 31n), 2n ** 31n - 1n, "int32_t");
-export const uint8: Schema<number> = integer("uint8", 0n, 255n, "uint8_t");
 export const uint16: Schema<number> = integer("uint16", 0n, 2n ** 16n - 1n, "uint16_t");
 export const uint32: Schema<number> = integer("uint32", 0n, 2n ** 32n - 1n, "uint32_t");
 export const uint64: Schema<number> = integer("uint64", 0n, 2n ** 64n - 1n, "uint64");

@@ -1,5 +1,5 @@
 /**
- * Validation of input against a schema, in QEMU's visiting order and with its texts (qsd-facts 2.5): base
+ * Validation of input against a schema, in QEMU's visiting order and with its texts: base
  * members, members, the union's branch, in the order written; then what is left over is unexpected. Two
  * kinds of input share it: JSON (types must match) and keyval (leaves are strings, converted by the schema).
  */
@@ -51,7 +51,7 @@ export function pathText(path: Path, input: Input): string {
 }
 
 /** The bare name of a member, as some messages show it; list elements are called null. */
-export function bareName(path: Path): string {
+function bareName(path: Path): string {
   return typeof path.step === "string" ? path.step : "null";
 }
 
@@ -134,7 +134,7 @@ function visitMembers(
 }
 
 /** The members that a tag's value adds. */
-export function branchOf(
+function branchOf(
   meta: Extract<Meta, { kind: "union" }>,
   tag: unknown,
 ): ObjectMeta | undefined {
@@ -144,7 +144,7 @@ export function branchOf(
 }
 
 /** The JSON type by which an alternate knows one of its alternatives. */
-export function alternativeKind(schema: Schema<unknown>): AlternativeKind {
+function alternativeKind(schema: Schema<unknown>): AlternativeKind {
   const meta = schema.meta;
   switch (meta.kind) {
     case "struct":

@@ -46,7 +46,7 @@ function cannotOpen(filename: string, rc: number, mode: OpenMode): CommandError 
 }
 
 /** Checks a name before anything is opened. */
-export function checkFilename(driver: DriverName, filename: string, mode: OpenMode): void {
+function checkFilename(driver: DriverName, filename: string, mode: OpenMode): void {
   if (filename === "") {
     throw new CommandError(`The '${driver}' block driver requires a file name`);
   }

@@ -73,7 +73,7 @@ export const EntryLow = { zero: 1, offset: 0xfffffe00 } as const;
 /** Subclusters in a cluster with extended L2 entries. */
 export const SUBCLUSTERS = 32;
 /** Unit of compressed lengths. */
-export const COMPRESSED_SECTOR = 512;
+const COMPRESSED_SECTOR = 512;
 
 /** Host offset in a standard L1 or L2 entry: bits 9 to 55. Exact, as the low 9 bits are zero. */
 export function entryOffset(high: number, low: number): number {

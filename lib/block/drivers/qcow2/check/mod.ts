@@ -5,7 +5,7 @@ import { checkImage } from "./check.ts";
 import { childFile } from "./child_file.ts";
 
 export { checkImage, childFile };
-export type { CheckFile, CheckFix, CheckOptions, CheckResult } from "./types.ts";
+export type { CheckFile, CheckResult } from "./types.ts";
 
 /** Checks qcow2 images that nobody has open. The header is read anew each time: repairs change it. */
 export const qcow2Checker: ImageChecker = {
