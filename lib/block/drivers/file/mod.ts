@@ -1,7 +1,7 @@
 /**
  * `file`, `host_device`, `host_cdrom`: images and disks of the host.
  *
- * Options as in QEMU (qsd-facts 3.8, drivers.md), with what this system refuses refused. drop-cache and
+ * Options as in QEMU, with what this system refuses refused. drop-cache and
  * x-check-cache-dropped are about an image that live migration hands over while both hosts have it open: the page
  * cache is dropped when this side takes over. A storage daemon's images are its own from the start, and the
  * moment never comes; so the values that would ask for something else than the default are refused.
@@ -10,10 +10,12 @@ import { CommandError } from "../../../base/mod.ts";
 import { BlockdevOptionsFile } from "../../../qmp/schema/blockdev.ts";
 import type { BlockdevCreateOptionsFileValue } from "../../../qmp/schema/job.ts";
 import { defineDriver, type DriverDefinition, type OpenContext, Perm } from "../../mod.ts";
+import { stateOf } from "./access.ts";
 import { createFile } from "./create.ts";
 import { chooseEngine } from "./engines.ts";
-import { FileInstance, type FileOptions, refuseMigration, stateOf } from "./instance.ts";
+import { FileInstance } from "./instance.ts";
 import { type DriverName, openFile } from "./open.ts";
+import { type FileOptions, refuseMigration } from "./options.ts";
 
 export { FileInstance } from "./instance.ts";
 
