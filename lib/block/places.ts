@@ -1,38 +1,25 @@
 /**
  * Where nodes run. Names, ownership, permissions and structure of all nodes live in the main context's graph; the
- * driver of a node is open in exactly one context, its place. Here is what moves nodes from one to another, and what
- * keeps each thread's knowledge of nodes (replica.ts) as it has to be.
- *
- * A move is a change of the graph: it runs in the graph's queue, with the nodes drained in all contexts. Drivers are
- * closed parents first and opened children first; descriptors and their locks are handed over. If a driver cannot be
- * opened in the new place all go back to the old one.
+ * driver of a node is open in exactly one context, its place. Here is what decides where that is (mover.ts takes them
+ * there), and what keeps each thread's knowledge of nodes (replica.ts) as it has to be.
  */
 import { assert, CommandError } from "../base/mod.ts";
-import { closeForNow, openAgain } from "./again.ts";
 import { Backend } from "./backend.ts";
 import type { BackendStatistics } from "./backend_types.ts";
-import { type BitmapChange, bitmapStates, changeBitmap, type DirtyBitmap } from "./bitmaps/mod.ts";
+import { type BitmapChange, changeBitmap, type DirtyBitmap } from "./bitmaps/mod.ts";
 import { LostInstance } from "./forward.ts";
-import type { DrainedSection, RequestInFlight } from "./graph_types.ts";
+import type { RequestInFlight } from "./graph_types.ts";
 import { MovedInstance } from "./moved.ts";
-import { type BlockNode, childrenFirst } from "./node.ts";
-import type { OpenGraph } from "./open.ts";
-import { factsOf, flatOptions } from "./replica.ts";
+import { type MovedGraph, Mover, threadFailed } from "./mover.ts";
+import type { BlockNode } from "./node.ts";
+import { factsOf } from "./replica.ts";
 import { ServedNodes } from "./serve_node.ts";
 import { addStatistics, noStatistics, usersStatistics } from "./statistics.ts";
 import { ThreadNodes } from "./thread_nodes.ts";
-import type {
-  GraphThread,
-  NodeRecord,
-  NodeSpec,
-  PermissionNews,
-  Place,
-  ReplicaNews,
-} from "./thread_types.ts";
+import type { GraphThread, PermissionNews, Place, ReplicaNews } from "./thread_types.ts";
 
 /** What places need of the graph. */
-export interface PlacedGraph extends OpenGraph {
-  drainNodes(nodes: ReadonlySet<BlockNode>): Promise<DrainedSection>;
+export interface PlacedGraph extends MovedGraph {
   thresholdExceeded(node: BlockNode, exceeded: number, threshold: number | bigint): void;
 }
 
@@ -40,6 +27,8 @@ export interface PlacedGraph extends OpenGraph {
 export class Places {
   /** The nodes of the main context, for requests of threads; and the numbers of all. */
   readonly served: ServedNodes;
+  /** Moves nodes whatever keeps them where they are. */
+  readonly mover: Mover;
   readonly #graph: PlacedGraph;
   readonly #threads = new Map<GraphThread, ThreadNodes>();
   #lastHold = 0;
@@ -51,6 +40,11 @@ export class Places {
   constructor(graph: PlacedGraph) {
     this.#graph = graph;
     this.served = new ServedNodes(graph.seam, (name) => graph.find(name));
+    this.mover = new Mover(graph, {
+      served: this.served,
+      nodesOf: (thread) => this.#threads.get(thread),
+      settle: () => this.settle(),
+    });
   }
 
   /** Makes a thread known; news from it are for the result. */
@@ -222,7 +216,7 @@ export class Places {
   // --- moving ---
 
   /** All nodes that are connected with `node`. */
-  component(node: BlockNode): Set<BlockNode> {
+  #component(node: BlockNode): Set<BlockNode> {
     const found = new Set<BlockNode>([node]);
     for (const at of found) {
       for (const edge of at.children) found.add(edge.node);
@@ -232,7 +226,7 @@ export class Places {
   }
 
   /** Whether a user of one of `nodes` insists on where they are. */
-  isPinned(nodes: ReadonlySet<BlockNode>, to: Place): boolean {
+  #isPinned(nodes: ReadonlySet<BlockNode>, to: Place): boolean {
     for (const node of nodes) {
       if (node.place === to) continue;
       for (const parent of node.parents) {
@@ -244,22 +238,22 @@ export class Places {
 
   /** Moves everything connected with `node`. Throws CommandError with all as it was. In the queue only. */
   async moveComponent(node: BlockNode, to: Place): Promise<void> {
-    const nodes = this.component(node);
-    if (this.isPinned(nodes, to)) {
+    const nodes = this.#component(node);
+    if (this.#isPinned(nodes, to)) {
       throw new CommandError("Cannot change iothread of active block backend");
     }
-    await this.relocate(new Map([...nodes].map((one) => [one, to])));
+    await this.mover.relocate(new Map([...nodes].map((one) => [one, to])));
   }
 
   /** As moveComponent; the nodes stay there when their last user goes. In the queue only. */
   async put(node: BlockNode, to: Place): Promise<void> {
     await this.moveComponent(node, to);
-    for (const one of this.component(node)) one.placed = to !== undefined;
+    for (const one of this.#component(node)) one.placed = to !== undefined;
   }
 
   /** Whether something keeps everything connected with `node` where it is: users, or `put`. */
   isUsed(node: BlockNode): boolean {
-    return [...this.component(node)].some((one) =>
+    return [...this.#component(node)].some((one) =>
       one.placed || one.parents.some((parent) => parent instanceof Backend)
     );
   }
@@ -268,140 +262,33 @@ export class Places {
   async atHome<T>(nodes: Iterable<BlockNode>, act: () => Promise<T>): Promise<T> {
     const away = new Map<BlockNode, Place>();
     for (const node of nodes) {
-      for (const one of this.component(node)) {
+      for (const one of this.#component(node)) {
         if (one.place !== undefined) away.set(one, one.place);
       }
     }
     if (away.size === 0) return await act();
-    await this.relocate(new Map([...away.keys()].map((node) => [node, undefined])));
+    await this.mover.relocate(new Map([...away.keys()].map((node) => [node, undefined])));
     try {
       return await act();
     } finally {
       const left = [...away].filter(([node, place]) => !node.closed && place?.failed !== true);
       try {
-        await this.relocate(new Map(left));
+        await this.mover.relocate(new Map(left));
       } catch (error) {
         this.#graph.context.log.warn(`nodes stay in the main thread: ${String(error)}`);
       }
     }
   }
 
-  /** Moves nodes, each to its place. Throws with all as it was. In the queue only. */
-  async relocate(plan: ReadonlyMap<BlockNode, Place>): Promise<void> {
-    const order = childrenFirst([...plan.keys()]).filter((node) =>
-      plan.has(node) && node.place !== plan.get(node)
-    );
-    if (order.length === 0) return;
-    const section = await this.#graph.drainNodes(new Set(order));
-    try {
-      for (const node of order) await this.#graph.seam.flush(node);
-      await this.#move(order, plan);
-    } finally {
-      section.end();
-    }
-  }
-
-  async #move(order: readonly BlockNode[], plan: ReadonlyMap<BlockNode, Place>): Promise<void> {
-    const old = new Map(order.map((node) => [node, node.place]));
-    const records = new Map<BlockNode, NodeRecord>();
-    const opened: BlockNode[] = [];
-    try {
-      for (const node of [...order].reverse()) records.set(node, await this.#release(node));
-      for (const node of order) {
-        await this.#open(node, plan.get(node), records.get(node)!);
-        opened.push(node);
-      }
-    } catch (error) {
-      for (const node of opened.reverse()) records.set(node, await this.#release(node));
-      for (const node of order) {
-        // One that was not closed yet is where it was.
-        const record = records.get(node);
-        if (record !== undefined) await this.#openOrLose(node, old.get(node), record);
-      }
-      await this.settle();
-      throw error;
-    }
-    await this.settle();
-  }
-
-  async #openOrLose(node: BlockNode, place: Place, record: NodeRecord): Promise<void> {
-    try {
-      await this.#open(node, place, record);
-    } catch (error) {
-      const { context } = this.#graph;
-      context.log.error(`node '${node.name}' is lost: it cannot be opened again: ${String(error)}`);
-      node.place = undefined;
-      node.instance = new LostInstance(node.name, place?.name ?? "main", factsOf(node));
-      for (const fd of record.handedOver?.fds ?? []) context.sys.close(fd);
-    }
-  }
-
-  async #release(node: BlockNode): Promise<NodeRecord> {
-    const { place } = node;
-    if (place === undefined) return await closeForNow(this.#graph, node);
-    const record = await place.call("release", node.name);
-    if (record.counted !== undefined) addStatistics(node.counted, record.counted);
-    this.#threads.get(place)?.released(node);
-    return record;
-  }
-
-  async #open(node: BlockNode, place: Place, record: NodeRecord): Promise<void> {
-    const quiesced = node.drained > 0;
-    const { drained } = node;
-    if (place === undefined) {
-      await openAgain(this.#graph, node, record, quiesced);
-      node.place = undefined;
-      if (node.bitmaps !== undefined) node.bitmaps.away = false;
-    } else {
-      const there = this.#nodesOf(place);
-      await there.inform(node.children.map((edge) => edge.node));
-      const facts = await place.call("open", this.#specOf(node, record, quiesced));
-      there.opened(node, record.handedOver?.fds ?? []);
-      node.place = place;
-      node.instance = new MovedInstance(node.name, place, this.served.handle(node), facts);
-      node.writeThreshold = 0; // watched over there
-      node.shownThreshold = record.writeThreshold;
-      if (node.bitmaps !== undefined) node.bitmaps.away = true;
-    }
-    node.drained = drained;
-  }
-
-  #specOf(node: BlockNode, record: NodeRecord, quiesced: boolean): NodeSpec {
-    return {
-      name: node.name,
-      handle: this.served.handle(node),
-      options: flatOptions(node),
-      common: { ...node.common },
-      permissions: { ...node.permissions },
-      children: node.children.map(({ name, role, node: child, owned, needed, shared }) => ({
-        name,
-        role,
-        node: child.name,
-        owned,
-        needed,
-        shared,
-      })),
-      record,
-      quiesced,
-      bitmaps: bitmapStates(node.bitmaps),
-    };
-  }
-
   // --- what threads know ---
 
   /** A user of `node` in `thread`; `release` (once) when it has gone. In the queue only. */
   use(node: BlockNode, thread: GraphThread): Promise<{ release(): void }> {
-    return this.#nodesOf(thread).use(node);
+    return (this.#threads.get(thread) ?? threadFailed(thread)).use(node);
   }
 
   /** Tells all threads where the nodes that they use are now, and lets them forget others. */
   async settle(): Promise<void> {
     for (const [thread, nodes] of this.#threads) await this.#all([thread], () => nodes.settle());
-  }
-
-  #nodesOf(thread: GraphThread): ThreadNodes {
-    const nodes = this.#threads.get(thread);
-    if (nodes === undefined) throw new CommandError(`IOThread '${thread.name}' has failed`);
-    return nodes;
   }
 }

@@ -161,7 +161,7 @@ Deno.test("a node whose child runs elsewhere reaches it, from a thread and from 
   const [n, f] = [graph.find("n")!, graph.find("f")!];
   const user = await graph.backend("n", writer);
   for (const [top, below] of [[a, b], [undefined, b], [a, undefined], [b, a]] as const) {
-    await places.relocate(new Map([[n, top], [f, below]]));
+    await places.mover.relocate(new Map([[n, top], [f, below]]));
     assert.deepEqual([n.place, f.place], [top, below]);
     await user.write(100, bytes(new Uint8Array(1000).fill(6)).iov);
     await user.writeZeroes(200, 100);
