@@ -1,6 +1,7 @@
 /** Who gets which clusters when several ask. */
 import assert from "node:assert/strict";
 import { KiB } from "../../../base/mod.ts";
+import { ioError } from "../../testing.ts";
 import { Bench, check, diskOf } from "./testing_bench.ts";
 
 const CLUSTER = 64 * KiB;
@@ -41,3 +42,17 @@ for (const latency of ["sync", "async"] as const) {
     await check(disk);
   });
 }
+
+Deno.test("the image file ends with a whole cluster when it is closed, unless nothing was added", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(4096, 512, 1);
+  await bench.close();
+  const { length } = disk.bytes;
+  assert.equal(length, 6 * CLUSTER);
+  disk.resize(length - CLUSTER + 8192);
+  const again = await Bench.open(disk);
+  await again.write(4096, 512, 2);
+  await again.close();
+  assert.equal(disk.bytes.length, length - CLUSTER + 8192);
+});

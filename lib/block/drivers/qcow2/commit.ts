@@ -30,8 +30,9 @@ export class Commits {
 
   /** Whether there is anything to write. */
   get needed(): boolean {
-    const { map, refcounts, l1, releases } = this.image;
-    return map.cache.hasDirty || refcounts.cache.hasDirty || refcounts.hasDirtyTable ||
+    const { map, refcounts, l1, releases, headerDoubtful } = this.image;
+    return headerDoubtful || map.cache.hasDirty || refcounts.cache.hasDirty ||
+      refcounts.hasDirtyTable ||
       l1.hasDirty ||
       releases.pending;
   }
@@ -128,6 +129,7 @@ export class Commits {
     for (const { host, length } of blocks?.ranges() ?? []) {
       overlap.check(host, length, "refcount block");
     }
+    await image.assureHeader();
     await blocks?.write();
     if (table.writes.length > 0) {
       await file.flush();

@@ -14,10 +14,20 @@ export class HeaderState {
   #marking: Promise<void> | undefined;
   /** A broken structure was found: nothing is written any more. */
   corrupt = false;
+  #doubtful = false;
 
   constructor(parts: ImageParts, public header: Header) {
     this.#parts = parts;
     this.#file = parts.file;
+  }
+
+  /** The file may have another header: one could not be written for certain, nor the one before it again. */
+  get doubtful(): boolean {
+    return this.#doubtful;
+  }
+  /** Clears that doubt. Undefined: there is none. */
+  assure(): Promise<void> | undefined {
+    return this.#doubtful ? this.update(() => ({})) : undefined;
   }
 
   /** Rewrites the header with the change applied to what it is then; stable before and after. */
@@ -26,12 +36,22 @@ export class HeaderState {
       const header = { ...this.header, ...change(this.header) };
       const bytes = serialiseHeader(header);
       await this.#file.flush();
-      await writeBytes(this.#parts.context, this.#file, 0, bytes);
-      await this.#file.flush();
+      try {
+        await this.#write(bytes);
+      } catch (error) {
+        await this.#write(serialiseHeader(this.header)).catch(() => {});
+        throw error;
+      }
       this.header = header;
     });
     this.#writes = done.catch(() => {});
     return done;
+  }
+  async #write(bytes: Uint8Array): Promise<void> {
+    this.#doubtful = true;
+    await writeBytes(this.#parts.context, this.#file, 0, bytes);
+    await this.#file.flush();
+    this.#doubtful = false;
   }
   /** Waits for the changes under way. */
   settled(): Promise<void> {

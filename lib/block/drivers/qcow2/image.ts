@@ -297,6 +297,14 @@ export class Image implements OpenedImage {
   updateHeader(change: Partial<Header>): Promise<void> {
     return this.#header.update(() => change);
   }
+  /** The file may have another header than this one. */
+  get headerDoubtful(): boolean {
+    return this.#header.doubtful;
+  }
+  /** Nothing may be written that only this header leads to, or given back, before it is there. */
+  assureHeader(): Promise<void> | undefined {
+    return this.#header.assure();
+  }
 
   refcount(offset: number): MaybePromise<number> {
     const cluster = Math.floor(offset / this.geometry.clusterSize);

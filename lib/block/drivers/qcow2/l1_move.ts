@@ -15,7 +15,8 @@ export async function switchL1(image: Image, table: WordTable): Promise<void> {
       await writeBytes(image.context, image.file, offset, table.bytes());
       await image.updateHeader({ l1Offset: offset, l1Size: table.length });
     } catch (error) {
-      image.releases.undo(offset, bytes);
+      // Only after the next commit: the header that leads there may be in the file until then.
+      image.release(offset, bytes, "never");
       throw error;
     }
   }

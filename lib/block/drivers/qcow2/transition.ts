@@ -299,14 +299,13 @@ export class Transition implements StateChange {
     for (const offset of this.#left) image.release(offset, clusterSize, "other");
   }
 
-  /** The header leads to the new state, or, if it cannot be told that it does, to the old one again. */
+  /** The header leads to the new state. */
   async #lead(change: Partial<Header>): Promise<void> {
     try {
       await this.#image.updateHeader(change);
     } catch (error) {
-      // What was written may be there: nothing of the new is given back.
-      this.#taken.length = 0;
-      await this.#image.updateHeader({}).catch(() => {});
+      // Where it may be there all the same nothing of the new is given back.
+      if (this.#image.headerDoubtful) this.#taken.length = 0;
       throw error;
     }
   }
