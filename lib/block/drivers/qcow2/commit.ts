@@ -10,6 +10,9 @@ import { writeBytes } from "./metadata.ts";
 import type { TableWrite } from "./refcounts.ts";
 import type { StagedSlices } from "./staged.ts";
 
+/** More dirty slices than this, and a commit is due. */
+const MANY_DIRTY = 256;
+
 /** Everything that one commit writes. */
 interface Staged {
   readonly slices: StagedSlices | undefined;
@@ -68,6 +71,12 @@ export class Commits {
   /** Begins a commit unless one is under way: too much is dirty. What fails is dirty again and seen by a flush. */
   background(): void {
     if (!this.running && this.image.transition === undefined) this.#start().catch(() => {});
+  }
+
+  /** Entries were changed: too many dirty ones are written without being asked for. */
+  written(): void {
+    const { unstable, capacity } = this.image.map.cache;
+    if (unstable >= MANY_DIRTY || unstable * 2 > capacity) this.background();
   }
 
   #start(): Promise<void> {
@@ -140,7 +149,7 @@ export class Commits {
     }
     const mapped = slices !== undefined || l1.entries.length > 0;
     if (mapped) {
-      await image.flushChildren();
+      await this.#flushFiles();
       await slices?.write();
     }
     if (l1.entries.length > 0) {
@@ -151,7 +160,14 @@ export class Commits {
       }
     }
     if (mapped || blocks !== undefined || table.writes.length > 0 || releases.length > 0) {
-      await image.flushChildren();
+      await this.#flushFiles();
     }
+  }
+
+  /** Makes what was written to the data file, and to the file, stable. */
+  async #flushFiles(): Promise<void> {
+    const { data, file } = this.image;
+    if (data !== file) await data.flush();
+    await file.flush();
   }
 }

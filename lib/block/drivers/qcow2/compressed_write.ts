@@ -141,7 +141,7 @@ async function place(image: Image, offset: number, length: number, iov: IoVec): 
       }
       map.changed(slot!, at);
     });
-    image.written();
+    image.commits.written();
   } catch (error) {
     if (host >= 0) image.releases.undo(host, iov.total);
     throw error;

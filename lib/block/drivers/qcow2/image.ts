@@ -25,6 +25,7 @@ import type {
   WritePlan,
 } from "../../mod.ts";
 import { Allocator } from "./allocate.ts";
+import { CacheCleaner } from "./cleaner.ts";
 import { Commits } from "./commit.ts";
 import { CompressedSpace, writeCompressed } from "./compressed_write.ts";
 import { type DiscardReason, Releases } from "./discard.ts";
@@ -61,8 +62,6 @@ import { mustWait } from "./waiting.ts";
 /** Slots that must be left of each cache, whatever the options say. */
 const MIN_L2_SLICES = 2;
 const MIN_REFCOUNT_BLOCKS = 4;
-/** More dirty slices than this, and a commit is due. */
-const MANY_DIRTY = 256;
 
 /** Opens an image whose header was parsed; reads the L1 table and the refcount table. */
 export async function openImage(parts: ImageParts): Promise<OpenedImage> {
@@ -110,7 +109,7 @@ export class Image implements OpenedImage {
   #size: number;
   /** End of what was written to the external data file, or of the file. */
   #dataEnd = 0;
-  #cleaner: { cancel(): void } | undefined;
+  readonly #cleaner: CacheCleaner = new CacheCleaner(this);
 
   constructor(parts: ImageParts) {
     this.#parts = parts;
@@ -261,19 +260,7 @@ export class Image implements OpenedImage {
   truncate(size: number, options: TruncateOptions): Promise<void> {
     if (size % SECTOR !== 0) throw new CommandError("The new size must be a multiple of 512");
     this.planning.checkWritable();
-    return this.exclusive(async () => {
-      // Its snapshots do not say how long their disks were.
-      if (this.geometry.version < 3 && this.header.snapshotCount > 0) {
-        throw new CommandError("Can't resize a v2 image which has snapshots");
-      }
-      await resize(this, size, options);
-    });
-  }
-
-  /** Entries were changed: too many dirty ones are written without being asked for. */
-  written(): void {
-    const dirty = this.map.cache.unstable;
-    if (dirty >= MANY_DIRTY || dirty * 2 > this.map.cache.capacity) this.commits.background();
+    return this.exclusive(() => resize(this, size, options));
   }
 
   // --- Qcow2Image ---
@@ -351,11 +338,6 @@ export class Image implements OpenedImage {
   commit(): Promise<void> {
     return this.commits.commit();
   }
-  /** Makes what was written to the file, and to the data file, stable. */
-  async flushChildren(): Promise<void> {
-    if (this.data !== this.file) await this.data.flush();
-    await this.file.flush();
-  }
 
   /** The length on disk; `allow` alone lets the image write up to another one, until it is that, or is not. */
   allow(size: number): void {
@@ -381,19 +363,11 @@ export class Image implements OpenedImage {
   // --- the node's life ---
 
   quiesce(): Promise<void> {
-    this.#cleaner?.cancel();
-    this.#cleaner = undefined;
+    this.#cleaner.stop();
     return quiet(this);
   }
   resume(): void {
-    const seconds = this.#options.cacheCleanInterval;
-    if (seconds === 0 || this.#cleaner !== undefined) return;
-    this.#cleaner = this.context.loop.timer(seconds * 1e9, () => {
-      this.map.cache.clean();
-      this.refcounts.cache.clean();
-      this.#cleaner = undefined;
-      this.resume();
-    });
+    this.#cleaner.start();
   }
 
   prepareReopen(next: OpenContext, options: unknown): MaybePromise<ReopenChange> {

@@ -11,6 +11,10 @@ import { mustWait } from "./waiting.ts";
 
 /** Makes the disk `size` bytes long. */
 export async function resize(image: Image, size: number, options: TruncateOptions): Promise<void> {
+  // Its snapshots do not say how long their disks were.
+  if (image.geometry.version < 3 && image.header.snapshotCount > 0) {
+    throw new CommandError("Can't resize a v2 image which has snapshots");
+  }
   const old = image.size;
   if (size < old) {
     if (options.preallocation !== "off") {
@@ -67,7 +71,7 @@ function clearEntry(image: Image, slot: Slot, at: number): void {
   releases.addEntry(at, "other");
   for (let i = 0; i < l2EntrySize; i += 4) view.setUint32(at + i, 0);
   map.changed(slot, at);
-  image.written();
+  image.commits.written();
 }
 
 /** L2 tables from L1 index `from` on map nothing any more. */
@@ -211,5 +215,5 @@ function placeIn(image: Image, slot: Slot, guest: number, host: number, count: n
     if (geometry.dataFileRaw && geometry.extendedL2) view.setUint32(at + 12, 0xffffffff);
     map.changed(slot, at);
   }
-  image.written();
+  image.commits.written();
 }

@@ -5,29 +5,13 @@
 import { BlockError } from "../../../base/mod.ts";
 import type { WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
+import { EntryPlanner } from "./entry_planner.ts";
 import { EntryHigh, EntryLow, subclusterMask } from "./format.ts";
-import type { Image } from "./image.ts";
 import { Kind } from "./map.ts";
 import { mustWait } from "./waiting.ts";
 
 /** Plans zeroes and discards. */
-export class ZeroPlanner {
-  readonly #image: Image;
-  readonly #view: DataView;
-  readonly #clusterSize: number;
-  readonly #subSize: number;
-  readonly #entrySize: number;
-  readonly #extended: boolean;
-
-  constructor(image: Image) {
-    this.#image = image;
-    this.#view = image.map.cache.view;
-    this.#clusterSize = image.geometry.clusterSize;
-    this.#subSize = image.geometry.subclusterSize;
-    this.#entrySize = image.geometry.l2EntrySize;
-    this.#extended = image.geometry.extendedL2;
-  }
-
+export class ZeroPlanner extends EntryPlanner {
   // --- zeroes ---
 
   /** Plans the front part of the range; or says what to wait for. ENOTSUP: zeroes must be written as data. */
@@ -35,22 +19,22 @@ export class ZeroPlanner {
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
     if (slot === undefined) return this.#zeroUnmapped(start, length, plan);
-    const unit = this.#subSize;
+    const unit = this.subSize;
     const inside = start % unit;
-    const end = Math.min(start + length, this.#image.map.sliceEnd(slot));
+    const end = Math.min(start + length, this.image.map.sliceEnd(slot));
     // The last, short cluster of the disk counts as whole.
-    const whole = inside === 0 && (end % unit === 0 || end >= this.#image.size);
+    const whole = inside === 0 && (end % unit === 0 || end >= this.image.size);
     if (!whole && (inside !== 0 || end - start < unit)) {
       const part = Math.min(length, unit - inside);
-      if (!this.#readsZero(this.#image.map.entryAt(slot, start), start)) this.#notQuickly(start);
+      if (!this.readsZero(this.image.map.entryAt(slot, start), start)) this.#notQuickly(start);
       plan.metadataOnly(part);
       return undefined;
     }
-    const { geometry } = this.#image;
+    const { geometry } = this.image;
     if (geometry.version < 3 || geometry.dataFileRaw) {
       return this.#zeroPlainly(slot, start, end, plan);
     }
-    const dirty = this.#image.markDirty();
+    const dirty = this.image.markDirty();
     if (dirty !== undefined) return dirty;
     const to = this.#besideCompressed(slot, start, whole ? end : end - (end % unit));
     const { mayUnmap } = plan;
@@ -58,7 +42,7 @@ export class ZeroPlanner {
       this.#zeroEntry(slot, at, guest, from, upTo, mayUnmap);
     });
     plan.metadataOnly(done - start);
-    this.#image.written();
+    this.image.commits.written();
     return undefined;
   }
 
@@ -66,11 +50,11 @@ export class ZeroPlanner {
    * Where zeroes from `start` on must end, at `to` at most: parts of a compressed cluster have no flags of their own.
    */
   #besideCompressed(slot: Slot, start: number, to: number): number {
-    if (!this.#extended) return to;
-    const size = this.#clusterSize;
+    if (!this.extended) return to;
+    const size = this.clusterSize;
     const compressed = (guest: number) =>
-      this.#image.map.kind(this.#image.map.entryAt(slot, guest), 0) === Kind.compressed;
-    const tail = to >= this.#image.size ? 0 : to % size;
+      this.image.map.kind(this.image.map.entryAt(slot, guest), 0) === Kind.compressed;
+    const tail = to >= this.image.size ? 0 : to % size;
     const first = start - start % size;
     const part = start !== first || (tail !== 0 && to - tail === first);
     if (part && compressed(start)) this.#notQuickly(start);
@@ -79,10 +63,10 @@ export class ZeroPlanner {
 
   /** There is no L2 table: nothing to do where zeroes are read already. */
   #zeroUnmapped(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
-    const { geometry, tables } = this.#image;
+    const { geometry, tables } = this.image;
     const coverage = geometry.l2Coverage;
     const left = Math.min(length, coverage - (start % coverage));
-    if (this.#image.emptyBelow(start)) {
+    if (this.image.emptyBelow(start)) {
       plan.metadataOnly(left);
       return undefined;
     }
@@ -97,13 +81,13 @@ export class ZeroPlanner {
     end: number,
     plan: WritePlan,
   ): Promise<void> | undefined {
-    const { map, geometry, data, cipher } = this.#image;
+    const { map, geometry, data, cipher } = this.image;
     const at = map.entryAt(slot, start);
-    const stop = Math.min(end, start - (start % this.#clusterSize) + this.#clusterSize);
+    const stop = Math.min(end, start - (start % this.clusterSize) + this.clusterSize);
     if (geometry.dataFileRaw && cipher === undefined && map.kind(at, 0) === Kind.data) {
-      map.checkHost(slot, at, map.host(at), start - (start % this.#clusterSize));
+      map.checkHost(slot, at, map.host(at), start - (start % this.clusterSize));
       plan.inChild(data, start, stop - start);
-    } else if (this.#readsZero(at, start)) {
+    } else if (this.readsZero(at, start)) {
       plan.metadataOnly(stop - start);
     } else {
       this.#notQuickly(start);
@@ -119,22 +103,22 @@ export class ZeroPlanner {
     to: number,
     unmap: boolean,
   ): void {
-    const { map } = this.#image;
-    const view = this.#view;
-    const whole = from === 0 && to === this.#clusterSize;
-    if (this.#extended) {
+    const { map } = this.image;
+    const view = this.view;
+    const whole = from === 0 && to === this.clusterSize;
+    if (this.extended) {
       const compressed = (view.getUint32(at) & EntryHigh.compressed) !== 0;
       if (!compressed) map.checkExtended(slot, at);
       if (whole && (compressed || unmap)) return this.#drop(slot, at, 0xffffffff);
-      const mask = subclusterMask(this.#subSize, from, to);
+      const mask = subclusterMask(this.subSize, from, to);
       view.setUint32(at + 8, (view.getUint32(at + 8) | mask) >>> 0);
       view.setUint32(at + 12, (view.getUint32(at + 12) & ~mask) >>> 0);
       return map.changed(slot, at);
     }
     const kind = map.kind(at, 0);
     if (kind === Kind.zero) return;
-    if (kind === Kind.unallocated && this.#image.emptyBelow(guest)) return;
-    const keep = this.#image.geometry.externalData || this.#image.options.discardNoUnref;
+    if (kind === Kind.unallocated && this.image.emptyBelow(guest)) return;
+    const keep = this.image.geometry.externalData || this.image.options.discardNoUnref;
     if (kind === Kind.compressed || (unmap && !keep)) return this.#drop(slot, at, EntryLow.zero);
     if (kind === Kind.zeroAllocated) return;
     view.setUint32(at + 4, (view.getUint32(at + 4) | EntryLow.zero) >>> 0);
@@ -145,29 +129,29 @@ export class ZeroPlanner {
 
   /** Plans the front part of the range; or says what to wait for. What cannot be discarded stays. */
   discard(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
-    const { map, geometry, inFlight, options, data } = this.#image;
-    if (geometry.version < 3 && this.#image.backing !== undefined) this.#notQuickly(start);
+    const { map, geometry, inFlight, options, data } = this.image;
+    if (geometry.version < 3 && this.image.backing !== undefined) this.#notQuickly(start);
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
     if (slot === undefined) {
       plan.metadataOnly(Math.min(length, geometry.l2Coverage - (start % geometry.l2Coverage)));
       return undefined;
     }
-    const dirty = this.#image.markDirty();
+    const dirty = this.image.markDirty();
     if (dirty !== undefined) return dirty;
     const end = Math.min(start + length, map.sliceEnd(slot));
     if (
-      start % this.#clusterSize !== 0 || (end % this.#clusterSize !== 0 && end < this.#image.size)
+      start % this.clusterSize !== 0 || (end % this.clusterSize !== 0 && end < this.image.size)
     ) {
       // Parts of clusters stay; the seam sends whole ones.
-      const stop = start - (start % this.#clusterSize) + this.#clusterSize;
+      const stop = start - (start % this.clusterSize) + this.clusterSize;
       plan.metadataOnly(Math.min(stop, start + length) - start);
       return undefined;
     }
     const done = this.#each(slot, start, end, (at) => this.#discardEntry(slot, at));
-    this.#image.written();
+    this.image.commits.written();
     // What is punched into a raw data file is no zeroes once it is decrypted, and no entry says so.
-    const garbled = geometry.dataFileRaw && this.#image.cipher !== undefined;
+    const garbled = geometry.dataFileRaw && this.image.cipher !== undefined;
     const inPlace = geometry.externalData || options.discardNoUnref;
     if (!options.passDiscardRequest || !inPlace || garbled) {
       plan.metadataOnly(done - start);
@@ -176,8 +160,8 @@ export class ZeroPlanner {
     // What is discarded below is the very place that the next write goes to: that one has to wait.
     if (geometry.externalData) plan.inChild(data, start, done - start);
     else this.#planKept(slot, start, done, plan);
-    const first = start / this.#clusterSize;
-    const busy = inFlight.begin(first, Math.ceil((done - start) / this.#clusterSize));
+    const first = start / this.clusterSize;
+    const busy = inFlight.begin(first, Math.ceil((done - start) / this.clusterSize));
     plan.onCommit(() => inFlight.end(busy));
     plan.onAbandon(() => inFlight.end(busy));
     return undefined;
@@ -185,8 +169,8 @@ export class ZeroPlanner {
 
   /** Clusters in [start, end) that kept their place, and are this image's alone, are discarded below. */
   #planKept(slot: Slot, start: number, end: number, plan: WritePlan): void {
-    const { map, data } = this.#image;
-    const view = this.#view;
+    const { map, data } = this.image;
+    const view = this.view;
     let host = 0, from = start;
     const flush = (to: number) => {
       if (to === from) return;
@@ -194,7 +178,7 @@ export class ZeroPlanner {
       else plan.inChild(data, host, to - from);
       from = to;
     };
-    for (let guest = start; guest < end; guest += this.#clusterSize) {
+    for (let guest = start; guest < end; guest += this.clusterSize) {
       const at = map.entryAt(slot, guest);
       const own = view.getUint32(at) >= EntryHigh.copied &&
         map.kind(at, 0) === Kind.zeroAllocated;
@@ -207,22 +191,22 @@ export class ZeroPlanner {
   }
 
   #discardEntry(slot: Slot, at: number): void {
-    const { map, geometry, options } = this.#image;
+    const { map, geometry, options } = this.image;
     if (geometry.dataFileRaw) return;
     const zeroFlags = geometry.version >= 3;
-    if (this.#extended) {
+    if (this.extended) {
       map.checkExtended(slot, at);
-      const nothing = map.host(at) === 0 && (this.#view.getUint32(at) >>> 30) === 0;
+      const nothing = map.host(at) === 0 && (this.view.getUint32(at) >>> 30) === 0;
       if (nothing) return;
       if (geometry.externalData || options.discardNoUnref) {
-        return this.#zeroEntry(slot, at, 0, 0, this.#clusterSize, false);
+        return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
       }
       return this.#drop(slot, at, 0xffffffff);
     }
     const kind = map.kind(at, 0);
     if (kind === Kind.unallocated || kind === Kind.zero) return;
     if (kind !== Kind.compressed && (geometry.externalData || options.discardNoUnref)) {
-      return this.#zeroEntry(slot, at, 0, 0, this.#clusterSize, false);
+      return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
     }
     this.#drop(slot, at, zeroFlags ? EntryLow.zero : 0);
   }
@@ -231,14 +215,14 @@ export class ZeroPlanner {
 
   /** The slice, if entries for `start` may be changed now; undefined if there is no table. */
   #ready(start: number): Slot | undefined | Promise<void> {
-    const { map, tables, inFlight, geometry } = this.#image;
+    const { map, tables, inFlight, geometry } = this.image;
     const slot = map.slice(start);
     if (slot === undefined || mustWait(slot)) return slot;
     const index = Math.floor(start / geometry.l2Coverage);
     if (!tables.writable(index)) return tables.make(index);
     return inFlight.active === 0
       ? slot
-      : inFlight.wait(Math.floor(start / this.#clusterSize)) ?? slot;
+      : inFlight.wait(Math.floor(start / this.clusterSize)) ?? slot;
   }
 
   /** Each entry of [start, end), up to one that is busy. Offsets in the cluster go along. The end reached. */
@@ -248,17 +232,17 @@ export class ZeroPlanner {
     end: number,
     act: (at: number, guest: number, from: number, to: number) => void,
   ): number {
-    const size = this.#clusterSize;
-    const { map, inFlight } = this.#image;
+    const size = this.clusterSize;
+    const { map, inFlight } = this.image;
     const first = Math.floor(start / size);
     const count = Math.ceil(end / size) - first;
     const clear = inFlight.active === 0 ? count : inFlight.clear(first, count);
     const stop = Math.min(end, (first + clear) * size);
     let at = map.entryAt(slot, start);
-    for (let guest = first * size; guest < stop; guest += size, at += this.#entrySize) {
+    for (let guest = first * size; guest < stop; guest += size, at += this.entrySize) {
       const from = Math.max(start - guest, 0);
       // The last, short cluster of the disk is zeroed to its end.
-      const to = stop - guest >= size || stop >= this.#image.size ? size : stop - guest;
+      const to = stop - guest >= size || stop >= this.image.size ? size : stop - guest;
       act(at, guest, from, Math.min(size, to));
     }
     return stop;
@@ -266,27 +250,20 @@ export class ZeroPlanner {
 
   /** The cluster loses its place. `low`: the zero flag, or with extended entries the zero bits. */
   #drop(slot: Slot, at: number, zero: number): void {
-    const { map, geometry } = this.#image;
-    this.#image.releases.addEntry(at, "request");
-    this.#view.setUint32(at, 0);
-    this.#view.setUint32(at + 4, geometry.extendedL2 ? 0 : zero);
+    const { map, geometry } = this.image;
+    this.image.releases.addEntry(at, "request");
+    this.view.setUint32(at, 0);
+    this.view.setUint32(at + 4, geometry.extendedL2 ? 0 : zero);
     if (geometry.extendedL2) {
-      this.#view.setUint32(at + 8, zero);
-      this.#view.setUint32(at + 12, 0);
+      this.view.setUint32(at + 8, zero);
+      this.view.setUint32(at + 12, 0);
     }
     map.changed(slot, at);
   }
 
-  #readsZero(at: number, guest: number): boolean {
-    const sub = this.#extended ? Math.floor((guest % this.#clusterSize) / this.#subSize) : 0;
-    const kind = this.#image.map.kind(at, sub);
-    if (kind === Kind.zero || kind === Kind.zeroAllocated) return true;
-    return kind === Kind.unallocated && this.#image.emptyBelow(guest - (guest % this.#subSize));
-  }
-
   #notQuickly(offset: number): never {
     throw new BlockError("ENOTSUP", "zeroes cannot be written quickly", {
-      node: this.#image.nodeName,
+      node: this.image.nodeName,
       offset,
     });
   }
