@@ -1,5 +1,5 @@
 /** What a driver is, as a definition, and what it is given to open its nodes and to create images. */
-import type { CommandError, MaybePromise } from "../base/mod.ts";
+import type { MaybePromise } from "../base/mod.ts";
 import type { BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Schema } from "../qmp/schema/core.ts";
 import type { Context } from "../sys/mod.ts";
@@ -17,8 +17,6 @@ export interface OpenContext {
   readonly autoReadOnly: boolean;
   readonly cache: { readonly direct: boolean; readonly noFlush: boolean };
   readonly discard: "ignore" | "unmap";
-  readonly detectZeroes: "off" | "on" | "unmap";
-  readonly forceShare: boolean;
   /** False: the node is only read until `activate` is called; nothing is written, not even by opening. */
   readonly active: boolean;
   /** For what children tell while nodes are opened. */
@@ -44,10 +42,6 @@ export interface OpenContext {
   optionalChild(name: string, edge: { role: readonly ChildRole[] }): Promise<Child | undefined>;
   /** The node becomes read-only if auto-read-only allows it, else throws CommandError(`message`). */
   degradeToReadOnly(message: string): void;
-  /** The user's mistake, in the user's words. */
-  problem(option: string, message: string): CommandError;
-  /** The driver's length or limits changed by themselves (a file that grew). */
-  limitsChanged(): void;
   /**
    * Makes the engine count the requests on this format node from now on. The result waits for all parts of
    * requests that are in flight when it is called (undefined: there are none); later ones do not matter.
@@ -89,7 +83,7 @@ export interface DriverDefinition<O = Record<string, unknown>> {
   create?(create: CreateContext, options: Readonly<Record<string, unknown>>): Promise<void>;
   /**
    * Permissions it needs on, and shares of, a child, given those of its own parents. Absent: by role and
-   * kind, as in QEMU (filters pass through, formats as qsd-facts 3.5 lists).
+   * kind, as in QEMU (permissions.ts).
    */
   childPermissions?(
     child: string,

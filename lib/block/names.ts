@@ -1,4 +1,4 @@
-/** Node names: which ones users may choose, and the generated ones. qsd-facts 3.1. */
+/** Node names: which ones users may choose, and the generated ones. */
 import { CommandError, isIdentifier } from "../base/mod.ts";
 import type { Sys } from "../sys/mod.ts";
 

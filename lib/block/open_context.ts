@@ -12,7 +12,6 @@ import type { Child, ChildRole } from "./types.ts";
 /** What this needs of the graph. */
 interface NodeGraph {
   readonly context: Context;
-  changed(node: BlockNode): void;
   emit(event: string, data: Record<string, unknown>): void;
 }
 
@@ -59,12 +58,6 @@ export abstract class NodeContext implements OpenContext {
   get discard(): "ignore" | "unmap" {
     return this.common.discard;
   }
-  get detectZeroes(): "off" | "on" | "unmap" {
-    return this.common.detectZeroes;
-  }
-  get forceShare(): boolean {
-    return this.common.forceShare;
-  }
   get active(): boolean {
     return this.common.active;
   }
@@ -84,10 +77,6 @@ export abstract class NodeContext implements OpenContext {
     common.readOnly = true;
   }
 
-  problem(option: string, message: string): CommandError {
-    return new CommandError(`Parameter '${option}' ${message}`);
-  }
-
   trackRequests(): () => Promise<void> | undefined {
     const epochs = this.node.epochs ??= new RequestEpochs();
     return () => epochs.settled();
@@ -95,9 +84,5 @@ export abstract class NodeContext implements OpenContext {
 
   emit(event: string, data: Record<string, unknown>): void {
     this.graph.emit(event, data);
-  }
-
-  limitsChanged(): void {
-    if (this.node.opened) this.graph.changed(this.node);
   }
 }

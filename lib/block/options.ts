@@ -1,4 +1,4 @@
-/** The options that every driver takes: defaults, and what children inherit. qsd-facts 3.3. */
+/** The options that every driver takes: defaults, and what children inherit. */
 import { CommandError } from "../base/mod.ts";
 import type { BlockdevOptionsValue } from "../qmp/schema/blockdev.ts";
 import { isObject } from "./filenames.ts";

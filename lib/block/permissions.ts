@@ -1,6 +1,6 @@
 /**
  * Permissions: what every parent needs of a node and lets others do with it. A pure function over a graph and what
- * has changed in it; the graph applies its result. qsd-facts 3.5.
+ * has changed in it; the graph applies its result.
  */
 import { CommandError } from "../base/mod.ts";
 import { type ChildRole, Perm } from "./types.ts";

@@ -1,7 +1,7 @@
 /**
  * blockdev-reopen: new options for open nodes, all of a list or none. Options that are not given go back to
  * their defaults. Children: the same reference keeps a child, another replaces it; an object reopens an inline
- * child. qsd-facts 3.7.
+ * child.
  *
  * Everything is drained meanwhile. Order: new options are worked out, drivers prepare, permissions of the
  * graph as it will be are prepared; then drivers commit, edges move, permissions commit.

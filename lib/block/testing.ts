@@ -2,7 +2,14 @@
  * For tests: drivers kept in memory whose latency, faults and alignment a test decides. Used by the block core's own
  * tests and by whoever needs a disk.
  */
-import { assert, BlockError, type IoVec, isPowerOfTwo, type MaybePromise } from "../base/mod.ts";
+import {
+  assert,
+  BlockError,
+  CommandError,
+  type IoVec,
+  isPowerOfTwo,
+  type MaybePromise,
+} from "../base/mod.ts";
 import { int, struct } from "../qmp/schema/core.ts";
 import type { Memory, Sys } from "../sys/mod.ts";
 import { type BlockdevOptionsValue, BlockdevRef } from "../qmp/schema/blockdev.ts";
@@ -238,7 +245,9 @@ class MemoryInstance implements IoInstance {
   }
   prepareReopen(next: OpenContext): { commit(): void; abort(): void } {
     const { disk } = this;
-    if (next.options["disk"] !== this.name) throw next.problem("disk", "cannot change");
+    if (next.options["disk"] !== this.name) {
+      throw new CommandError("Parameter 'disk' cannot change");
+    }
     disk.reopens.push("prepare");
     return {
       commit: () => void disk.reopens.push("commit"),
@@ -267,13 +276,13 @@ export function memoryDriver(
     open(open, options) {
       const name = String((options as { disk?: string }).disk);
       const disk = disks[name];
-      if (disk === undefined) throw open.problem("disk", "names no disk of this test");
+      if (disk === undefined) throw new CommandError("Parameter 'disk' names no disk of this test");
       return new MemoryInstance(open.context.sys, disk, name);
     },
   }) as DriverDefinition<unknown>;
 }
 
-/** `raw` for tests: a window on its file, as DESIGN.md has it. */
+/** `raw` for tests: a window on its file. */
 export const windowDriver: DriverDefinition<{ offset?: number; size?: number }> = defineDriver({
   name: "raw",
   kind: "format",

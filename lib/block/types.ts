@@ -160,7 +160,7 @@ export interface BitmapStore {
 export interface DriverInstanceBase {
   /** Length of the node in bytes, now. May be a getter; the seam reads it on each request. */
   readonly size: number;
-  /** Asked once after open, reopen and whenever the driver calls `OpenContext.limitsChanged`. */
+  /** Asked after open and reopen, and when a child has changed. */
   readonly limits?: Partial<Limits>;
   /**
    * Request flags that write/writeZeroes honour by themselves; the seam emulates FUA with a flush. A format

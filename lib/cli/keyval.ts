@@ -1,5 +1,5 @@
 /**
- * The keyval language of --blockdev, --export, --monitor, --nbd-server and --object (qsd-facts 1.3 A):
+ * The keyval language of --blockdev, --export, --monitor, --nbd-server and --object:
  * `key=value,key=value`, dotted keys, doubled commas; texts are QEMU's.
  */
 import { CommandError } from "../base/mod.ts";

@@ -1,6 +1,6 @@
 /**
  * The object `secret`: bytes that others use as a password or key. Given as they are or in base64, in the option
- * or in a file, and perhaps encrypted (AES-256-CBC) with another secret; qsd-facts section 10.
+ * or in a file, and perhaps encrypted (AES-256-CBC) with another secret.
  */
 import { CommandError } from "../base/mod.ts";
 import type { SecretPropertiesValue } from "../qmp/schema/qom.ts";

@@ -318,7 +318,7 @@ export function recordingDriver(
     options: struct("BlockdevOptionsRecording", {}),
     open(open, options) {
       const disk = disks[String((options as { disk?: string }).disk)];
-      if (disk === undefined) throw open.problem("disk", "names no disk of this test");
+      if (disk === undefined) throw new Error("there is no such disk in this test");
       return new RecordingInstance(open.context.sys, disk);
     },
   }) as DriverDefinition<unknown>;

@@ -1,4 +1,4 @@
-/** A dirty bitmap: bits with a name and a state. qsd-facts 5. */
+/** A dirty bitmap: bits with a name and a state. */
 import { CommandError } from "../../base/mod.ts";
 import { Bits } from "./bits.ts";
 

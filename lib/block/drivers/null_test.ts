@@ -1,26 +1,11 @@
 import assert from "node:assert/strict";
 import { CommandError, GiB, IoVec } from "../../base/mod.ts";
-import { FactsRound, type IoInstance, RequestFlag } from "../mod.ts";
+import { emptyStatus, FactsRound, type IoInstance, RequestFlag } from "../mod.ts";
 import { nullAio, nullCo, type NullOptions } from "./null.ts";
-import {
-  emptyStatus,
-  openContext,
-  openDriver,
-  Piece,
-  type TestContext,
-  testContext,
-} from "./testing.ts";
+import { inContext, openContext, openDriver, Piece, type TestContext } from "./testing.ts";
 
-function test(name: string, body: (context: TestContext) => Promise<void>): void {
-  Deno.test(name, async () => {
-    const context = testContext();
-    try {
-      await body(context);
-    } finally {
-      context.end();
-    }
-  });
-}
+const test = (name: string, body: (context: TestContext) => Promise<void>) =>
+  Deno.test(name, inContext(body));
 
 async function open(
   context: TestContext,
@@ -30,22 +15,25 @@ async function open(
   return await openDriver(definition, context, options) as IoInstance;
 }
 
-test("null-co answers at once; reads show nothing of what the memory held before, unless it is the requester's own", async (context) => {
-  const piece = new Piece(context.sys, 512);
-  const node = await open(context, {});
-  assert.equal(node.write!(0, piece.iov, 0), undefined);
-  for (const zeroes of [false, true]) {
-    const node = await open(context, { "read-zeroes": zeroes });
-    piece.bytes.fill(1);
-    const iov = IoVec.of(piece.memory.address, 100).add(piece.memory.address + 100, 412);
-    assert.equal(node.read(0, iov, 0), undefined);
-    assert.deepEqual(piece.bytes, new Uint8Array(512));
-    piece.bytes.fill(1);
-    assert.equal(node.read(0, iov, RequestFlag.ownMemory), undefined);
-    assert.deepEqual(piece.bytes, new Uint8Array(512).fill(zeroes ? 0 : 1));
-  }
-  piece.free();
-});
+test(
+  "null-co answers at once; reads show nothing of what the memory held before, unless it is the requester's own",
+  async (context) => {
+    const piece = new Piece(context.sys, 512);
+    const node = await open(context, {});
+    assert.equal(node.write!(0, piece.iov, 0), undefined);
+    for (const zeroes of [false, true]) {
+      const node = await open(context, { "read-zeroes": zeroes });
+      piece.bytes.fill(1);
+      const iov = IoVec.of(piece.memory.address, 100).add(piece.memory.address + 100, 412);
+      assert.equal(node.read(0, iov, 0), undefined);
+      assert.deepEqual(piece.bytes, new Uint8Array(512));
+      piece.bytes.fill(1);
+      assert.equal(node.read(0, iov, RequestFlag.ownMemory), undefined);
+      assert.deepEqual(piece.bytes, new Uint8Array(512).fill(zeroes ? 0 : 1));
+    }
+    piece.free();
+  },
+);
 
 test("null-aio answers later, whatever the request", async (context) => {
   const node = await open(context, {}, nullAio);
@@ -74,19 +62,22 @@ test("latency-ns holds every request back for as long", async (context) => {
   assert.deepEqual(context.sleeps, new Array(6).fill(5_000_000));
 });
 
-test("the size is 1 GiB unless given, and names carry what a plain one cannot", async (context) => {
-  const plain = await open(context, { "latency-ns": 1 });
-  assert.equal(plain.size, GiB);
-  assert.deepEqual(await plain.facts!(new FactsRound()), {
-    filename: "null-co://",
-    format: "null-co",
-    actualSize: 0,
-  });
-  const given = await open(context, { size: 1000, "read-zeroes": true }, nullAio);
-  assert.equal(given.size, 1000);
-  const { filename } = await given.facts!(new FactsRound());
-  assert.equal(filename, 'json:{"read-zeroes": true, "driver": "null-aio", "size": 1000}');
-});
+test(
+  "the size is 1 GiB unless given, and names carry what a plain one cannot",
+  async (context) => {
+    const plain = await open(context, { "latency-ns": 1 });
+    assert.equal(plain.size, GiB);
+    assert.deepEqual(await plain.facts!(new FactsRound()), {
+      filename: "null-co://",
+      format: "null-co",
+      actualSize: 0,
+    });
+    const given = await open(context, { size: 1000, "read-zeroes": true }, nullAio);
+    assert.equal(given.size, 1000);
+    const { filename } = await given.facts!(new FactsRound());
+    assert.equal(filename, 'json:{"read-zeroes": true, "driver": "null-aio", "size": 1000}');
+  },
+);
 
 test("only read-zeroes makes the contents known to be zero", async (context) => {
   const out = emptyStatus();

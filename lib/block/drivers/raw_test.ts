@@ -14,7 +14,10 @@ import {
 } from "../mod.ts";
 import { MemoryDisk, memoryDriver, testContext as coreContext } from "../testing.ts";
 import { raw, type RawOptions } from "./raw.ts";
-import { openContext, openDriver, type TestContext, testContext } from "./testing.ts";
+import { inContext, openContext, openDriver, type TestContext } from "./testing.ts";
+
+const test = (name: string, body: (context: TestContext) => Promise<void>) =>
+  Deno.test(name, inContext(body));
 
 const SIZE = 1024;
 
@@ -41,17 +44,6 @@ async function open(
   return await openDriver(raw, context, all, how) as FormatInstance;
 }
 
-function test(name: string, body: (context: TestContext) => Promise<void>): void {
-  Deno.test(name, async () => {
-    const context = testContext();
-    try {
-      await body(context);
-    } finally {
-      context.end();
-    }
-  });
-}
-
 /** Where a driver says that a range lies, or is to go. */
 class Place {
   at = -1;
@@ -62,15 +54,18 @@ class Place {
   }
 }
 
-test("byte 0 of the window is byte `offset` of the child, for reads and writes", async (context) => {
-  const node = await open(context, { offset: 512 });
-  assert.equal(node.size, 512);
-  const place = new Place();
-  await node.locate(100, 50, place as unknown as Placement);
-  assert.deepEqual([place.at, place.length], [612, 50]);
-  await node.reserve!(7, 9, place as unknown as WritePlan);
-  assert.deepEqual([place.at, place.length], [519, 9]);
-});
+test(
+  "byte 0 of the window is byte `offset` of the child, for reads and writes",
+  async (context) => {
+    const node = await open(context, { offset: 512 });
+    assert.equal(node.size, 512);
+    const place = new Place();
+    await node.locate(100, 50, place as unknown as Placement);
+    assert.deepEqual([place.at, place.length], [612, 50]);
+    await node.reserve!(7, 9, place as unknown as WritePlan);
+    assert.deepEqual([place.at, place.length], [519, 9]);
+  },
+);
 
 test("without options it is as long as its child", async (context) => {
   assert.equal((await open(context, {})).size, SIZE);
@@ -139,16 +134,19 @@ test("names are the child's, or say what the window is", async (context) => {
   assert.equal(outer.filename, `json:{"driver": "raw", "size": 0, "file": ${inner}}`);
 });
 
-test("raw over raw is named by its options, even where a plain name would do", async (context) => {
-  const inner = await (await open(context, {}, child({ filename: "reg" }))).facts!(
-    new FactsRound(),
-  );
-  const outer = await (await open(context, {}, child(inner))).facts!(new FactsRound());
-  assert.equal(
-    outer.filename,
-    'json:{"driver": "raw", "file": {"driver": "raw", "file": {"driver": "file", "filename": "reg"}}}',
-  );
-});
+test(
+  "raw over raw is named by its options, even where a plain name would do",
+  async (context) => {
+    const inner = await (await open(context, {}, child({ filename: "reg" }))).facts!(
+      new FactsRound(),
+    );
+    const outer = await (await open(context, {}, child(inner))).facts!(new FactsRound());
+    assert.equal(
+      outer.filename,
+      'json:{"driver": "raw", "file": {"driver": "raw", "file": {"driver": "file", "filename": "reg"}}}',
+    );
+  },
+);
 
 Deno.test("a pure raw passes permissions through; a window keeps the child's length as it is", () => {
   const parents = { needed: Perm.consistentRead | Perm.write, shared: Perm.all, readOnly: false };

@@ -8,7 +8,7 @@ import {
   type Memory,
   type Sys,
 } from "../../sys/mod.ts";
-import type { BlockStatus, DriverDefinition, DriverInstance, OpenContext } from "../mod.ts";
+import type { DriverDefinition, DriverInstance, OpenContext } from "../mod.ts";
 
 /** Buffers straight from the kernel. */
 class PlainBuffers implements BufferPool {
@@ -89,7 +89,6 @@ export interface TestOpen {
   readOnly?: boolean;
   autoReadOnly?: boolean;
   direct?: boolean;
-  forceShare?: boolean;
   child?: OpenContext["child"];
 }
 
@@ -108,8 +107,6 @@ export function openContext(
     autoReadOnly: how.autoReadOnly ?? false,
     cache: { direct: how.direct ?? false, noFlush: false },
     discard: "unmap",
-    detectZeroes: "off",
-    forceShare: how.forceShare ?? false,
     active: true,
     options,
     child,
@@ -119,10 +116,20 @@ export function openContext(
     degradeToReadOnly(message) {
       throw new CommandError(message);
     },
-    problem: (option, message) => new CommandError(`parameter ${option} ${message}`),
-    limitsChanged() {},
     trackRequests: () => () => undefined,
     emit() {},
+  };
+}
+
+/** A test with a context of its own; what the driver has not given back fails it. */
+export function inContext(body: (context: TestContext) => Promise<void>): () => Promise<void> {
+  return async () => {
+    const context = testContext();
+    try {
+      await body(context);
+    } finally {
+      context.end();
+    }
   };
 }
 
@@ -169,9 +176,4 @@ export async function readBytes(
   } finally {
     piece.free();
   }
-}
-
-/** An empty status to be filled in. */
-export function emptyStatus(): BlockStatus {
-  return { length: 0, allocated: false, data: false, zero: false };
 }

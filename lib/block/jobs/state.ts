@@ -1,4 +1,4 @@
-/** The states of a job: which follows which, and what may be asked of it in each (qsd-facts 4.1). Pure. */
+/** The states of a job: which follows which, and what may be asked of it in each. Pure. */
 import { assert, CommandError } from "../../base/mod.ts";
 import type { JobStatusValue } from "../../qmp/schema/job.ts";
 

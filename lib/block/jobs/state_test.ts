@@ -1,4 +1,4 @@
-/** The whole table of qsd-facts 4.1, written down once more by hand. */
+/** The whole table of states and verbs, written down once more by hand. */
 import assert from "node:assert/strict";
 import { JobStatus } from "../../qmp/schema/job.ts";
 import { accepts, checkVerb, type JobVerb, mayMove } from "./mod.ts";

@@ -2,7 +2,7 @@
  * Reads a stream of JSON values, one after another with or without separators, from pieces cut anywhere.
  *
  * A value is complete when its braces and brackets balance; errors of grammar are reported then, once for each
- * value, and errors of spelling at once. Texts and limits are QEMU's (qsd-facts 2.1, 2.3). Memory is bounded by
+ * value, and errors of spelling at once. Texts and limits are QEMU's. Memory is bounded by
  * the limits: 64 MiB and 2 Mi tokens for each value, 1024 levels.
  */
 import { CommandError } from "../../base/mod.ts";

@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
 import { BlockError, CommandError, IoVec } from "../../../base/mod.ts";
 import type { Sys } from "../../../sys/mod.ts";
-import { Perm, RequestFlag } from "../../mod.ts";
+import { emptyStatus, Perm, RequestFlag } from "../../mod.ts";
 import {
-  emptyStatus,
   openContext,
   Piece,
   readBytes,
@@ -387,7 +386,7 @@ test(
     await holds([100, 101, 203], "an aborted change");
     await permit(Perm.consistentRead, Perm.all & ~Perm.resize);
     await holds([100, 203], "reopened for reading");
-    await reopen({ readOnly: true, forceShare: true });
+    await reopen({ readOnly: true });
     await holds([100, 203]);
     await permit(Perm.consistentRead, Perm.none);
     await holds([100, 200, 201, 202, 203]);

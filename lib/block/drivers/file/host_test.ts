@@ -272,7 +272,7 @@ testWith("we refuse an image that QEMU's tools do not share", image, async (imag
       hints: [`Is another process using the image [${image.path}]?`],
     });
   }
-  const shared = await open(context, image.path, fileDriver, { readOnly: true, forceShare: true });
+  const shared = await open(context, image.path, fileDriver, { readOnly: true });
   // The graph has parents of such a node share everything.
   (await shared.preparePermissions(Perm.consistentRead, Perm.all)).commit();
   shared.close();
