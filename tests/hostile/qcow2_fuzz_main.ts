@@ -5,6 +5,7 @@
  */
 import { parseArgs } from "node:util";
 import { TestDir } from "../harness/dir.ts";
+import { say } from "../harness/many.ts";
 import { fuzzImages, seedImages } from "./qcow2_fuzz.ts";
 
 const { values } = parseArgs({
@@ -17,7 +18,6 @@ const { values } = parseArgs({
     all: { type: "boolean", default: false },
   },
 });
-const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 await using dir = TestDir.make();
 const images = await seedImages(dir);
 const last = Number(values.first) + Number(values.cases);

@@ -1,14 +1,7 @@
 /** IOThreads: the objects and their properties, which thread exports and nodes may be moved to, what is refused. */
 import { type Case, parity, type Step, together } from "./mould.ts";
+import { qomGet as get, qomSet as set } from "./steps.ts";
 
-const get = (path: string, property: string): Step => ({
-  execute: "qom-get",
-  arguments: { path, property },
-});
-const set = (path: string, property: string, value: unknown): Step => ({
-  execute: "qom-set",
-  arguments: { path, property, value },
-});
 const object = (args: Record<string, unknown>): Step => ({
   execute: "object-add",
   arguments: args,

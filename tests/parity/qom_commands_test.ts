@@ -8,16 +8,9 @@ import {
   together,
   type Transcript,
 } from "./mould.ts";
+import { qomGet as get, qomSet as set } from "./steps.ts";
 
 const list = (path: unknown): Step => ({ execute: "qom-list", arguments: { path } });
-const get = (path: string, property: string): Step => ({
-  execute: "qom-get",
-  arguments: { path, property },
-});
-const set = (path: string, property: string, value: unknown): Step => ({
-  execute: "qom-set",
-  arguments: { path, property, value },
-});
 const types = (args: Record<string, unknown> = {}): Step => ({
   execute: "qom-list-types",
   arguments: args,

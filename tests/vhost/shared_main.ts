@@ -1,28 +1,13 @@
 /** More of it: `deno run -A tests/vhost/shared_main.ts [--seeds=N] [--first=N] [--rounds=N] [WORD]`. */
-import { parseArgs } from "node:util";
+import { attempt, named, say, wanted } from "../harness/many.ts";
 import { layouts, runShared } from "./shared.ts";
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    seeds: { type: "string", default: "5" },
-    first: { type: "string", default: "1" },
-    rounds: { type: "string", default: "400" },
-  },
-});
-const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
-let failures = 0;
-for (const layout of layouts) {
-  if (!positionals.every((word) => layout.name.includes(word))) continue;
-  for (let i = 0; i < Number(values.seeds); i++) {
-    const seed = Number(values.first) + i;
-    try {
-      const { met, alone } = await runShared(layout, seed, Number(values.rounds));
+const { numbers, words } = wanted({ seeds: 5, first: 1, rounds: 400 });
+for (const layout of named(layouts, words)) {
+  for (let seed = numbers.first; seed < numbers.first + numbers.seeds; seed++) {
+    await attempt(`seed ${seed}: ${layout.name}`, async () => {
+      const { met, alone } = await runShared(layout, seed, numbers.rounds);
       say(`seed ${seed}, ${met + alone} sectors, ${met} of them met writes: ${layout.name}`);
-    } catch (error) {
-      failures++;
-      say(`FAILED with seed ${seed}: ${layout.name}: ${(error as Error).stack}`);
-    }
+    });
   }
 }
-Deno.exitCode = failures === 0 ? 0 : 1;
