@@ -1,7 +1,6 @@
 /** Who gets which clusters when several ask. */
 import assert from "node:assert/strict";
 import { KiB } from "../../../base/mod.ts";
-import { ioError } from "../../testing.ts";
 import { Bench, check, diskOf } from "./testing_bench.ts";
 
 const CLUSTER = 64 * KiB;
