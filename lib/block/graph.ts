@@ -245,11 +245,15 @@ export class BlockGraph {
     return this.#queue.run(() => this.places.moveComponent(this.#own(node), to));
   }
 
-  /** As `move`, where no user is left that keeps it where it is, and nobody asked for that (`place`). */
-  moveUnused(node: BlockNodeInfo | string, to: GraphThread | undefined): Promise<void> {
+  /**
+   * As `move`, where no user is left that keeps it where it is, and nobody asked for that (`place`). A node that
+   * has been deleted meanwhile needs no place.
+   */
+  moveUnused(node: BlockNodeInfo, to: GraphThread | undefined): Promise<void> {
     return this.#queue.run(async () => {
-      const own = this.#own(node);
-      if (!this.places.isUsed(own)) await this.places.moveComponent(own, to);
+      const own = this.#nodes.get(node.name);
+      if (own === undefined || this.places.isUsed(own)) return;
+      await this.places.moveComponent(own, to);
     });
   }
 

@@ -337,3 +337,15 @@ Deno.test("a chain of 500 nodes opens, reads, tells status and closes; a longer 
   await graph.closeAll();
   assert.equal(disks.d.closed, 2);
 });
+
+Deno.test("a node that was deleted before it could go back from its IOThread needs no place", async () => {
+  const { graph, add } = testGraph({ d: new MemoryDisk(4096) });
+  await add({ driver: "memory", "node-name": "n", disk: "d" });
+  const node = graph.find("n")!;
+  const [deleted, moved] = await Promise.allSettled([
+    graph.del("n"),
+    graph.moveUnused(node, undefined),
+  ]);
+  assert.deepEqual([deleted.status, moved.status], ["fulfilled", "fulfilled"]);
+  await graph.closeAll();
+});
