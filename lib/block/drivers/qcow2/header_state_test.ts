@@ -5,22 +5,33 @@ import { ioError } from "../../testing.ts";
 import { Bench, check, diskOf } from "./testing_bench.ts";
 
 const RUN = 3 * MiB;
-const longer = { exact: true, preallocation: "off" } as const;
+const snapshot = { name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n };
+const how = { exact: true, preallocation: "off" } as const;
 
-/** What moves a table, so that the header has to lead elsewhere. */
+/** What rewrites the header, mostly because a table moves. */
 const changes: Readonly<Record<string, (bench: Bench) => Promise<void>>> = {
   "a larger refcount table": async ({ image }) => {
     image.releases.undo(await image.allocate(RUN), RUN);
   },
-  "a larger L1 table": async ({ image }) => await image.truncate(64 * MiB, longer),
-  "a snapshot": ({ image }) =>
-    image.snapshots.create({ name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n }),
+  "a larger L1 table": async ({ image }) => await image.truncate(64 * MiB, how),
+  "a smaller disk": async (bench) => {
+    await bench.write(512 * KiB, 128 * KiB, 3);
+    await bench.image.truncate(512 * KiB, how);
+  },
+  "a snapshot": ({ image }) => image.snapshots.create(snapshot),
+  "a snapshot that is applied and deleted": async (bench) => {
+    const { snapshots } = bench.image;
+    await snapshots.create(snapshot);
+    await bench.write(128 * KiB, 64 * KiB, 3);
+    await snapshots.apply("1");
+    await snapshots.delete("1");
+  },
 };
 
 for (const [what, change] of Object.entries(changes)) {
   for (const lasting of [false, true]) {
-    const how = lasting ? "everything fails from some call on" : "one call fails";
-    Deno.test(`${what}: ${how}, and the image is in order`, async () => {
+    const when = lasting ? "everything fails from some call on" : "one call fails";
+    Deno.test(`${what}: ${when}, and the image is in order`, async () => {
       for (let failing = 1;; failing += failing < 12 ? 1 : 17) {
         const disk = await diskOf("-o", "cluster_size=512,refcount_bits=64", "1M");
         const bench = await Bench.open(disk);
@@ -47,8 +58,8 @@ for (const [what, change] of Object.entries(changes)) {
           `call ${failing}`,
         );
         await bench.close();
-        // Leaks, where the header may have led to something.
-        await check(disk, [0, 3]);
+        // Leaks only where the header may have led to something, or nothing could be given back.
+        await check(disk, lasting ? [0, 3] : [0]);
         const again = await Bench.open(disk);
         assert.equal((await again.read(0, 512))[0], 1);
         assert.ok((await again.read(256 * KiB, 256 * KiB)).every((byte) => byte === 2));
