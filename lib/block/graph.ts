@@ -10,10 +10,11 @@ import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/blockdev.ts";
 import type { Context, TracePoint } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
-import { type BitmapChange, type DirtyBitmap, storeBitmaps } from "./bitmaps/mod.ts";
+import type { BitmapChange, DirtyBitmap } from "./bitmaps/mod.ts";
 import { Attachments } from "./attachments.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
+import { closeNodes, disposeNode } from "./closing.ts";
 import { withAncestors } from "./drain.ts";
 import type {
   DrainedSection,
@@ -24,7 +25,7 @@ import type {
 } from "./graph_types.ts";
 import { NameGenerator } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
-import { Opening, unlink } from "./open.ts";
+import { Opening } from "./open.ts";
 import { commonOptions, withoutEmptyBacking } from "./options.ts";
 import { type PermissionPlan, preparePermissions } from "./permission_update.ts";
 import { Places } from "./places.ts";
@@ -158,28 +159,15 @@ export class BlockGraph {
   }
 
   /** Closes `node` if nobody holds it any more, and then what it held. Failures to close are logged. */
-  async dispose(node: BlockNode): Promise<void> {
-    if (node.closed || node.monitorOwned || node.parents.length > 0) return;
-    const guard = async (what: string, act: () => unknown) => {
-      try {
-        await act();
-      } catch (error) {
-        this.context.log.warn(`${what} node '${node.name}': ${String(error)}`);
-      }
-    };
-    await guard("storing the bitmaps of", () => storeBitmaps(node));
-    await guard("flushing", () => this.seam.flush(node));
-    node.closed = true;
-    await guard("closing", () => node.instance.close());
-    const below = [...node.children];
-    for (const edge of below) unlink(edge);
+  dispose(node: BlockNode): Promise<void> {
+    return disposeNode(this, node);
+  }
+
+  /** A node has closed: nobody finds it any more. */
+  remove(node: BlockNode): void {
     this.all.delete(node);
     this.#nodes.delete(node.name);
     this.places.forget(node);
-    const released = below.map((edge) => edge.node);
-    await guard("giving up the permissions of", () => this.updatePermissions({ released }));
-    for (const edge of below) await this.dispose(edge.node);
-    await guard("forgetting", () => this.places.settle());
   }
 
   /** Runs a change of what hangs on nodes when no change of the graph runs. */
@@ -406,12 +394,7 @@ export class BlockGraph {
   closeAll(): Promise<void> {
     return this.#queue.run(async () => {
       assert(this.backends.size === 0, "closing a graph in use");
-      for (const node of this.nodes()) node.monitorOwned = false;
-      for (;;) {
-        const root = this.nodes().find((node) => node.parents.length === 0);
-        if (root === undefined) break;
-        await this.dispose(root);
-      }
+      await closeNodes(this, this.nodes());
       this.seam.close();
     });
   }

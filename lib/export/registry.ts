@@ -302,13 +302,12 @@ export class ExportRegistry {
   }
 
   /**
-   * Removes all exports (of one type), those being made included: clients are dropped, requests finish.
-   * Oldest first.
+   * Removes all exports (of one type), those being made included: clients are dropped, requests finish. All at once,
+   * so that clients of one get no more done while those of another finish; the oldest goes first where none waits.
    */
   async closeAll(type?: ExportType["type"]): Promise<void> {
     await Promise.allSettled(this.#making.values());
-    for (const found of this.list()) {
-      if (type === undefined || found.type === type) await this.#remove(found);
-    }
+    const leaving = this.list().filter((found) => type === undefined || found.type === type);
+    await Promise.all(leaving.map((found) => this.#remove(found)));
   }
 }

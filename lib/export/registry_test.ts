@@ -138,3 +138,20 @@ test("closing all waits for an export that is being made, and closes it", async 
   assert.equal(graph.backends.size, 0);
   assert.deepEqual(events, ['BLOCK_EXPORT_DELETED {"id":"e"}']);
 });
+
+test("closing all asks every export's clients to leave at once, and waits for the last", async (parts) => {
+  const { exports, type, made: { graph }, events } = parts;
+  for (const id of ["a", "b", "c"]) await exports.add(nbd(id));
+  type.inUse = true;
+  const all = exports.closeAll();
+  while (type.leaving.length === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+  assert.equal(type.leaving.length, 3);
+  type.leaving[2]!();
+  type.leaving[0]!();
+  while (events.length < 2) await new Promise((resolve) => setTimeout(resolve, 0));
+  assert.deepEqual(exports.query().map(({ id }) => id), ["b"]);
+  type.leaving[1]!();
+  await all;
+  assert.deepEqual(events, ["c", "a", "b"].map((id) => `BLOCK_EXPORT_DELETED {"id":"${id}"}`));
+  assert.equal(graph.backends.size, 0);
+});
