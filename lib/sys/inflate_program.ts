@@ -4,14 +4,18 @@ import type { LIBZSTD_SYMBOLS } from "./libzstd.ts";
 
 /**
  * Words that threads and their context share: how many jobs were posted, how many of them were taken, the order to
- * end, whether the bell has been rung and not been heard; then, from RESULTS on, the result of each slot.
+ * end, whether the bell has been rung and not been heard, how many threads sleep or are about to; then, from RESULTS
+ * on, the result of each slot.
  */
-export const Word = { posted: 0, taken: 1, stop: 2, rung: 3, results: 4 } as const;
+export const Word = { posted: 0, taken: 1, stop: 2, rung: 3, asleep: 4, results: 5 } as const;
 /** A slot's result. */
 export const Result = { underWay: 0, failed: 1, filled: 2 } as const;
 /** Jobs that can be under way at once: a power of two. Job n lies in slot n % SLOTS. */
 export const SLOTS = 64;
-/** A job in `jobs`: address and length of the stream, address and length of the room for what it makes, its format. */
+/**
+ * A job in `jobs`: address and length of the stream, address and length of the room for what it makes, its format.
+ * As 64-bit integers they go into calls of the libraries without becoming objects (see wide.ts).
+ */
 export const FIELDS = 5;
 /** Formats of streams, as jobs name them. */
 export const Format = { deflate: 0, zstd: 1 } as const;
@@ -19,7 +23,7 @@ export const Format = { deflate: 0, zstd: 1 } as const;
 /** What a thread is started with. */
 export interface Start {
   readonly words: Int32Array<SharedArrayBuffer>;
-  readonly jobs: Float64Array<SharedArrayBuffer>;
+  readonly jobs: BigUint64Array<SharedArrayBuffer>;
   /** The eventfd on the context's loop. */
   readonly bell: number;
   /** Where one cannot be opened Node's zlib decodes. */
@@ -51,7 +55,7 @@ interface Scope {
 
 interface Decoder {
   /** Whether all of the room was filled. */
-  decode(input: number, length: number, output: number, room: number): boolean;
+  decode(input: bigint, length: bigint, output: bigint, room: bigint): boolean;
   close(): void;
 }
 
@@ -61,10 +65,8 @@ function openLibdeflate({ libdeflate: { name, symbols } }: Start): Decoder {
   const decompressor = opened.symbols.libdeflate_alloc_decompressor();
   if (decompressor === null) throw new Error("no memory");
   return {
-    decode: (input, length, output, room) => {
-      const [from, bytes, to, most] = [BigInt(input), BigInt(length), BigInt(output), room];
-      return run(decompressor, from, bytes, to, BigInt(most), null) === 0;
-    },
+    decode: (input, length, output, room) =>
+      run(decompressor, input, length, output, room, null) === 0,
     close: () => {
       free(decompressor);
       opened.close();
@@ -78,10 +80,8 @@ function openLibzstd({ libzstd: { name, symbols } }: Start): Decoder {
   const decoder = opened.symbols.ZSTD_createDCtx();
   if (decoder === null) throw new Error("no memory");
   return {
-    decode: (input, length, output, room) => {
-      const [to, most, from, bytes] = [BigInt(output), BigInt(room), BigInt(input), BigInt(length)];
-      return run(decoder, to, most, from, bytes) === room;
-    },
+    decode: (input, length, output, room) =>
+      run(decoder, output, room, input, length) === Number(room),
     close: () => {
       free(decoder);
       opened.close();
@@ -96,9 +96,9 @@ function openNode({ process }: Scope, zstd: boolean): Decoder {
   const finish = zstd ? 2 : 4;
   let broken = false;
   stream._handle.onerror = (message) => void (broken = message !== "unexpected end of file");
-  const view = (address: number, length: number): Uint8Array => {
-    const pointer = Deno.UnsafePointer.create(BigInt(address))!;
-    return new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(pointer, length));
+  const view = (address: bigint, length: bigint): Uint8Array => {
+    const pointer = Deno.UnsafePointer.create(address)!;
+    return new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(pointer, Number(length)));
   };
   return {
     decode: (input, length, output, room) => {
@@ -106,7 +106,7 @@ function openNode({ process }: Scope, zstd: boolean): Decoder {
       broken = false;
       try {
         stream._handle.reset();
-        stream._handle.writeSync(finish, source, 0, length, target, 0, room);
+        stream._handle.writeSync(finish, source, 0, source.length, target, 0, target.length);
       } catch {
         return false;
       }
@@ -149,11 +149,14 @@ function program({ Word, Result, SLOTS, FIELDS }: typeof layout, openers: Opener
       // Afterwards: the order moves the count on, and there is no such job.
       if (Atomics.load(words, Word.stop) !== 0) break;
       if (next === posted) {
+        // The context wakes those that it sees here; one that it does not see yet sees the changed count.
+        Atomics.add(words, Word.asleep, 1);
         Atomics.wait(words, Word.posted, posted);
+        Atomics.sub(words, Word.asleep, 1);
       } else if (Atomics.compareExchange(words, Word.taken, next, (next + 1) | 0) === next) {
         const slot = next & (SLOTS - 1);
         const at = slot * FIELDS;
-        const format = jobs[at + 4]!;
+        const format = Number(jobs[at + 4]!);
         const decoder = decoders[format] ??= open(start, format);
         const filled = decoder.decode(jobs[at]!, jobs[at + 1]!, jobs[at + 2]!, jobs[at + 3]!);
         Atomics.store(words, Word.results + slot, filled ? Result.filled : Result.failed);

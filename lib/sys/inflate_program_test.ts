@@ -31,9 +31,9 @@ for (const word of ["posted", "taken", "stop"] as const) {
     const output = sys.allocate(ROOM);
     const bell = sys.eventfd(0);
     const words = new Int32Array(new SharedArrayBuffer(4 * (Word.results + SLOTS)));
-    const jobs = new Float64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
+    const jobs = new BigUint64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
     // What an earlier job left in the slot.
-    jobs.set([input.address, stream.length, output.address, ROOM, Format.deflate]);
+    jobs.set([input.address, stream.length, output.address, ROOM, Format.deflate].map(BigInt));
     const program = decodeURIComponent(programUrl().replace(/^[^,]*,/, ""));
     const text = `(${endAfter})(${Word[word]});${program}`;
     const url = `data:text/javascript,${encodeURIComponent(text)}`;

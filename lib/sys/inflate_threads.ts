@@ -21,8 +21,9 @@ import { check } from "./errno.ts";
 import { FIELDS, Format, programUrl, Result, SLOTS, type Start, Word } from "./inflate_program.ts";
 import { LIBDEFLATE, LIBDEFLATE_SYMBOLS } from "./libdeflate.ts";
 import { LIBZSTD, LIBZSTD_SYMBOLS } from "./libzstd.ts";
-import { now } from "./now.ts";
+import { Pace } from "./pace.ts";
 import type { InflateThreads, Loop, Memory, StreamFormat, Sys, Timer, Watch } from "./types.ts";
+import { Wide } from "./wide.ts";
 
 /** Jobs after which threads pay: whoever reads a few clusters only does without. */
 const WORTH_STARTING = 32;
@@ -57,7 +58,11 @@ class Crew {
   readonly #loop: Loop;
   readonly #onError: (error: unknown) => void;
   readonly #words = new Int32Array(new SharedArrayBuffer(4 * (Word.results + SLOTS)));
-  readonly #jobs = new Float64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
+  readonly #jobs = new BigUint64Array(new SharedArrayBuffer(8 * FIELDS * SLOTS));
+  /** Numbers as what `#jobs` holds. */
+  readonly #wide = new Wide();
+  /** What the job of each slot is to make. */
+  readonly #rooms: number[] = Array(SLOTS).fill(0);
   readonly #waiting: (((filled: boolean) => void) | undefined)[] = Array(SLOTS).fill(undefined);
   readonly #threads = new Set<Thread>();
   readonly #fd: number;
@@ -69,9 +74,8 @@ class Crew {
   #bytes = 0;
   /** The context is going to look for results by itself. */
   #looking = false;
-  /** The last turn in which there was a job, and when the first of them came. */
-  #turn = -1;
-  #turnBegan = 0;
+  /** Of the context's own inflating. */
+  readonly #pace: Pace;
   /** No more threads: one could not run. */
   broken = false;
 
@@ -84,6 +88,7 @@ class Crew {
     this.#sys = sys;
     this.#loop = loop;
     this.#onError = onError;
+    this.#pace = new Pace({ loop, sys }, INLINE_NS);
     this.#fd = check(sys.eventfd(0), "eventfd");
     this.#heardInto = sys.allocate(8);
     this.#watch = loop.watch(this.#fd, EPOLL.IN, () => this.#heard());
@@ -110,33 +115,24 @@ class Crew {
     const slot = number & (SLOTS - 1);
     if (this.#ready === 0 || this.#waiting[slot] !== undefined) return undefined;
     if (this.underWay > 0 && this.#bytes + room > MOST_BYTES) return undefined;
-    if (this.#turnIsShort() && this.#queued >= this.#ready * QUEUED) return undefined;
+    if (!this.#pace.tired && this.#queued >= this.#ready * QUEUED) return undefined;
+    const wide = this.#wide;
     const jobs = this.#jobs;
     const at = slot * FIELDS;
-    jobs[at] = input;
-    jobs[at + 1] = length;
-    jobs[at + 2] = output;
-    jobs[at + 3] = room;
-    jobs[at + 4] = Format[format];
+    jobs[at] = wide.of(input);
+    jobs[at + 1] = wide.of(length);
+    jobs[at + 2] = wide.of(output);
+    jobs[at + 3] = wide.of(room);
+    jobs[at + 4] = wide.of(Format[format]);
+    this.#rooms[slot] = room;
     words[Word.results + slot] = Result.underWay;
     this.underWay++;
     this.#bytes += room;
     const filled = new Promise<boolean>((resolve) => this.#waiting[slot] = resolve);
     this.#lookLater();
     Atomics.store(words, Word.posted, (number + 1) | 0);
-    Atomics.notify(words, Word.posted, 1);
+    if (Atomics.load(words, Word.asleep) > 0) Atomics.notify(words, Word.posted, 1);
     return filled;
-  }
-
-  /** Whether this turn may go on inflating inline. */
-  #turnIsShort(): boolean {
-    const { turns } = this.#loop.counters;
-    const time = now();
-    if (turns !== this.#turn) {
-      this.#turn = turns;
-      this.#turnBegan = time;
-    }
-    return time - this.#turnBegan < INLINE_NS;
   }
 
   /** Jobs that nobody has taken. */
@@ -209,7 +205,7 @@ class Crew {
       if (result === Result.underWay) continue;
       this.#waiting[slot] = undefined;
       this.underWay--;
-      this.#bytes -= this.#jobs[slot * FIELDS + 3]!;
+      this.#bytes -= this.#rooms[slot]!;
       resolve(result === Result.filled);
     }
   }

@@ -8,6 +8,7 @@
  * here where zlib does (codes that are never to be used): such a stream is decoded, to what other decoders may
  * refuse.
  */
+import { Wide } from "./wide.ts";
 
 /** Where Linux distributions have it: 0 is the version of its binary interface. */
 export const LIBDEFLATE = "libdeflate.so.0";
@@ -25,6 +26,7 @@ export const LIBDEFLATE_SYMBOLS = {
 
 /** One decompressor, for one stream at a time. */
 export class Libdeflate {
+  readonly #wide = new Wide();
   readonly #library: Deno.DynamicLibrary<typeof LIBDEFLATE_SYMBOLS>;
   readonly #decompressor: Deno.PointerValue;
 
@@ -49,12 +51,13 @@ export class Libdeflate {
 
   /** Whether the raw deflate stream in the `length` bytes at `input` makes exactly the `room` bytes at `output`. */
   decode(input: number, length: number, output: number, room: number): boolean {
+    const wide = this.#wide;
     return this.#library.symbols.libdeflate_deflate_decompress(
       this.#decompressor,
-      BigInt(input),
-      BigInt(length),
-      BigInt(output),
-      BigInt(room),
+      wide.of(input),
+      wide.of(length),
+      wide.of(output),
+      wide.of(room),
       null,
     ) === 0;
   }

@@ -9,6 +9,7 @@
  * The size of the window is not checked here: a frame that refers to content further back, which is there, is decoded
  * where other decoders may refuse it.
  */
+import { Wide } from "./wide.ts";
 
 /** Where Linux distributions have it: 1 is the version of its binary interface. */
 export const LIBZSTD = "libzstd.so.1";
@@ -26,6 +27,7 @@ export const LIBZSTD_SYMBOLS = {
 
 /** One decoder, for one frame at a time. */
 export class Libzstd {
+  readonly #wide = new Wide();
   readonly #library: Deno.DynamicLibrary<typeof LIBZSTD_SYMBOLS>;
   readonly #decoder: Deno.PointerValue;
 
@@ -50,12 +52,13 @@ export class Libzstd {
 
   /** Whether the frame in the `length` bytes at `input` makes exactly the `room` bytes at `output`. */
   decode(input: number, length: number, output: number, room: number): boolean {
+    const wide = this.#wide;
     return this.#library.symbols.ZSTD_decompressDCtx(
       this.#decoder,
-      BigInt(output),
-      BigInt(room),
-      BigInt(input),
-      BigInt(length),
+      wide.of(output),
+      wide.of(room),
+      wide.of(input),
+      wide.of(length),
     ) === room;
   }
 

@@ -49,3 +49,15 @@ Deno.test("tasks that share a pace share what each turn has for them", () => {
   clock.ns += 500_001;
   assert.equal(pace.tired, true); // another
 });
+
+Deno.test("a pace has what it is told of each turn", () => {
+  const { context, clock, turn } = standing();
+  const pace = new Pace(context, 1_000_000);
+  assert.equal(pace.tired, false);
+  clock.ns += 1_000_000;
+  assert.equal(pace.tired, false);
+  clock.ns += 1;
+  assert.equal(pace.tired, true);
+  turn();
+  assert.equal(pace.tired, false);
+});

@@ -47,12 +47,11 @@ export class ClusterCoder {
   decode(input: Memory, length: number, output: number): string | undefined {
     const single = this.single(input, length);
     if (single !== undefined && this.#decodeWhole(input.address, single, output)) return undefined;
-    const source = input.bytes.subarray(0, length);
     const target = this.sys.viewAt(output, this.clusterSize);
     this.#decoder ??= openCodec(DECODERS[this.type]);
     const done = this.type === "zlib"
-      ? this.#decoder.run(source, target)
-      : decodeFrames(this.#decoder, source, target);
+      ? this.#decoder.run(input.bytes.subarray(0, length), target)
+      : decodeFrames(this.#decoder, input, length, target);
     if (done === this.clusterSize) return undefined;
     if (done < 0) return `is not a valid ${this.type} stream`;
     return `ends after ${done} of ${this.clusterSize} bytes`;
@@ -64,7 +63,7 @@ export class ClusterCoder {
    */
   single(input: Memory, length: number): number | undefined {
     if (this.type === "zlib") return length;
-    const frame = takeZstdFrame(input.bytes.subarray(0, length), this.clusterSize);
+    const frame = takeZstdFrame(input.view, 0, length, this.clusterSize);
     return frame === undefined || frame.skippable ? undefined : frame.length;
   }
 
@@ -95,21 +94,21 @@ export class ClusterCoder {
   }
 }
 
-/** Decodes one frame after the other until `target` is full. */
-function decodeFrames(decoder: Codec, source: Uint8Array, target: Uint8Array): number {
+/** Decodes one frame after the other in the first `length` bytes of `input` until `target` is full. */
+function decodeFrames(decoder: Codec, input: Memory, length: number, target: Uint8Array): number {
   let from = 0;
   let done = 0;
-  while (done < target.length && from < source.length) {
-    const rest = source.subarray(from);
-    const frame = takeZstdFrame(rest, target.length);
+  while (done < target.length && from < length) {
+    const frame = takeZstdFrame(input.view, from, length, target.length);
     // No frame where one must be is an error; after one, it is only padding.
     if (frame === undefined) return from === 0 ? -1 : done;
+    const end = from + frame.length;
     if (!frame.skippable) {
-      const length = decoder.run(rest.subarray(0, frame.length), target.subarray(done));
-      if (length < 0) return length;
-      done += length;
+      const made = decoder.run(input.bytes.subarray(from, end), target.subarray(done));
+      if (made < 0) return made;
+      done += made;
     }
-    from += frame.length;
+    from = end;
   }
   return done;
 }

@@ -35,6 +35,8 @@ export class CompressedClusters implements ClusterCodec {
   readonly #most: number;
   /** By host offset; the least recently used first. */
   readonly #kept: Map<number, Decoded> = new Map();
+  /** For a stream that is being read; another one when that takes longer. */
+  #iov = new Vec();
   /** How often a stream was decoded. */
   decoded = 0;
 
@@ -160,18 +162,23 @@ export class CompressedClusters implements ClusterCodec {
     const stream = buffers.acquire(length);
     let pending: MaybePromise<void>;
     try {
-      pending = file.read(host, Vec.of(stream.address, length), 0);
-      pending = pending === undefined
-        ? this.#decode(stream, host, length, target)
-        : pending.then(() => this.#decode(stream, host, length, target));
+      pending = file.read(host, this.#iov.single(stream.address, length), 0);
     } catch (error) {
       buffers.release(stream);
       throw error;
     }
-    if (pending === undefined) return buffers.release(stream);
-    return pending.finally(() => buffers.release(stream));
+    if (pending === undefined) return this.#decode(stream, host, length, target);
+    this.#iov = new Vec();
+    return pending.then(
+      () => this.#decode(stream, host, length, target),
+      (error) => {
+        buffers.release(stream);
+        throw error;
+      },
+    );
   }
 
+  /** Decodes the stream, which is given back, to the cluster at `target`. */
   #decode(stream: Memory, host: number, length: number, target: number): MaybePromise<void> {
     this.decoded++;
     const { inflaters } = this.context;
@@ -181,8 +188,9 @@ export class CompressedClusters implements ClusterCodec {
       const result = inflaters!.run(stream.address, single, target, this.clusterSize, format);
       if (result !== undefined) {
         return result.then((filled) => {
+          if (filled) this.context.buffers.release(stream);
           // Whatever is wrong is found, and named, by decoding it here.
-          if (!filled) this.#decodeHere(stream, host, length, target);
+          else this.#decodeHere(stream, host, length, target);
         });
       }
     }
@@ -190,7 +198,12 @@ export class CompressedClusters implements ClusterCodec {
   }
 
   #decodeHere(stream: Memory, host: number, length: number, target: number): void {
-    const problem = this.#coder.decode(stream, length, target);
+    let problem: string | undefined;
+    try {
+      problem = this.#coder.decode(stream, length, target);
+    } finally {
+      this.context.buffers.release(stream);
+    }
     if (problem === undefined) return;
     throw new BlockError("EIO", `the compressed cluster at host offset ${host} ${problem}`, {
       node: this.nodeName,

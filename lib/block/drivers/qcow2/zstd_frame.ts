@@ -22,41 +22,48 @@ export interface ZstdFrame {
 }
 
 /**
- * Finds the end of the frame that `bytes` begin with; undefined when there is none, or not all of it. The window
- * that it asks for is cut to what a content of `limit` bytes can refer to: the decoder takes no more memory.
- * A frame that announces more content than `limit` counts as none.
+ * Finds the end of the frame that begins at `from` and lies before `end`; undefined when there is none, or not all of
+ * it. The window that it asks for is cut to what a content of `limit` bytes can refer to: the decoder takes no more
+ * memory. A frame that announces more content than `limit` counts as none.
  */
-export function takeZstdFrame(bytes: Uint8Array, limit: number): ZstdFrame | undefined {
-  if (bytes.length < 8) return undefined;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const magic = view.getUint32(0, true);
+export function takeZstdFrame(
+  view: DataView,
+  from: number,
+  end: number,
+  limit: number,
+): ZstdFrame | undefined {
+  if (end - from < 8) return undefined;
+  const magic = view.getUint32(from, true);
   if ((magic & 0xfffffff0) >>> 0 === SKIPPABLE) {
-    const length = 8 + view.getUint32(4, true);
-    return length <= bytes.length ? { length, skippable: true } : undefined;
+    const length = 8 + view.getUint32(from + 4, true);
+    return length <= end - from ? { length, skippable: true } : undefined;
   }
   if (magic !== MAGIC) return undefined;
-  const body = frameBody(bytes, view, limit);
+  const body = frameBody(view, from, end, limit);
   if (body === undefined) return undefined;
-  const checksum = (bytes[4]! & 4) !== 0 ? 4 : 0;
-  const end = blocksEnd(bytes, body);
-  if (end === undefined || end + checksum > bytes.length) return undefined;
-  return { length: end + checksum, skippable: false };
+  const checksum = (view.getUint8(from + 4) & 4) !== 0 ? 4 : 0;
+  const last = blocksEnd(view, body, end);
+  if (last === undefined || last + checksum > end) return undefined;
+  return { length: last + checksum - from, skippable: false };
 }
 
-/** Offset of the first block, after a check of the header; bounds the window. */
-function frameBody(bytes: Uint8Array, view: DataView, limit: number): number | undefined {
-  const descriptor = bytes[4]!;
+/** Where the first block begins, after a check of the header; bounds the window. */
+function frameBody(view: DataView, from: number, end: number, limit: number): number | undefined {
+  const descriptor = view.getUint8(from + 4);
   const single = (descriptor & 0x20) !== 0;
-  let at = 5;
+  let at = from + 5;
   if (!single) {
     const wanted = Math.max(MIN_WINDOW_LOG, Math.ceil(Math.log2(limit)));
-    if ((bytes[at]! >> 3) + MIN_WINDOW_LOG >= wanted) bytes[at] = (wanted - MIN_WINDOW_LOG) << 3;
+    const window = view.getUint8(at);
+    if ((window >> 3) + MIN_WINDOW_LOG >= wanted) {
+      view.setUint8(at, (wanted - MIN_WINDOW_LOG) << 3);
+    }
     at++;
   }
   at += DICTIONARY_BYTES[descriptor & 3]!;
   const flag = descriptor >> 6;
   const contentBytes = flag === 0 && single ? 1 : CONTENT_BYTES[flag]!;
-  if (at + contentBytes > bytes.length) return undefined;
+  if (at + contentBytes > end) return undefined;
   if (contentSize(view, at, contentBytes) > limit) return undefined;
   return at + contentBytes;
 }
@@ -77,10 +84,10 @@ function contentSize(view: DataView, at: number, bytes: number): number {
 }
 
 /** Where the last block ends. Blocks of one byte repeated (type 1) store that byte only; type 3 is reserved. */
-function blocksEnd(bytes: Uint8Array, first: number): number | undefined {
+function blocksEnd(view: DataView, first: number, end: number): number | undefined {
   let at = first;
-  while (at + 3 <= bytes.length) {
-    const header = bytes[at]! | bytes[at + 1]! << 8 | bytes[at + 2]! << 16;
+  while (at + 3 <= end) {
+    const header = view.getUint16(at, true) | view.getUint8(at + 2) << 16;
     const type = (header >> 1) & 3;
     if (type === 3) return undefined;
     at += 3 + (type === 1 ? 1 : header >> 3);
