@@ -38,27 +38,32 @@ async function shrink(image: Image, size: number, old: number): Promise<void> {
   const { clusterSize, l2Coverage, externalData } = image.geometry;
   // Smaller for readers first: what is dropped below must not be led to again by a cut.
   await image.setSize(size);
-  const keep = alignUp(size, clusterSize);
-  for (let guest = keep; guest < old;) {
+  await clearEntries(image, alignUp(size, clusterSize), alignUp(old, clusterSize));
+  dropTables(image, Math.ceil(size / l2Coverage));
+  await image.commit();
+  if (externalData) await image.data.truncate(size, { exact: false, preallocation: "off" });
+}
+
+/** The entries for [from, to), whole clusters, lead nowhere any more. */
+async function clearEntries(image: Image, from: number, to: number): Promise<void> {
+  const { l1, map, tables, geometry: { clusterSize, l2Coverage } } = image;
+  for (let guest = from; guest < to;) {
     const index = Math.floor(guest / l2Coverage);
-    if (image.l1.target(index) === 0) {
+    if (l1.target(index) === 0) {
       guest = (index + 1) * l2Coverage;
       continue;
     }
-    if (!image.tables.writable(index)) await image.tables.make(index);
-    const slot = image.map.slice(guest);
+    if (!tables.writable(index)) await tables.make(index);
+    const slot = map.slice(guest);
     if (mustWait(slot)) {
       await slot;
       continue;
     }
-    const end = Math.min(alignUp(old, clusterSize), image.map.sliceEnd(slot!));
+    const end = Math.min(to, map.sliceEnd(slot!));
     for (; guest < end; guest += clusterSize) {
-      clearEntry(image, slot!, image.map.entryAt(slot!, guest));
+      clearEntry(image, slot!, map.entryAt(slot!, guest));
     }
   }
-  dropTables(image, Math.ceil(size / l2Coverage));
-  await image.commit();
-  if (externalData) await image.data.truncate(size, { exact: false, preallocation: "off" });
 }
 
 /** The entry leads nowhere any more, not even to zeroes. */
@@ -95,7 +100,10 @@ async function grow(
   old: number,
   options: TruncateOptions,
 ): Promise<void> {
+  const { clusterSize } = image.geometry;
   await growL1(image, size);
+  // The disk may have been longer once: a cut, or an error, may have left what it had there.
+  await clearEntries(image, alignUp(old, clusterSize), alignUp(size, clusterSize));
   await zeroNew(image, size, old);
   if (options.preallocation !== "off") await preallocate(image, old, size, options);
   await image.commit();
