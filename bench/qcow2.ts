@@ -210,6 +210,8 @@ function resident(pid: number): number {
 const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 /** After so many requests hardly anything is compiled any more: the last tier comes after 16,000 to 25,000. */
 const WARM_REQUESTS = 20_000;
+/** So long takes about as many where there are no new images. */
+const WARM_SECONDS = 2;
 
 /** The column of qsd on a raw image. */
 const BESIDE = "qsd on raw";
@@ -230,7 +232,7 @@ function countOf({ pattern, blockSize }: Row): number {
   return Math.floor(size / (pattern === "write" ? blockSize : 8 * 65536));
 }
 
-/** Slices that only warm the server up: later ones find it as it is after a while. */
+/** Slices on new images that only warm the server up: later ones find it as it is after a while. */
 function warmSlices(row: Row): number {
   return Math.ceil(WARM_REQUESTS / countOf(row));
 }
@@ -254,6 +256,14 @@ class Subject {
     const server = await start(kindFor(kind, row), { image, directory: dir, qmp: true });
     const qmp = row.fresh ? await QmpClient.connect(server.qmp!) : undefined;
     return new Subject(row, dir, server, qmp);
+  }
+
+  /** So much load that most of what is compiled while it runs is compiled then. Slices on new images count theirs. */
+  async warmUp(generator: Generator): Promise<void> {
+    if (this.qmp !== undefined) return;
+    const { pattern, blockSize, depth } = this.row;
+    await generator.slice(this.server, { pattern, blockSize, depth }, WARM_SECONDS, 0);
+    sync(`${this.dir}/${this.server.name}.img`);
   }
 
   /** Seconds of load; or as many requests as hardly ever meet a cluster that is there, on a new image. */
@@ -329,6 +339,7 @@ async function measure(
       const beside = { ...kinds[0]!, name: BESIDE.replaceAll(" ", "-") };
       subjects.push(await Subject.start(beside, { ...plain, image: row.beside }, dir));
     }
+    for (const subject of subjects) await subject.warmUp(generator);
     const taken = subjects.map(({ samples }) => samples);
     for (let slice = 0; !measured(taken, Number(values.slices)); slice++) {
       for (let turn = 0; turn < subjects.length; turn++) {
