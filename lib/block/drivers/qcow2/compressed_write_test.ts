@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
+import { IoVec, KiB } from "../../../base/mod.ts";
+import { ioError } from "../../testing.ts";
 import { CompressedSpace } from "./compressed_write.ts";
 import type { Image } from "./image.ts";
+import { Bench, check, diskOf } from "./testing_bench.ts";
 
 const CLUSTER = 512;
 const ENTRIES = 64;
@@ -51,4 +54,21 @@ Deno.test("a cache without room for the blocks of two clusters does not keep a s
   const space = spaceOf([10, ENTRIES + 10]);
   assert.deepEqual(await claim(space, 300), [10 * CLUSTER, 2]);
   assert.deepEqual(await claim(space, 300), [(ENTRIES + 10) * CLUSTER, 2]);
+});
+
+Deno.test("no stream joins a cluster that a failed one has given back, and others have by now", async () => {
+  const LARGE = 64 * KiB;
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  const contents = Uint8Array.from({ length: LARGE }, (_, i) => (i >> 4) & 0x55);
+  const { address } = bench.test.memory(contents);
+  const compress = () => bench.image.writeCompressed(LARGE, IoVec.of(address, LARGE));
+  disk.fault = ({ op }) => op === "write" ? ioError("ENOSPC") : undefined;
+  await assert.rejects(compress, { errno: "ENOSPC" });
+  disk.fault = undefined;
+  await bench.write(0, LARGE, 9);
+  await compress();
+  assert.ok((await bench.read(0, LARGE)).every((byte) => byte === 9));
+  await bench.close();
+  await check(disk);
 });

@@ -40,8 +40,7 @@ export class Releases {
 
   /** One reference less to each cluster of the range, after the next commit. */
   add(offset: number, length: number, reason: DiscardReason): void {
-    const range = this.#aligned(offset, length, reason);
-    this.image.compressedSpace.avoid(range.offset, range.length);
+    const range = this.#leaving(offset, length, reason);
     const last = this.#pending.at(-1);
     if (
       last !== undefined && last.offset + last.length === range.offset && last.reason === reason
@@ -93,20 +92,22 @@ export class Releases {
 
   /** Clusters that nothing was ever led to, and where nothing is in flight: their counts go down at once. */
   undo(offset: number, length: number): void {
-    this.#detached([this.#aligned(offset, length, "never")], undefined);
+    this.#detached([this.#leaving(offset, length, "never")], undefined);
   }
 
   /** As `add`, at once: nothing stable leads there, and nothing is in flight there. */
   async now(offset: number, length: number, reason: DiscardReason): Promise<void> {
-    const range = this.#aligned(offset, length, reason);
-    this.image.compressedSpace.avoid(range.offset, range.length);
+    const range = this.#leaving(offset, length, reason);
     await this.#apply([range], undefined);
   }
 
-  #aligned(offset: number, length: number, reason: DiscardReason): Range {
-    const { clusterSize } = this.image.geometry;
+  /** The clusters of a range that are given back from now on: no stream may join them. */
+  #leaving(offset: number, length: number, reason: DiscardReason): Range {
+    const { geometry: { clusterSize }, compressedSpace } = this.image;
     const start = alignDown(offset, clusterSize);
-    return { offset: start, length: alignUp(offset + length, clusterSize) - start, reason };
+    const range = { offset: start, length: alignUp(offset + length, clusterSize) - start, reason };
+    compressedSpace.avoid(range.offset, range.length);
+    return range;
   }
 
   /** Whether clusters are being given back right now. */
