@@ -55,3 +55,19 @@ Deno.test("the image file ends with a whole cluster when it is closed, unless no
   await again.close();
   assert.equal(disk.bytes.length, length - CLUSTER + 8192);
 });
+
+Deno.test("of a cluster that was used before nothing shows around a part that is written", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(0, CLUSTER, 1);
+  await bench.backend.discard(0, CLUSTER);
+  await bench.image.commits.all();
+  // Should the file have kept what was there.
+  disk.bytes.fill(1, 5 * CLUSTER, 6 * CLUSTER);
+  await bench.write(4 * CLUSTER + 4096, 512, 2);
+  assert.equal(disk.bytes[5 * CLUSTER + 4096], 2, "the cluster is used again");
+  const bytes = await bench.read(4 * CLUSTER, CLUSTER);
+  assert.ok(bytes.every((byte, at) => byte === (at >= 4096 && at < 4608 ? 2 : 0)));
+  await bench.close();
+  await check(disk);
+});
