@@ -64,3 +64,14 @@ for (const options of ["cluster_size=64k", "cluster_size=4k", "cluster_size=16k,
     }
   });
 }
+
+Deno.test("a disk is as long as the largest L1 table reaches, and not longer", async () => {
+  const bench = await Bench.open(await diskOf("-o", "cluster_size=512", "1M"));
+  // 32 MiB of entries, each for 64 clusters.
+  const most = 4 * MiB * 64 * 512;
+  const longer = async () => await bench.image.truncate(most + 512, how);
+  await assert.rejects(longer, { errno: "EFBIG", message: /too large an L1 table/ });
+  assert.equal(bench.image.size, MiB);
+  await bench.close();
+  await check(bench.disk);
+});
