@@ -71,3 +71,16 @@ Deno.test("of a cluster that was used before nothing shows around a part that is
   await bench.close();
   await check(disk);
 });
+
+Deno.test("space is used again in whichever order it was given back", async () => {
+  const disk = await diskOf("1M");
+  const bench = await Bench.open(disk);
+  await bench.write(0, 8 * CLUSTER, 1);
+  for (const cluster of [6, 2, 4]) await bench.backend.discard(cluster * CLUSTER, CLUSTER);
+  await bench.image.commits.all();
+  const { length } = disk.bytes;
+  await bench.write(8 * CLUSTER, 3 * CLUSTER, 2);
+  assert.equal(disk.bytes.length, length);
+  await bench.close();
+  await check(disk);
+});

@@ -65,3 +65,18 @@ Deno.test("who asks while a commit runs shares the next one, which begins also i
   await bench.close();
   await check(disk);
 });
+
+Deno.test("a table that lies where other metadata does is not written", async () => {
+  const disk = await diskOf("256M");
+  const l1 = Number(new DataView(disk.bytes.buffer).getBigUint64(40));
+  new DataView(disk.bytes.buffer).setBigUint64(l1, 1n << 63n | BigInt(BLOCK));
+  const bench = await Bench.open(disk);
+  // Its entries there are zero: they lead nowhere.
+  await bench.write(128 * 1024 * KiB, CLUSTER, 1);
+  const before = disk.bytes.slice(BLOCK, BLOCK + CLUSTER);
+  await assert.rejects(async () => await bench.backend.flush(), {
+    message: /^Preventing invalid write on metadata \(overlaps with /,
+  });
+  assert.deepEqual(disk.bytes.slice(BLOCK, BLOCK + CLUSTER), before);
+  await bench.close();
+});

@@ -75,3 +75,16 @@ Deno.test("a disk is as long as the largest L1 table reaches, and not longer", a
   await bench.close();
   await check(bench.disk);
 });
+
+Deno.test("what a snapshot has stays when the disk becomes shorter", async () => {
+  const bench = await full("cluster_size=4k");
+  const { image } = bench;
+  await image.snapshots.create({ name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n });
+  await image.truncate(SHORT, how);
+  await bench.backend.flush();
+  await image.snapshots.apply("1");
+  assert.equal(image.size, MiB);
+  assert.ok((await bench.read(0, MiB)).every((byte) => byte === 7));
+  await bench.close();
+  await check(bench.disk);
+});
