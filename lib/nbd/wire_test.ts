@@ -117,7 +117,11 @@ Deno.test("options survive the way to the wire and back", () => {
     option: 7,
     length: 7,
   });
-  assert.equal(parseOptionHeader(new Uint8Array(16)), undefined);
+  for (const at of [0, 3, 4, 7]) {
+    const spoilt = optionMessage(7);
+    spoilt[at]! ^= 1;
+    assert.equal(parseOptionHeader(spoilt), undefined, `byte ${at}`);
+  }
   assert.deepEqual(parseInfoRequest(7, infoRequestData("ü", [3, 1])), { name: "ü", kinds: [3, 1] });
   assert.deepEqual(parseMetaRequest(10, metaRequestData("x", ["base:allocation", ""])), {
     name: "x",
@@ -154,8 +158,13 @@ Deno.test("lengths that lie are refused without being believed", () => {
 });
 
 Deno.test("a query longer than a string may be is one that names nothing, not the absence of one", () => {
-  const request = parseMetaRequest(9, metaRequestData("x", ["base:" + "q".repeat(4092), "base:"]));
-  assert.deepEqual(request, { name: "x", queries: ["", "base:"] });
+  const longest = "base:" + "q".repeat(4091);
+  const request = parseMetaRequest(9, metaRequestData("x", [longest + "q", "base:", longest]));
+  assert.deepEqual(request, { name: "x", queries: ["", "base:", longest] });
+});
+
+Deno.test("the words of an error are no longer than a string may be", () => {
+  assert.equal(optionError(7, 0x80000003, "x".repeat(5000)).length, 20 + 4096);
 });
 
 Deno.test("errors of the system become the protocol's", () => {

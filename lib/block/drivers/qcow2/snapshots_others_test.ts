@@ -135,3 +135,16 @@ Deno.test("a snapshot is not applied to a disk that another length was given mea
   await bench.close();
   await check(bench.disk);
 });
+
+Deno.test("a disk whose bitmaps would not learn of it does not go back to a snapshot", async () => {
+  const bench = await withTable([{}]);
+  const { image } = bench;
+  const bitmaps = { count: 1, directorySize: 32, directoryOffset: 0 };
+  await image.updateHeader({ bitmaps });
+  const refused = { errno: "ENOTSUP", message: "Device has active dirty bitmaps" };
+  await assert.rejects(image.snapshots.apply("1"), refused);
+  await image.updateHeader({ bitmaps: undefined });
+  await image.snapshots.apply("1");
+  await bench.close();
+  await check(bench.disk);
+});
