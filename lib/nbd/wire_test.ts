@@ -142,6 +142,9 @@ Deno.test("truncated option data is refused at every length, in QEMU's words", (
   const longer = new Uint8Array(info.length + 1);
   longer.set(info);
   assert.equal(parseInfoRequest(6, longer), "option 'info' has unexpected length");
+  const more = new Uint8Array(meta.length + 1);
+  more.set(meta);
+  assert.equal(parseMetaRequest(10, more), "option 'set meta context' has unexpected length");
 });
 
 Deno.test("lengths that lie are refused without being believed", () => {
