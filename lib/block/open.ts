@@ -40,12 +40,12 @@ export interface OpenGraph {
 }
 
 /** Links a child to its parent; permissions are the caller's business. */
-export function attach(edge: Edge): void {
+export function link(edge: Edge): void {
   edge.parent.children.push(edge);
   edge.node.parents.push(edge);
 }
 
-/** Undoes `attach`. */
+/** Undoes `link`. */
 export function unlink(edge: Edge): void {
   edge.parent.children.splice(edge.parent.children.indexOf(edge), 1);
   edge.node.parents.splice(edge.node.parents.indexOf(edge), 1);
@@ -81,7 +81,7 @@ export class Opening {
       const instance = await definition.open(open, driverOptions(options));
       node.instance = instance;
       this.created.push(node);
-      checkWritable(node, instance, open);
+      degradeUnlessWritable(node, instance, open);
       // What it was to its children before it became read-only.
       if (open.degraded) await graph.updatePermissions({ nodes: new Map([[node, {}]]) });
       await loadBitmaps(node);
@@ -217,7 +217,11 @@ export class Opening {
 }
 
 /** Drivers that cannot write are open read-only, or not at all. */
-function checkWritable(node: BlockNode, instance: DriverInstance, open: OpenContext): void {
+function degradeUnlessWritable(
+  node: BlockNode,
+  instance: DriverInstance,
+  open: OpenContext,
+): void {
   if (node.readOnly) return;
   const writes = instance.kind === "format"
     ? instance.reserve !== undefined
@@ -320,7 +324,7 @@ export class NodeOpenContext extends NodeContext {
     assert(node.edge(name) === undefined, `child ${name} opened twice`);
     checkDepth(node, target, this.opening.height);
     const edge = new Edge(graph.seam, node, name, role, target, inline);
-    attach(edge);
+    link(edge);
     try {
       await graph.updatePermissions({ linked: [edge] });
     } catch (error) {

@@ -12,7 +12,7 @@ import { reopenBitmaps, storeBitmaps } from "./bitmaps/mod.ts";
 import { checkDepth } from "./depth.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type BlockNode, type CommonOptions, Edge } from "./node.ts";
-import { attach } from "./open.ts";
+import { link } from "./open.ts";
 import { NodeContext } from "./open_context.ts";
 import { commonOptions, driverOptions, type Inheritance } from "./options.ts";
 import { preparePermissions } from "./permission_update.ts";
@@ -226,7 +226,7 @@ function applyItem(item: Item): BlockNode[] {
     released.push(edge.node);
     node.children.splice(node.children.indexOf(edge), 1);
   }
-  for (const edge of added) attach(edge);
+  for (const edge of added) link(edge);
   return released;
 }
 

@@ -23,7 +23,7 @@ import { ForwardInstance, type NodeChannel, type NodeFacts } from "./forward.ts"
 import type { DriverRegistry } from "./graph_types.ts";
 import { NameGenerator } from "./names.ts";
 import { BlockNode, Edge } from "./node.ts";
-import { attach, unlink } from "./open.ts";
+import { link, unlink } from "./open.ts";
 import { driverOptions } from "./options.ts";
 import { type InternalSnapshot, serveSnapshots, type SnapshotRequest } from "./snapshots.ts";
 import { Seam } from "./seam.ts";
@@ -105,7 +105,7 @@ export class ReplicaGraph implements ReplicaCalls {
       );
       edge.needed = child.needed;
       edge.shared = child.shared;
-      attach(edge);
+      link(edge);
     }
     node.bitmaps = bitmapsOf(spec.bitmaps);
     try {
