@@ -9,7 +9,7 @@ import { FdStream } from "./stream.ts";
 export abstract class Chardev {
   protected user: ChannelUser | undefined;
   protected stream: FdStream | undefined;
-  private leaving = false;
+  #leaving = false;
   /** Gets a copy of everything that is sent; `close` closes it. */
   log: OutputLog | undefined;
 
@@ -72,8 +72,8 @@ export abstract class Chardev {
 
   /** Sends what is unsent and then drops the connection; see `dropConnection`. */
   disconnect(): void {
-    this.leaving = true;
-    if (this.stream !== undefined && this.stream.unsent === 0) this.drop();
+    this.#leaving = true;
+    if (this.stream !== undefined && this.stream.unsent === 0) this.#drop();
   }
 
   /** Sends a break, where there is a line to send it on. */
@@ -107,14 +107,14 @@ export abstract class Chardev {
 
   /** Descriptors are there: the device is open from now on. `input` may be -1: there is none. */
   protected openStream(input: number, output: number): void {
-    this.leaving = false;
+    this.#leaving = false;
     this.stream = new FdStream(this.context, input, output, {
       received: (bytes) => this.receive(bytes),
-      ended: () => this.user === undefined ? this.drop() : this.user.ended(),
-      failed: () => this.drop(),
+      ended: () => this.user === undefined ? this.#drop() : this.user.ended(),
+      failed: () => this.#drop(),
       drained: () => {
         this.user?.drained();
-        if (this.leaving && this.stream?.unsent === 0) this.drop();
+        if (this.#leaving && this.stream?.unsent === 0) this.#drop();
       },
     });
     this.greet();
@@ -124,10 +124,10 @@ export abstract class Chardev {
   /** What the device itself says on a new connection, before its frontend. */
   protected greet(): void {}
 
-  private drop(): void {
+  #drop(): void {
     this.stream?.close();
     this.stream = undefined;
-    this.leaving = false;
+    this.#leaving = false;
     this.user?.closed();
     this.dropConnection();
   }

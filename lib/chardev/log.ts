@@ -16,7 +16,7 @@ export interface LogOptions {
 
 /** An open log. What cannot be written (a full disk, a pipe that nobody reads) is left out. */
 export class OutputLog {
-  private lineStart = true;
+  #lineStart = true;
 
   private constructor(
     private readonly context: Context,
@@ -34,20 +34,20 @@ export class OutputLog {
   }
 
   write(bytes: Uint8Array): void {
-    if (!this.timestamp) return this.append(bytes);
+    if (!this.timestamp) return this.#append(bytes);
     for (let at = 0; at < bytes.length;) {
-      if (this.lineStart) {
-        this.append(new TextEncoder().encode(`${utcText(this.context.sys.realtimeUs())} `));
+      if (this.#lineStart) {
+        this.#append(new TextEncoder().encode(`${utcText(this.context.sys.realtimeUs())} `));
       }
       const end = bytes.indexOf(NEWLINE, at);
       const next = end < 0 ? bytes.length : end + 1;
-      this.append(bytes.subarray(at, next));
-      this.lineStart = end >= 0;
+      this.#append(bytes.subarray(at, next));
+      this.#lineStart = end >= 0;
       at = next;
     }
   }
 
-  private append(bytes: Uint8Array): void {
+  #append(bytes: Uint8Array): void {
     const { sys, buffers } = this.context;
     const scratch = buffers.acquire(PIECE);
     for (let at = 0; at < bytes.length;) {

@@ -32,95 +32,97 @@ interface Seat extends Channel {
 export class MuxChardev extends Chardev implements ChannelUser {
   readonly filename = "mux";
   override readonly supportsOob: boolean;
-  private readonly base: Channel;
-  private seats: Seat[] = [];
-  private focus: Seat | undefined;
-  private escaped = false;
-  private stamps = false;
-  private stampsSince: number | undefined;
-  private atLineStart = true;
+  readonly #base: Channel;
+  #seats: Seat[] = [];
+  #focus: Seat | undefined;
+  #escaped = false;
+  #stamps = false;
+  #stampsSince: number | undefined;
+  #atLineStart = true;
 
   /** `base` gets this as its frontend. Throws CommandError when it has another. */
   constructor(context: Context, id: string, base: Chardev) {
     super(context, id);
-    this.base = base.attach(this);
+    this.#base = base.attach(this);
     this.supportsOob = base.supportsOob;
   }
 
   override get inUse(): boolean {
-    return this.seats.length > 0;
+    return this.#seats.length > 0;
   }
   override get frontendOpen(): boolean {
-    return this.seats.some(({ user }) => user.frontendOpen ?? true);
+    return this.#seats.some(({ user }) => user.frontendOpen ?? true);
   }
   override get isOpen(): boolean {
-    return this.base.isOpen;
+    return this.#base.isOpen;
   }
   override get unsent(): number {
-    return this.base.unsent;
+    return this.#base.unsent;
   }
   override get congested(): boolean {
-    return this.base.congested;
+    return this.#base.congested;
   }
 
   /** The first has the focus. Throws CommandError when there are four. */
   override attach(user: ChannelUser): Channel {
-    if (this.seats.length >= MAX_FRONTENDS) throw new CommandError(`Device '${this.id}' is in use`);
-    const seat = this.makeSeat(user);
-    this.seats.push(seat);
-    this.focus ??= seat;
+    if (this.#seats.length >= MAX_FRONTENDS) {
+      throw new CommandError(`Device '${this.id}' is in use`);
+    }
+    const seat = this.#makeSeat(user);
+    this.#seats.push(seat);
+    this.#focus ??= seat;
     return seat;
   }
 
   opened(): void {
-    this.escaped = false;
-    this.atLineStart = true;
-    for (const { user } of [...this.seats]) user.opened();
+    this.#escaped = false;
+    this.#atLineStart = true;
+    for (const { user } of [...this.#seats]) user.opened();
   }
 
   received(bytes: Uint8Array): void {
     let from = 0;
     for (let at = 0; at < bytes.length; at++) {
-      if (!this.escaped) {
+      if (!this.#escaped) {
         if (bytes[at] !== ESCAPE) continue;
-        this.give(bytes.subarray(from, at));
-        this.escaped = true;
+        this.#give(bytes.subarray(from, at));
+        this.#escaped = true;
       } else {
-        this.escaped = false;
-        this.command(bytes.subarray(at, at + 1));
+        this.#escaped = false;
+        this.#command(bytes.subarray(at, at + 1));
       }
       from = at + 1;
     }
-    this.give(bytes.subarray(from));
-    this.regulate();
+    this.#give(bytes.subarray(from));
+    this.#regulate();
   }
 
   ended(): void {
-    if (this.seats.length === 0) return this.base.disconnect();
-    for (const seat of [...this.seats]) {
+    if (this.#seats.length === 0) return this.#base.disconnect();
+    for (const seat of [...this.#seats]) {
       seat.left = false;
       seat.user.ended();
     }
   }
 
   closed(): void {
-    for (const { user } of [...this.seats]) user.closed();
+    for (const { user } of [...this.#seats]) user.closed();
   }
 
   drained(): void {
-    for (const { user } of [...this.seats]) user.drained();
+    for (const { user } of [...this.#seats]) user.drained();
   }
 
   protected override transmit(bytes: Uint8Array): void {
-    this.base.send(this.stamps ? this.stamp(bytes) : bytes);
+    this.#base.send(this.#stamps ? this.#stamp(bytes) : bytes);
   }
 
   protected release(): void {
-    this.seats = [];
-    this.base.detach();
+    this.#seats = [];
+    this.#base.detach();
   }
 
-  private makeSeat(user: ChannelUser): Seat {
+  #makeSeat(user: ChannelUser): Seat {
     // deno-lint-ignore no-this-alias
     const mux = this;
     return {
@@ -140,64 +142,64 @@ export class MuxChardev extends Chardev implements ChannelUser {
       send: (bytes) => mux.send(bytes),
       pause(paused) {
         this.wantsPause = paused;
-        mux.regulate();
+        mux.#regulate();
       },
       disconnect() {
         this.left = true;
-        if (mux.seats.every(({ left }) => left)) mux.base.disconnect();
+        if (mux.#seats.every(({ left }) => left)) mux.#base.disconnect();
       },
-      detach: () => mux.leave(user),
+      detach: () => mux.#leave(user),
     };
   }
 
-  private leave(user: ChannelUser): void {
-    this.seats = this.seats.filter((seat) => seat.user !== user);
-    if (this.focus?.user === user) this.focus = this.seats[0];
-    this.regulate();
+  #leave(user: ChannelUser): void {
+    this.#seats = this.#seats.filter((seat) => seat.user !== user);
+    if (this.#focus?.user === user) this.#focus = this.#seats[0];
+    this.#regulate();
   }
 
-  private give(bytes: Uint8Array): void {
-    if (bytes.length > 0) this.focus?.user.received(bytes);
+  #give(bytes: Uint8Array): void {
+    if (bytes.length > 0) this.#focus?.user.received(bytes);
   }
 
   /** The base is read while the one in focus reads. */
-  private regulate(): void {
-    this.base.pause(this.focus?.wantsPause ?? true);
+  #regulate(): void {
+    this.#base.pause(this.#focus?.wantsPause ?? true);
   }
 
-  private command(key: Uint8Array): void {
+  #command(key: Uint8Array): void {
     switch (String.fromCharCode(key[0]!)) {
       case "\x01":
-        return this.give(key);
+        return this.#give(key);
       case "c": {
-        const next = this.seats.indexOf(this.focus!) + 1;
-        this.focus = this.seats[next % this.seats.length];
+        const next = this.#seats.indexOf(this.#focus!) + 1;
+        this.#focus = this.#seats[next % this.#seats.length];
         return;
       }
       case "t":
-        this.stamps = !this.stamps;
-        this.stampsSince = undefined;
+        this.#stamps = !this.#stamps;
+        this.#stampsSince = undefined;
         return;
       case "h":
       case "?":
-        return this.base.send(new TextEncoder().encode(help));
+        return this.#base.send(new TextEncoder().encode(help));
     }
   }
 
   /** Puts the time since the first stamped line before each. */
-  private stamp(bytes: Uint8Array): Uint8Array {
+  #stamp(bytes: Uint8Array): Uint8Array {
     const now = this.context.sys.monotonicNs();
-    this.stampsSince ??= now;
-    const ms = Math.floor((now - this.stampsSince) / 1e6);
+    this.#stampsSince ??= now;
+    const ms = Math.floor((now - this.#stampsSince) / 1e6);
     const two = (value: number) => String(Math.floor(value) % 60).padStart(2, "0");
     const hours = String(Math.floor(ms / 3_600_000)).padStart(2, "0");
     const rest = `${two(ms / 60_000)}:${two(ms / 1000)}.${String(ms % 1000).padStart(3, "0")}`;
     const text = new TextEncoder().encode(`[${hours}:${rest}] `);
     const out: number[] = [];
     for (const byte of bytes) {
-      if (this.atLineStart) out.push(...text);
+      if (this.#atLineStart) out.push(...text);
       out.push(byte);
-      this.atLineStart = byte === NEWLINE;
+      this.#atLineStart = byte === NEWLINE;
     }
     return Uint8Array.from(out);
   }

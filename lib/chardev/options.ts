@@ -142,7 +142,7 @@ function exactly(value: bigint): number | bigint {
 
 /** The last value given for each key, checked for its type. */
 class Values {
-  private readonly values = new Map<string, string>();
+  readonly #values = new Map<string, string>();
 
   constructor(options: FlatOptions) {
     for (const { key, value } of options.options) {
@@ -153,26 +153,26 @@ class Values {
       }
       if (type === "number") limit(key, value, readNumber(key, value), "too large");
       if (type === "size") limit(key, value, readSize(key, value), "out of range");
-      this.values.set(key, value);
+      this.#values.set(key, value);
     }
   }
 
   string(key: string): string | undefined {
-    return this.values.get(key);
+    return this.#values.get(key);
   }
   has(key: string): boolean {
-    return this.values.has(key);
+    return this.#values.has(key);
   }
   bool(key: string): boolean | undefined {
-    const value = this.values.get(key);
+    const value = this.#values.get(key);
     return value === undefined ? undefined : parseBool(value);
   }
   number(key: string): number | bigint | undefined {
-    const value = this.values.get(key);
+    const value = this.#values.get(key);
     return value === undefined ? undefined : exactly(parseInteger(value)!);
   }
   size(key: string): number | bigint | undefined {
-    const value = this.values.get(key);
+    const value = this.#values.get(key);
     return value === undefined ? undefined : exactly(parseSize(value)!);
   }
 }

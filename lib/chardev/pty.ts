@@ -15,29 +15,29 @@ const PIECE = 4096;
 export class PtyChardev extends Chardev {
   /** Of the side that clients open, as "/dev/pts/3". */
   readonly path: string;
-  private readonly fd: number;
-  private timer: Timer | undefined;
-  private closed = false;
+  readonly #fd: number;
+  #timer: Timer | undefined;
+  #closed = false;
 
   /** Throws CommandError when there is none to be had. */
   constructor(context: Context, id: string, private readonly link?: string) {
     super(context, id);
     const { sys } = context;
-    this.fd = sys.open("/dev/ptmx", O.RDWR | O.NOCTTY | O.CLOEXEC | O.NONBLOCK);
-    if (this.fd < 0) throw new CommandError(`Failed to create PTY: ${errnoText(-this.fd)}`);
+    this.#fd = sys.open("/dev/ptmx", O.RDWR | O.NOCTTY | O.CLOEXEC | O.NONBLOCK);
+    if (this.#fd < 0) throw new CommandError(`Failed to create PTY: ${errnoText(-this.#fd)}`);
     const scratch = sys.allocate(4);
-    let rc = sys.ioctl(this.fd, TIOCSPTLCK, scratch.address);
-    if (rc >= 0) rc = sys.ioctl(this.fd, TIOCGPTN, scratch.address);
+    let rc = sys.ioctl(this.#fd, TIOCSPTLCK, scratch.address);
+    if (rc >= 0) rc = sys.ioctl(this.#fd, TIOCGPTN, scratch.address);
     this.path = `/dev/pts/${scratch.view.getUint32(0, true)}`;
     scratch.unmap();
     if (rc < 0) {
-      sys.close(this.fd);
+      sys.close(this.#fd);
       throw new CommandError(`Failed to create PTY: ${errnoText(-rc)}`);
     }
-    setRaw(sys, this.fd, { line: false });
+    setRaw(sys, this.#fd, { line: false });
     rc = link === undefined ? 0 : sys.symlink(this.path, link);
     if (rc < 0) {
-      sys.close(this.fd);
+      sys.close(this.#fd);
       throw new CommandError(`Failed to create PTY symlink '${link}': ${errnoText(-rc)}`);
     }
   }
@@ -48,7 +48,7 @@ export class PtyChardev extends Chardev {
 
   override attach(user: ChannelUser): Channel {
     const channel = super.attach(user);
-    if (!this.isOpen) this.lookIn(0);
+    if (!this.isOpen) this.#lookIn(0);
     return channel;
   }
 
@@ -56,31 +56,31 @@ export class PtyChardev extends Chardev {
   override disconnect(): void {}
 
   protected override dropConnection(): void {
-    if (!this.closed) this.lookIn(LOOK_NS);
+    if (!this.#closed) this.#lookIn(LOOK_NS);
   }
 
   protected release(): void {
-    this.closed = true;
-    this.timer?.cancel();
+    this.#closed = true;
+    this.#timer?.cancel();
     if (this.link !== undefined) this.context.sys.unlink(this.link);
-    this.context.sys.close(this.fd);
+    this.context.sys.close(this.#fd);
   }
 
-  private lookIn(ns: number): void {
-    this.timer?.cancel();
-    this.timer = this.context.loop.timer(ns, () => this.look());
+  #lookIn(ns: number): void {
+    this.#timer?.cancel();
+    this.#timer = this.context.loop.timer(ns, () => this.#look());
   }
 
   /** EIO says that nobody has the other side open. */
-  private look(): void {
-    if (this.user === undefined || this.isOpen || this.closed) return;
+  #look(): void {
+    if (this.user === undefined || this.isOpen || this.#closed) return;
     const { sys, buffers } = this.context;
     const piece = buffers.acquire(PIECE);
-    const got = sys.read(this.fd, piece.address, PIECE);
+    const got = sys.read(this.#fd, piece.address, PIECE);
     const early = piece.bytes.slice(0, Math.max(got, 0));
     buffers.release(piece);
-    if (got < 0 && got !== -Errno.EAGAIN) return this.lookIn(LOOK_NS);
-    this.openStream(this.fd, this.fd);
+    if (got < 0 && got !== -Errno.EAGAIN) return this.#lookIn(LOOK_NS);
+    this.openStream(this.#fd, this.#fd);
     if (early.length > 0) this.receive(early);
   }
 }

@@ -39,9 +39,9 @@ interface Entry {
 
 /** The devices. */
 export class ChardevRegistry {
-  private readonly entries = new Map<string, Entry>();
+  readonly #entries = new Map<string, Entry>();
   /** Told by the devices of the command line, without which there is no monitor to ask for others. */
-  private daemonized = false;
+  #daemonized = false;
 
   constructor(private readonly context: Context) {}
 
@@ -51,24 +51,24 @@ export class ChardevRegistry {
    */
   async add(options: FlatOptions, around: ChardevSurroundings): Promise<ChardevMade> {
     const { id, backend, mux, warnings } = describeChardev(options);
-    this.daemonized = around.daemonized;
+    this.#daemonized = around.daemonized;
     warnings.forEach((text) => this.context.log.warn(text));
     const duplicate = (taken: string) =>
       new CommandError(
         `attempt to add duplicate property '${taken}' to object (type 'container')`,
       );
-    if (!mux) return await this.enter(id, backend, around, duplicate);
-    if (this.entries.has(id)) throw duplicate(id);
+    if (!mux) return await this.#enter(id, backend, around, duplicate);
+    if (this.#entries.has(id)) throw duplicate(id);
     const base = `${id}-base`;
-    const made = await this.enter(base, backend, around, duplicate);
+    const made = await this.#enter(base, backend, around, duplicate);
     const data = { chardev: base };
-    await this.enter(id, { type: "mux", data }, around, duplicate);
+    await this.#enter(id, { type: "mux", data }, around, duplicate);
     return made;
   }
 
   /** Whether there is a device of that id. */
   has(id: string): boolean {
-    return this.entries.has(id);
+    return this.#entries.has(id);
   }
 
   /** chardev-add. Throws CommandError. */
@@ -78,7 +78,7 @@ export class ChardevRegistry {
     around: ChardevWaiting,
   ): Promise<ChardevMade> {
     const duplicate = () => new CommandError(`Chardev with id '${id}' already exists`);
-    return await this.enter(id, backend, around, duplicate);
+    return await this.#enter(id, backend, around, duplicate);
   }
 
   /**
@@ -91,7 +91,7 @@ export class ChardevRegistry {
     around: ChardevWaiting,
     check: () => void = () => {},
   ): Promise<ChardevMade> {
-    const old = this.entries.get(id);
+    const old = this.#entries.get(id);
     if (old === undefined) throw new CommandError(`Chardev '${id}' does not exist`);
     if (old.device instanceof MuxChardev) {
       throw new CommandError("Mux device hotswap not supported yet");
@@ -104,43 +104,43 @@ export class ChardevRegistry {
     }
     // Two devices cannot share the terminal or a listening address: then the old one goes first.
     const exclusive = sameResource(old.backend, backend);
-    if (exclusive) this.drop(id);
+    if (exclusive) this.#drop(id);
     let device: Chardev;
     try {
-      device = await this.make(id, backend);
+      device = await this.#make(id, backend);
     } catch (error) {
       if (exclusive) {
-        const again = await this.make(id, old.backend);
-        this.entries.set(id, { device: again, backend: old.backend });
+        const again = await this.#make(id, old.backend);
+        this.#entries.set(id, { device: again, backend: old.backend });
       }
       throw addFailed(id, error);
     }
-    const now = this.entries.get(id);
+    const now = this.#entries.get(id);
     // Waiting for an address to be resolved lets others in.
     if (!exclusive && (now !== old || old.device.inUse)) {
       device.close();
       throw new CommandError(`Chardev '${id}' is busy`);
     }
-    this.drop(id);
-    this.entries.set(id, { device, backend });
-    return await this.made(device, backend, around);
+    this.#drop(id);
+    this.#entries.set(id, { device, backend });
+    return await this.#made(device, backend, around);
   }
 
   /** chardev-remove. Throws CommandError. */
   remove(id: string): void {
-    const device = this.find(id);
+    const device = this.#find(id);
     if (device.inUse) throw new CommandError(`Chardev '${id}' is busy`);
-    this.drop(id);
+    this.#drop(id);
   }
 
   /** chardev-send-break. Throws CommandError. */
   async sendBreak(id: string): Promise<void> {
-    await this.find(id).sendBreak();
+    await this.#find(id).sendBreak();
   }
 
   /** The ring buffer of that id. Throws CommandError. */
   ringbuf(id: string): RingbufChardev {
-    const device = this.entries.get(id)?.device;
+    const device = this.#entries.get(id)?.device;
     if (device === undefined) throw new CommandError(`Device '${id}' not found`);
     if (device instanceof RingbufChardev) return device;
     throw new CommandError(`${id} is not a ringbuf device`);
@@ -148,14 +148,14 @@ export class ChardevRegistry {
 
   /** Makes `user` the frontend of device `id`. Throws CommandError when there is none, or it has one. */
   attach(id: string, user: ChannelUser): Channel {
-    const device = this.entries.get(id)?.device;
+    const device = this.#entries.get(id)?.device;
     if (device === undefined) throw new CommandError(`chardev "${id}" not found`);
     return device.attach(user);
   }
 
   /** query-chardev. */
   list(): { label: string; filename: string; "frontend-open": boolean }[] {
-    return [...this.entries.values()].map(({ device }) => ({
+    return [...this.#entries.values()].map(({ device }) => ({
       label: device.id,
       filename: device.filename,
       "frontend-open": device.frontendOpen,
@@ -164,7 +164,7 @@ export class ChardevRegistry {
 
   /** All devices with their classes, for the object tree. */
   qomObjects(): { name: string; type: string }[] {
-    return [...this.entries].map(([name, { backend }]) => ({
+    return [...this.#entries].map(([name, { backend }]) => ({
       name,
       type: `chardev-${backend.type}`,
     }));
@@ -178,51 +178,51 @@ export class ChardevRegistry {
   /** Ends all devices: connections dropped, socket files removed, the terminal restored. */
   close(): void {
     // Multiplexers were made after their bases, and let go of them.
-    for (const { device } of [...this.entries.values()].reverse()) device.close();
-    this.entries.clear();
+    for (const { device } of [...this.#entries.values()].reverse()) device.close();
+    this.#entries.clear();
   }
 
-  private find(id: string): Chardev {
-    const entry = this.entries.get(id);
+  #find(id: string): Chardev {
+    const entry = this.#entries.get(id);
     if (entry === undefined) throw new CommandError(`Chardev '${id}' not found`);
     return entry.device;
   }
 
-  private drop(id: string): void {
-    this.entries.get(id)?.device.close();
-    this.entries.delete(id);
+  #drop(id: string): void {
+    this.#entries.get(id)?.device.close();
+    this.#entries.delete(id);
   }
 
-  private make(
+  #make(
     id: string,
     backend: ChardevBackendValue,
   ): Promise<Chardev> {
     return makeChardev(id, backend, {
       context: this.context,
-      daemonized: this.daemonized,
-      find: (base) => this.entries.get(base)?.device,
+      daemonized: this.#daemonized,
+      find: (base) => this.#entries.get(base)?.device,
       hasStdio: () =>
-        [...this.entries.values()].some(({ device }) => device instanceof StdioChardev),
+        [...this.#entries.values()].some(({ device }) => device instanceof StdioChardev),
     });
   }
 
-  private async enter(
+  async #enter(
     id: string,
     backend: ChardevBackendValue,
     around: ChardevWaiting,
     duplicate: (id: string) => CommandError,
   ): Promise<ChardevMade> {
-    if (this.entries.has(id)) throw duplicate(id);
-    const device = await this.make(id, backend);
-    if (this.entries.has(id)) {
+    if (this.#entries.has(id)) throw duplicate(id);
+    const device = await this.#make(id, backend);
+    if (this.#entries.has(id)) {
       device.close();
       throw duplicate(id);
     }
-    this.entries.set(id, { device, backend });
-    return await this.made(device, backend, around);
+    this.#entries.set(id, { device, backend });
+    return await this.#made(device, backend, around);
   }
 
-  private async made(
+  async #made(
     device: Chardev,
     backend: ChardevBackendValue,
     around: ChardevWaiting,

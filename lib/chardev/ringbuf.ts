@@ -10,11 +10,11 @@ const MAX_BYTES = 256 << 20;
 /** The device. Its memory is its size, whatever is written. */
 export class RingbufChardev extends Chardev {
   override readonly supportsOob = false;
-  private readonly memory: Memory;
-  private readonly size: number;
+  readonly #memory: Memory;
+  readonly #size: number;
   /** Where the oldest byte lies, and how many there are. */
-  private start = 0;
-  private length = 0;
+  #start = 0;
+  #length = 0;
 
   /** `filename` is the name by which it was asked for. Throws CommandError. */
   constructor(
@@ -31,8 +31,8 @@ export class RingbufChardev extends Chardev {
     if (size > MAX_BYTES) {
       throw new CommandError(`size of ringbuf chardev must be at most ${MAX_BYTES}`);
     }
-    this.size = wanted === 0 ? DEFAULT_BYTES : Number(wanted);
-    this.memory = context.sys.allocate(this.size);
+    this.#size = wanted === 0 ? DEFAULT_BYTES : Number(wanted);
+    this.#memory = context.sys.allocate(this.#size);
   }
 
   override get isOpen(): boolean {
@@ -41,30 +41,30 @@ export class RingbufChardev extends Chardev {
 
   /** Takes at most `count` of the oldest bytes. */
   read(count: number): Uint8Array {
-    const taken = new Uint8Array(Math.min(count, this.length));
-    const first = Math.min(taken.length, this.size - this.start);
-    taken.set(this.memory.bytes.subarray(this.start, this.start + first));
-    taken.set(this.memory.bytes.subarray(0, taken.length - first), first);
-    this.start = (this.start + taken.length) % this.size;
-    this.length -= taken.length;
+    const taken = new Uint8Array(Math.min(count, this.#length));
+    const first = Math.min(taken.length, this.#size - this.#start);
+    taken.set(this.#memory.bytes.subarray(this.#start, this.#start + first));
+    taken.set(this.#memory.bytes.subarray(0, taken.length - first), first);
+    this.#start = (this.#start + taken.length) % this.#size;
+    this.#length -= taken.length;
     return taken;
   }
 
   /** Adds bytes from the frontend's side or from QMP. */
   override transmit(bytes: Uint8Array): void {
-    const kept = bytes.subarray(Math.max(0, bytes.length - this.size));
-    const end = (this.start + this.length) % this.size;
-    const first = Math.min(kept.length, this.size - end);
-    this.memory.bytes.set(kept.subarray(0, first), end);
-    this.memory.bytes.set(kept.subarray(first), 0);
-    const over = Math.max(0, this.length + kept.length - this.size);
-    this.start = (this.start + over) % this.size;
-    this.length += kept.length - over;
+    const kept = bytes.subarray(Math.max(0, bytes.length - this.#size));
+    const end = (this.#start + this.#length) % this.#size;
+    const first = Math.min(kept.length, this.#size - end);
+    this.#memory.bytes.set(kept.subarray(0, first), end);
+    this.#memory.bytes.set(kept.subarray(first), 0);
+    const over = Math.max(0, this.#length + kept.length - this.#size);
+    this.#start = (this.#start + over) % this.#size;
+    this.#length += kept.length - over;
   }
 
   override disconnect(): void {}
 
   protected release(): void {
-    this.memory.unmap();
+    this.#memory.unmap();
   }
 }

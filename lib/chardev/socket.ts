@@ -64,19 +64,19 @@ const hostPort = (host: string, port: string | number) =>
 
 /** The device. Made by `SocketChardev.open`. */
 export class SocketChardev extends Chardev {
-  private listening: Listening | undefined;
-  private listeners: Watch[] = [];
-  private connection = -1;
-  private timer: Timer | undefined;
-  private closing = false;
-  private address: SocketAddressValue;
-  private told = false;
-  private onConnected: (() => void) | undefined;
-  private readonly telnet = new TelnetFilter();
+  #listening: Listening | undefined;
+  #listeners: Watch[] = [];
+  #connection = -1;
+  #timer: Timer | undefined;
+  #closing = false;
+  #address: SocketAddressValue;
+  #told = false;
+  #onConnected: (() => void) | undefined;
+  readonly #telnet = new TelnetFilter();
 
   private constructor(context: Context, id: string, private readonly options: SocketOptions) {
     super(context, id);
-    this.address = options.address;
+    this.#address = options.address;
   }
 
   /** Listens, or connects. Throws CommandError; a client that reconnects only warns. */
@@ -86,17 +86,17 @@ export class SocketChardev extends Chardev {
     options: SocketOptions,
   ): Promise<SocketChardev> {
     const device = new SocketChardev(context, id, options);
-    if (options.server) await device.listen();
-    else if (options.reconnect > 0) await device.tryConnect();
-    else await device.connect();
+    if (options.server) await device.#listen();
+    else if (options.reconnect > 0) await device.#tryConnect();
+    else await device.#connect();
     return device;
   }
 
   get filename(): string {
-    const text = addressText(this.address, this.options);
-    if (this.connection < 0) return `disconnected:${text}`;
-    const peer = this.context.sys.getpeername(this.connection);
-    const own = this.context.sys.getsockname(this.connection);
+    const text = addressText(this.#address, this.options);
+    if (this.#connection < 0) return `disconnected:${text}`;
+    const peer = this.context.sys.getpeername(this.#connection);
+    const own = this.context.sys.getsockname(this.#connection);
     if (typeof peer === "number" || typeof own === "number") return text;
     if (!("host" in peer) || !("host" in own)) return text;
     const suffix = this.options.server ? ",server=on" : "";
@@ -108,13 +108,13 @@ export class SocketChardev extends Chardev {
   async waitForClient(stopped: Promise<unknown>, report: (line: string) => void): Promise<void> {
     if (this.isOpen) return;
     report(`QEMU waiting for connection on: ${this.filename}`);
-    const connected = new Promise<void>((resolve) => this.onConnected = resolve);
+    const connected = new Promise<void>((resolve) => this.#onConnected = resolve);
     await Promise.race([connected, stopped]);
-    this.onConnected = undefined;
+    this.#onConnected = undefined;
   }
 
   protected override greet(): void {
-    this.telnet.reset();
+    this.#telnet.reset();
     if (this.options.telnet && this.options.server) this.stream?.send(telnetOffer());
   }
 
@@ -123,93 +123,93 @@ export class SocketChardev extends Chardev {
   }
 
   protected override receive(bytes: Uint8Array): void {
-    const data = this.options.telnet ? this.telnet.filter(bytes) : bytes;
+    const data = this.options.telnet ? this.#telnet.filter(bytes) : bytes;
     if (data.length > 0) super.receive(data);
   }
 
   protected override dropConnection(): void {
-    if (this.connection >= 0) this.context.sys.close(this.connection);
-    this.connection = -1;
-    if (this.closing) return;
-    this.setListening(true);
-    if (!this.options.server && this.options.reconnect > 0) this.later();
+    if (this.#connection >= 0) this.context.sys.close(this.#connection);
+    this.#connection = -1;
+    if (this.#closing) return;
+    this.#setListening(true);
+    if (!this.options.server && this.options.reconnect > 0) this.#later();
   }
 
   protected release(): void {
-    this.closing = true;
-    this.timer?.cancel();
-    for (const watch of this.listeners) watch.close();
-    this.listeners = [];
+    this.#closing = true;
+    this.#timer?.cancel();
+    for (const watch of this.#listeners) watch.close();
+    this.#listeners = [];
     const { sys } = this.context;
-    if (this.connection >= 0) sys.close(this.connection);
-    this.connection = -1;
-    for (const fd of this.listening?.fds ?? []) sys.close(fd);
-    if (this.listening?.path !== undefined) sys.unlink(this.listening.path);
-    this.listening = undefined;
+    if (this.#connection >= 0) sys.close(this.#connection);
+    this.#connection = -1;
+    for (const fd of this.#listening?.fds ?? []) sys.close(fd);
+    if (this.#listening?.path !== undefined) sys.unlink(this.#listening.path);
+    this.#listening = undefined;
   }
 
-  private async listen(): Promise<void> {
-    this.listening = await listenOn(this.context, this.address, BACKLOG);
-    const [first] = this.listening.fds;
+  async #listen(): Promise<void> {
+    this.#listening = await listenOn(this.context, this.#address, BACKLOG);
+    const [first] = this.#listening.fds;
     const bound = this.context.sys.getsockname(first!);
-    if (this.address.type === "inet" && typeof bound === "object" && "host" in bound) {
-      this.address = { ...this.address, port: String(bound.port) };
+    if (this.#address.type === "inet" && typeof bound === "object" && "host" in bound) {
+      this.#address = { ...this.#address, port: String(bound.port) };
     }
-    this.listeners = this.listening.fds.map((fd) =>
-      this.context.loop.watch(fd, EPOLL.IN, () => this.accept(fd))
+    this.#listeners = this.#listening.fds.map((fd) =>
+      this.context.loop.watch(fd, EPOLL.IN, () => this.#accept(fd))
     );
   }
 
   /** While a client is served the others wait in the listen queue. */
-  private setListening(on: boolean): void {
-    for (const watch of this.listeners) watch.set(on ? EPOLL.IN : 0);
+  #setListening(on: boolean): void {
+    for (const watch of this.#listeners) watch.set(on ? EPOLL.IN : 0);
   }
 
-  private accept(fd: number): void {
-    if (this.connection >= 0) return;
+  #accept(fd: number): void {
+    if (this.#connection >= 0) return;
     const connection = this.context.sys.accept(fd);
     if (connection < 0) return; // it left again, or there is nothing to serve it with
-    this.setListening(false);
-    this.adopt(connection);
+    this.#setListening(false);
+    this.#adopt(connection);
   }
 
-  private adopt(fd: number): void {
+  #adopt(fd: number): void {
     const { sys } = this.context;
-    this.connection = fd;
-    this.told = false;
-    if (this.address.type === "inet") {
+    this.#connection = fd;
+    this.#told = false;
+    if (this.#address.type === "inet") {
       if (this.options.nodelay) sys.setsockopt(fd, SOL.TCP, TCP.NODELAY, 1);
-      const probes = keepAliveOf(this.address);
+      const probes = keepAliveOf(this.#address);
       if (probes !== undefined) setKeepAlive(sys, fd, probes);
     }
     this.openStream(fd, fd);
-    this.onConnected?.();
+    this.#onConnected?.();
   }
 
-  private later(): void {
-    this.timer = this.context.loop.timer(this.options.reconnect, () => {
-      this.tryConnect();
+  #later(): void {
+    this.#timer = this.context.loop.timer(this.options.reconnect, () => {
+      this.#tryConnect();
     });
   }
 
-  private async tryConnect(): Promise<void> {
+  async #tryConnect(): Promise<void> {
     try {
-      await this.connect();
+      await this.#connect();
     } catch (error) {
-      if (this.closing) return;
-      if (!this.told) {
+      if (this.#closing) return;
+      if (!this.#told) {
         const text = error instanceof Error ? error.message : String(error);
         this.context.log.error(`Unable to connect character device ${this.id}: ${text}`);
       }
-      this.told = true;
-      this.later();
+      this.#told = true;
+      this.#later();
     }
   }
 
-  private async connect(): Promise<void> {
-    const fd = await connectTo(this.context, this.address);
-    if (this.closing) this.context.sys.close(fd);
-    else this.adopt(fd);
+  async #connect(): Promise<void> {
+    const fd = await connectTo(this.context, this.#address);
+    if (this.#closing) this.context.sys.close(fd);
+    else this.#adopt(fd);
   }
 }
 

@@ -16,15 +16,15 @@ const STDOUT = 1;
 /** The device. What it changes on the descriptors and on the terminal, `close` restores. */
 export class StdioChardev extends Chardev {
   readonly filename = "stdio";
-  private readonly flags: readonly [number, number];
-  private savedTerminal: Memory | undefined;
+  readonly #flags: readonly [number, number];
+  #savedTerminal: Memory | undefined;
 
   /** `signal`: whether the terminal's interrupt key still sends a signal. */
   constructor(context: Context, id: string, signal: boolean) {
     super(context, id);
     const { sys } = context;
-    this.flags = [sys.fcntl(STDIN, F.GETFL, 0), sys.fcntl(STDOUT, F.GETFL, 0)];
-    if (!signal) this.silenceKeys();
+    this.#flags = [sys.fcntl(STDIN, F.GETFL, 0), sys.fcntl(STDOUT, F.GETFL, 0)];
+    if (!signal) this.#silenceKeys();
     for (const fd of [STDIN, STDOUT]) {
       sys.fcntl(fd, F.SETFL, sys.fcntl(fd, F.GETFL, 0) | O.NONBLOCK);
     }
@@ -37,24 +37,24 @@ export class StdioChardev extends Chardev {
 
   protected release(): void {
     const { sys } = this.context;
-    if (this.savedTerminal !== undefined) {
-      sys.ioctl(STDIN, TCSETS, this.savedTerminal.address);
-      this.savedTerminal.unmap();
-      this.savedTerminal = undefined;
+    if (this.#savedTerminal !== undefined) {
+      sys.ioctl(STDIN, TCSETS, this.#savedTerminal.address);
+      this.#savedTerminal.unmap();
+      this.#savedTerminal = undefined;
     }
     [STDIN, STDOUT].forEach((fd, i) => {
-      if (this.flags[i]! >= 0) sys.fcntl(fd, F.SETFL, this.flags[i]!);
+      if (this.#flags[i]! >= 0) sys.fcntl(fd, F.SETFL, this.#flags[i]!);
     });
   }
 
-  private silenceKeys(): void {
+  #silenceKeys(): void {
     const { sys } = this.context;
     const saved = sys.allocate(TERMIOS_BYTES);
     if (sys.ioctl(STDIN, TCGETS, saved.address) < 0) {
       saved.unmap(); // not a terminal
       return;
     }
-    this.savedTerminal = saved;
+    this.#savedTerminal = saved;
     const changed = sys.allocate(TERMIOS_BYTES);
     changed.bytes.set(saved.bytes);
     const local = changed.view.getUint32(LFLAG_AT, true);

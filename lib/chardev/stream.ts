@@ -21,18 +21,18 @@ const CONGESTED = 64 << 10;
 
 /** Two descriptors (perhaps the same one) as a stream. Does not close them. */
 export class FdStream {
-  private readonly memory: Memory;
-  private readonly queue: Uint8Array[] = [];
-  private headDone = 0;
-  private unsentBytes = 0;
-  private wasCongested = false;
-  private paused = true;
-  private inputOver = false;
-  private over = false;
-  private released = false;
-  private readonly isSocket: boolean;
-  private inputWatch: Watch | undefined;
-  private outputWatch: Watch | undefined;
+  readonly #memory: Memory;
+  readonly #queue: Uint8Array[] = [];
+  #headDone = 0;
+  #unsentBytes = 0;
+  #wasCongested = false;
+  #paused = true;
+  #inputOver = false;
+  #over = false;
+  #released = false;
+  readonly #isSocket: boolean;
+  #inputWatch: Watch | undefined;
+  #outputWatch: Watch | undefined;
 
   constructor(
     private readonly context: Context,
@@ -40,59 +40,59 @@ export class FdStream {
     private readonly output: number,
     private readonly user: StreamUser,
   ) {
-    this.memory = context.buffers.acquire(READ_BYTES);
+    this.#memory = context.buffers.acquire(READ_BYTES);
     const stat = context.sys.fstat(output);
-    this.isSocket = typeof stat === "object" && stat.kind === "socket";
-    const handler = (events: number) => this.ready(events);
+    this.#isSocket = typeof stat === "object" && stat.kind === "socket";
+    const handler = (events: number) => this.#ready(events);
     // Plain files and /dev/null cannot be watched (EPERM): they are always ready.
-    if (input >= 0) this.inputWatch = this.tryWatch(input, handler);
-    this.outputWatch = input === output ? this.inputWatch : this.tryWatch(output, handler);
+    if (input >= 0) this.#inputWatch = this.#tryWatch(input, handler);
+    this.#outputWatch = input === output ? this.#inputWatch : this.#tryWatch(output, handler);
   }
 
   /** Bytes taken by `send` and not yet by the kernel. */
   get unsent(): number {
-    return this.unsentBytes;
+    return this.#unsentBytes;
   }
 
   get congested(): boolean {
-    return this.unsentBytes > CONGESTED;
+    return this.#unsentBytes > CONGESTED;
   }
 
   /** Queues `bytes`, which it keeps. */
   send(bytes: Uint8Array): void {
-    if (this.over || bytes.length === 0) return;
-    this.queue.push(bytes);
-    this.unsentBytes += bytes.length;
-    if (this.queue.length === 1) this.flush();
-    this.wasCongested ||= this.congested;
-    this.arm();
+    if (this.#over || bytes.length === 0) return;
+    this.#queue.push(bytes);
+    this.#unsentBytes += bytes.length;
+    if (this.#queue.length === 1) this.#flush();
+    this.#wasCongested ||= this.congested;
+    this.#arm();
   }
 
   /** Stops or resumes reading. It begins stopped. */
   pause(paused: boolean): void {
-    if (this.paused === paused || this.over) return;
-    this.paused = paused;
-    this.arm();
-    if (!paused && this.inputWatch === undefined) this.pollInput();
+    if (this.#paused === paused || this.#over) return;
+    this.#paused = paused;
+    this.#arm();
+    if (!paused && this.#inputWatch === undefined) this.#pollInput();
   }
 
   /** Stops watching; what is unsent is dropped. */
   close(): void {
-    this.over = true;
-    this.release();
+    this.#over = true;
+    this.#release();
   }
 
-  private release(): void {
-    if (this.released) return;
-    this.released = true;
-    this.inputWatch?.close();
-    if (this.outputWatch !== this.inputWatch) this.outputWatch?.close();
-    this.context.buffers.release(this.memory);
-    this.queue.length = 0;
-    this.unsentBytes = 0;
+  #release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#inputWatch?.close();
+    if (this.#outputWatch !== this.#inputWatch) this.#outputWatch?.close();
+    this.context.buffers.release(this.#memory);
+    this.#queue.length = 0;
+    this.#unsentBytes = 0;
   }
 
-  private tryWatch(fd: number, handler: (events: number) => void): Watch | undefined {
+  #tryWatch(fd: number, handler: (events: number) => void): Watch | undefined {
     try {
       return this.context.loop.watch(fd, 0, handler, true);
     } catch {
@@ -100,99 +100,99 @@ export class FdStream {
     }
   }
 
-  private arm(): void {
-    if (this.over) return;
-    const wantsInput = this.paused || this.inputOver ? 0 : EPOLL.IN;
-    const wantsOutput = this.unsentBytes > 0 ? EPOLL.OUT : 0;
-    if (this.inputWatch === this.outputWatch) this.inputWatch?.set(wantsInput | wantsOutput);
+  #arm(): void {
+    if (this.#over) return;
+    const wantsInput = this.#paused || this.#inputOver ? 0 : EPOLL.IN;
+    const wantsOutput = this.#unsentBytes > 0 ? EPOLL.OUT : 0;
+    if (this.#inputWatch === this.#outputWatch) this.#inputWatch?.set(wantsInput | wantsOutput);
     else {
-      this.inputWatch?.set(wantsInput);
-      this.outputWatch?.set(wantsOutput);
+      this.#inputWatch?.set(wantsInput);
+      this.#outputWatch?.set(wantsOutput);
     }
   }
 
-  private ready(events: number): void {
-    if (this.over) return;
-    if (events & EPOLL.OUT) this.flush();
+  #ready(events: number): void {
+    if (this.#over) return;
+    if (events & EPOLL.OUT) this.#flush();
     const gone = (events & (EPOLL.HUP | EPOLL.ERR)) !== 0;
     // What a peer sent before it left is read first, as far as we read at all.
-    if (events & EPOLL.IN && !this.paused) this.read();
-    else if (gone && !this.over) this.hungUp();
-    this.arm();
+    if (events & EPOLL.IN && !this.#paused) this.#read();
+    else if (gone && !this.#over) this.#hungUp();
+    this.#arm();
   }
 
   /** The kernel says so even to those who do not ask: it has to be dealt with, or it would say so for ever. */
-  private hungUp(): void {
-    if (this.input === this.output) return this.fail();
-    if (this.inputOver) return this.fail();
-    this.endInput();
+  #hungUp(): void {
+    if (this.input === this.output) return this.#fail();
+    if (this.#inputOver) return this.#fail();
+    this.#endInput();
   }
 
-  private endInput(): void {
-    if (this.inputOver) return;
-    this.inputOver = true;
-    if (this.inputWatch !== this.outputWatch) {
-      this.inputWatch?.close();
-      this.inputWatch = undefined;
+  #endInput(): void {
+    if (this.#inputOver) return;
+    this.#inputOver = true;
+    if (this.#inputWatch !== this.#outputWatch) {
+      this.#inputWatch?.close();
+      this.#inputWatch = undefined;
     }
     this.user.ended();
   }
 
-  private read(): void {
-    const got = this.context.sys.read(this.input, this.memory.address, READ_BYTES);
-    if (got > 0) this.user.received(this.memory.bytes.subarray(0, got));
-    else if (got === 0) this.endInput();
+  #read(): void {
+    const got = this.context.sys.read(this.input, this.#memory.address, READ_BYTES);
+    if (got > 0) this.user.received(this.#memory.bytes.subarray(0, got));
+    else if (got === 0) this.#endInput();
     else if (got !== -Errno.EAGAIN && got !== -Errno.EINTR) {
-      if (this.input === this.output) this.fail();
-      else this.endInput();
+      if (this.input === this.output) this.#fail();
+      else this.#endInput();
     }
   }
 
   /** Input that cannot be watched: one piece a turn. */
-  private pollInput(): void {
+  #pollInput(): void {
     this.context.loop.defer(() => {
-      if (this.over || this.paused || this.inputOver || this.input < 0) return;
-      this.read();
-      if (!this.inputOver && !this.over) this.pollInput();
+      if (this.#over || this.#paused || this.#inputOver || this.input < 0) return;
+      this.#read();
+      if (!this.#inputOver && !this.#over) this.#pollInput();
     });
   }
 
-  private flush(): void {
+  #flush(): void {
     const { sys } = this.context;
     const scratch = this.context.buffers.acquire(READ_BYTES);
     try {
-      while (this.queue.length > 0) {
-        const head = this.queue[0]!;
-        const take = Math.min(head.length - this.headDone, READ_BYTES);
-        scratch.bytes.set(head.subarray(this.headDone, this.headDone + take));
-        const sent = this.isSocket
+      while (this.#queue.length > 0) {
+        const head = this.#queue[0]!;
+        const take = Math.min(head.length - this.#headDone, READ_BYTES);
+        scratch.bytes.set(head.subarray(this.#headDone, this.#headDone + take));
+        const sent = this.#isSocket
           ? sys.send(this.output, scratch.address, take, 0)
           : sys.write(this.output, scratch.address, take);
         if (sent < 0) {
           if (sent === -Errno.EAGAIN || sent === -Errno.EINTR) break;
-          return this.context.loop.defer(() => this.fail());
+          return this.context.loop.defer(() => this.#fail());
         }
-        this.unsentBytes -= sent;
-        this.headDone += sent;
-        if (this.headDone === head.length) {
-          this.queue.shift();
-          this.headDone = 0;
+        this.#unsentBytes -= sent;
+        this.#headDone += sent;
+        if (this.#headDone === head.length) {
+          this.#queue.shift();
+          this.#headDone = 0;
         }
       }
     } finally {
       this.context.buffers.release(scratch);
     }
-    const relieved = this.wasCongested && this.unsentBytes <= CONGESTED / 2;
-    if (relieved) this.wasCongested = false;
-    if (relieved || this.unsentBytes === 0) {
-      this.context.loop.defer(() => this.over || this.user.drained());
+    const relieved = this.#wasCongested && this.#unsentBytes <= CONGESTED / 2;
+    if (relieved) this.#wasCongested = false;
+    if (relieved || this.#unsentBytes === 0) {
+      this.context.loop.defer(() => this.#over || this.user.drained());
     }
   }
 
-  private fail(): void {
-    if (this.over) return;
-    this.over = true;
-    this.release();
+  #fail(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#release();
     this.user.failed();
   }
 }

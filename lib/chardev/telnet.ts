@@ -24,43 +24,43 @@ export function escapeTelnet(bytes: Uint8Array): Uint8Array {
 
 /** Takes commands out of a stream that comes in pieces; holds no more than its place in a command. */
 export class TelnetFilter {
-  private state: "data" | "command" | "option" | "sub" | "sub-command" = "data";
+  #state: "data" | "command" | "option" | "sub" | "sub-command" = "data";
 
   /** A new stream begins. */
   reset(): void {
-    this.state = "data";
+    this.#state = "data";
   }
 
   /** The data in `bytes`: a new array, or `bytes` itself when all of it is data. */
   filter(bytes: Uint8Array): Uint8Array {
-    if (this.state === "data" && !bytes.includes(IAC)) return bytes;
+    if (this.#state === "data" && !bytes.includes(IAC)) return bytes;
     const data = new Uint8Array(bytes.length);
     let length = 0;
     for (const byte of bytes) {
-      if (this.step(byte)) data[length++] = byte;
+      if (this.#step(byte)) data[length++] = byte;
     }
     return data.subarray(0, length);
   }
 
   /** Whether `byte` is data. */
-  private step(byte: number): boolean {
-    switch (this.state) {
+  #step(byte: number): boolean {
+    switch (this.#state) {
       case "data":
         if (byte !== IAC) return true;
-        this.state = "command";
+        this.#state = "command";
         return false;
       case "command":
-        if (byte === SB) this.state = "sub";
-        else this.state = byte >= WILL && byte < IAC ? "option" : "data";
+        if (byte === SB) this.#state = "sub";
+        else this.#state = byte >= WILL && byte < IAC ? "option" : "data";
         return byte === IAC;
       case "option":
-        this.state = "data";
+        this.#state = "data";
         return false;
       case "sub":
-        if (byte === IAC) this.state = "sub-command";
+        if (byte === IAC) this.#state = "sub-command";
         return false;
       case "sub-command":
-        this.state = byte === SE ? "data" : "sub";
+        this.#state = byte === SE ? "data" : "sub";
         return false;
     }
   }

@@ -23,12 +23,12 @@ const RECEIVE_BYTES = 65536;
 export class UdpChardev extends Chardev {
   readonly filename = "udp";
   override readonly supportsOob = false;
-  private readonly watch: Watch;
-  private heard = false;
+  readonly #watch: Watch;
+  #heard = false;
 
   private constructor(context: Context, id: string, private readonly fd: number) {
     super(context, id);
-    this.watch = context.loop.watch(fd, 0, () => this.read());
+    this.#watch = context.loop.watch(fd, 0, () => this.#read());
   }
 
   /** Throws CommandError. */
@@ -60,7 +60,7 @@ export class UdpChardev extends Chardev {
   }
 
   override get isOpen(): boolean {
-    return this.heard;
+    return this.#heard;
   }
 
   override attach(user: ChannelUser): Channel {
@@ -70,7 +70,7 @@ export class UdpChardev extends Chardev {
   }
 
   override pause(paused: boolean): void {
-    this.watch.set(paused ? 0 : EPOLL.IN);
+    this.#watch.set(paused ? 0 : EPOLL.IN);
   }
 
   override disconnect(): void {}
@@ -89,16 +89,16 @@ export class UdpChardev extends Chardev {
   }
 
   protected release(): void {
-    this.watch.close();
+    this.#watch.close();
     this.context.sys.close(this.fd);
   }
 
-  private read(): void {
+  #read(): void {
     const { sys, buffers } = this.context;
     const piece = buffers.acquire(RECEIVE_BYTES);
     const got = sys.recv(this.fd, piece.address, RECEIVE_BYTES, 0);
-    if (got >= 0 && !this.heard) {
-      this.heard = true;
+    if (got >= 0 && !this.#heard) {
+      this.#heard = true;
       this.user?.opened();
     }
     if (got > 0) this.receive(piece.bytes.subarray(0, got));

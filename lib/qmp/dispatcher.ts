@@ -16,23 +16,23 @@ export interface CommandEntry {
 
 /** All commands that the daemon does, in the order of registration. */
 export class CommandRegistry {
-  private readonly entries = new Map<string, CommandEntry>();
+  readonly #entries = new Map<string, CommandEntry>();
 
   /** Adds a feature's commands with their handlers; the types see to it that none is missing. */
   register<C extends CommandTable>(table: C, handlers: Handlers<C>): void {
     for (const [name, definition] of Object.entries(table)) {
       const run = handlers[name as keyof C] as (args: unknown) => MaybePromise<unknown>;
-      this.entries.set(name, { name, definition, run: (args) => run.call(handlers, args) });
+      this.#entries.set(name, { name, definition, run: (args) => run.call(handlers, args) });
     }
   }
 
   find(name: string): CommandEntry | undefined {
-    return this.entries.get(name);
+    return this.#entries.get(name);
   }
 
   /** Names and definitions, for query-commands and introspection. */
   list(): readonly CommandEntry[] {
-    return [...this.entries.values()];
+    return [...this.#entries.values()];
   }
 }
 
@@ -120,7 +120,7 @@ export type FindTracePoint = (name: string) => TracePoint;
 /** Runs requests against a registry. */
 export class Dispatcher {
   /** The points around each command's handler, as commands are met. */
-  private readonly points = new Map<string, { enter: TracePoint; exit: TracePoint }>();
+  readonly #points = new Map<string, { enter: TracePoint; exit: TracePoint }>();
 
   constructor(
     private readonly commands: CommandRegistry,
@@ -138,11 +138,11 @@ export class Dispatcher {
     negotiate: (enable: readonly string[]) => void,
   ): Promise<Reply> {
     if (!isJsonObject(request)) return protocolError("QMP input must be a JSON object");
-    const reply = await this.run(request, session, negotiate);
+    const reply = await this.#run(request, session, negotiate);
     return "id" in request ? { ...reply, id: request["id"]! } : reply;
   }
 
-  private async run(
+  async #run(
     request: JsonObject,
     session: SessionState,
     negotiate: (enable: readonly string[]) => void,
@@ -151,7 +151,7 @@ export class Dispatcher {
     try {
       const envelope = openEnvelope(request, session.oob);
       name = envelope.command;
-      const entry = this.lookUp(envelope, session);
+      const entry = this.#lookUp(envelope, session);
       const args = visitJson(entry.definition.arguments, envelope.arguments ?? {});
       if (name === "qmp_capabilities") {
         if (session.negotiated) {
@@ -162,15 +162,15 @@ export class Dispatcher {
         }
         negotiate((args as { enable?: string[] }).enable ?? []);
       }
-      return { return: await this.runEntry(entry, args, envelope.arguments ?? {}) };
+      return { return: await this.#runEntry(entry, args, envelope.arguments ?? {}) };
     } catch (error) {
       return errorReply(error, name, this.reportBug);
     }
   }
 
   /** Runs the handler, between its two trace events. */
-  private async runEntry(entry: CommandEntry, args: unknown, given: JsonObject): Promise<unknown> {
-    const { enter, exit } = this.pointsOf(entry.name);
+  async #runEntry(entry: CommandEntry, args: unknown, given: JsonObject): Promise<unknown> {
+    const { enter, exit } = this.#pointsOf(entry.name);
     if (enter.enabled) enter.emit(writeJson(given));
     try {
       const result = (await entry.run(args)) ?? {};
@@ -182,17 +182,17 @@ export class Dispatcher {
     }
   }
 
-  private pointsOf(command: string): { enter: TracePoint; exit: TracePoint } {
-    let points = this.points.get(command);
+  #pointsOf(command: string): { enter: TracePoint; exit: TracePoint } {
+    let points = this.#points.get(command);
     if (points === undefined) {
       const { enter, exit } = commandEvents(command);
       points = { enter: this.findPoint(enter), exit: this.findPoint(exit) };
-      this.points.set(command, points);
+      this.#points.set(command, points);
     }
     return points;
   }
 
-  private lookUp(envelope: Envelope, session: SessionState): CommandEntry {
+  #lookUp(envelope: Envelope, session: SessionState): CommandEntry {
     const name = envelope.command;
     if (!session.negotiated && name !== "qmp_capabilities") {
       throw refuse(

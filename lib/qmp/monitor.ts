@@ -44,180 +44,180 @@ type Queued = { readonly value: JsonValue } | { readonly problem: string };
 /** A monitor. `channel` is set right after construction, since each needs the other. */
 export class Monitor implements ChannelUser {
   readonly name: string;
-  private channel: Channel | undefined;
-  private readonly reader: JsonReader;
-  private readonly state = { negotiated: false, oob: false };
-  private queue: Queued[] = [];
-  private running = false;
-  private frozen = false;
+  #channel: Channel | undefined;
+  readonly #reader: JsonReader;
+  readonly #state = { negotiated: false, oob: false };
+  #queue: Queued[] = [];
+  #running = false;
+  #frozen = false;
   /** The client sends nothing more. */
-  private ending = false;
+  #ending = false;
   /** It is to end after the reply to the present request. */
-  private leaving = false;
-  private dropped = 0;
+  #leaving = false;
+  #dropped = 0;
   /** Counts clients, so that a reply for one that has gone does not reach the next. */
-  private generation = 0;
+  #generation = 0;
 
   constructor(private readonly parts: MonitorParts) {
     this.name = parts.name;
-    this.reader = new JsonReader({
-      value: (value) => this.enqueue({ value }),
-      error: (problem) => this.enqueue({ problem }),
+    this.#reader = new JsonReader({
+      value: (value) => this.#enqueue({ value }),
+      error: (problem) => this.#enqueue({ problem }),
     });
   }
 
   /** Connects the monitor with its device; greets if someone is there already. */
   attach(channel: Channel): void {
-    this.channel = channel;
+    this.#channel = channel;
     if (channel.isOpen) this.opened();
   }
 
   opened(): void {
-    this.forget();
-    const capabilities = this.channel?.supportsOob ? ["oob"] : [];
-    this.send({ QMP: { version: this.parts.version, capabilities } });
+    this.#forget();
+    const capabilities = this.#channel?.supportsOob ? ["oob"] : [];
+    this.#send({ QMP: { version: this.parts.version, capabilities } });
   }
 
   received(bytes: Uint8Array): void {
-    if (!this.frozen) this.reader.feed(bytes);
-    this.regulate();
+    if (!this.#frozen) this.#reader.feed(bytes);
+    this.#regulate();
   }
 
   ended(): void {
-    this.ending = true;
-    this.regulate();
+    this.#ending = true;
+    this.#regulate();
   }
 
   closed(): void {
-    this.forget();
+    this.#forget();
     this.parts.left?.();
   }
 
   drained(): void {
-    if (this.dropped > 0) {
+    if (this.#dropped > 0) {
       this.parts.log.warn(
-        `monitor '${this.name}': its client reads too slowly, ${this.dropped} events were dropped`,
+        `monitor '${this.name}': its client reads too slowly, ${this.#dropped} events were dropped`,
       );
-      this.dropped = 0;
+      this.#dropped = 0;
     }
-    this.regulate();
+    this.#regulate();
     if (this.ready) this.parts.wake();
   }
 
   /** Whether a request can run now. */
   get ready(): boolean {
-    return this.queue.length > 0 && !this.running && !this.frozen && !this.channel!.congested;
+    return this.#queue.length > 0 && !this.#running && !this.#frozen && !this.#channel!.congested;
   }
 
   /** Runs the first request to its end and replies. Only while `ready`. */
   async runNext(): Promise<void> {
-    const request = this.queue.shift()!;
-    this.traceDequeued(request);
-    const generation = this.generation;
-    this.running = true;
-    const reply = await this.execute(request);
-    this.running = false;
-    if (generation === this.generation) this.send(reply);
-    if (this.leaving) this.close();
-    else this.regulate();
+    const request = this.#queue.shift()!;
+    this.#traceDequeued(request);
+    const generation = this.#generation;
+    this.#running = true;
+    const reply = await this.#execute(request);
+    this.#running = false;
+    if (generation === this.#generation) this.#send(reply);
+    if (this.#leaving) this.close();
+    else this.#regulate();
   }
 
   /** Sends an event, if the client has negotiated. `line` is the event as JSON (`prettyLine` for pretty=on). */
   event(line: string, prettyLine: () => string): void {
-    if (!this.state.negotiated || this.channel === undefined || !this.channel.isOpen) return;
-    if (this.channel.unsent > MAX_UNSENT_EVENTS) this.dropped++;
-    else this.sendText(this.parts.pretty ? prettyLine() : line);
+    if (!this.#state.negotiated || this.#channel === undefined || !this.#channel.isOpen) return;
+    if (this.#channel.unsent > MAX_UNSENT_EVENTS) this.#dropped++;
+    else this.#sendText(this.parts.pretty ? prettyLine() : line);
   }
 
   /** From now on nothing that the client sends is executed (the daemon is quitting). */
   freeze(): void {
-    this.frozen = true;
-    this.queue = [];
+    this.#frozen = true;
+    this.#queue = [];
   }
 
   /** Bytes that the client has not taken. */
   get unsent(): number {
-    return this.channel?.unsent ?? 0;
+    return this.#channel?.unsent ?? 0;
   }
 
   /** Executes nothing more, and lets go of the device: at once, or when what is being executed was answered. */
   leave(): void {
     this.freeze();
-    this.leaving = true;
-    if (!this.running) this.close();
+    this.#leaving = true;
+    if (!this.#running) this.close();
   }
 
   /** Lets go of the device. */
   close(): void {
     this.freeze();
-    this.generation++;
-    this.channel?.detach();
-    this.channel = undefined;
+    this.#generation++;
+    this.#channel?.detach();
+    this.#channel = undefined;
   }
 
-  private forget(): void {
-    this.generation++;
-    this.reader.reset();
-    this.queue = [];
-    this.ending = false;
-    this.dropped = 0;
-    this.state.negotiated = this.state.oob = false;
-    this.channel?.pause(false);
+  #forget(): void {
+    this.#generation++;
+    this.#reader.reset();
+    this.#queue = [];
+    this.#ending = false;
+    this.#dropped = 0;
+    this.#state.negotiated = this.#state.oob = false;
+    this.#channel?.pause(false);
   }
 
-  private enqueue(request: Queued): void {
+  #enqueue(request: Queued): void {
     const { command, enqueue, outOfBand } = this.parts.trace;
     if (command.enabled && "value" in request) {
       command.emit(`mon ${this.name} req: ${writeJson(request.value)}`);
     }
-    if ("value" in request && isOutOfBand(request.value, this.state)) {
+    if ("value" in request && isOutOfBand(request.value, this.#state)) {
       if (outOfBand.enabled) outOfBand.emit(idText(request.value));
-      const generation = this.generation;
-      this.execute(request).then((reply) => {
-        if (generation === this.generation) this.send(reply);
+      const generation = this.#generation;
+      this.#execute(request).then((reply) => {
+        if (generation === this.#generation) this.#send(reply);
       });
       return;
     }
-    if (enqueue.enabled) enqueue.emit(`mon ${this.name} len ${this.queue.length}`);
-    this.queue.push(request);
+    if (enqueue.enabled) enqueue.emit(`mon ${this.name} len ${this.#queue.length}`);
+    this.#queue.push(request);
     if (this.ready) this.parts.wake();
   }
 
-  private traceDequeued(request: Queued): void {
+  #traceDequeued(request: Queued): void {
     const { dequeue, inBand, inBandError } = this.parts.trace;
-    if (dequeue.enabled) dequeue.emit(`mon ${this.name} len ${this.queue.length}`);
+    if (dequeue.enabled) dequeue.emit(`mon ${this.name} len ${this.#queue.length}`);
     if ("value" in request) {
       if (inBand.enabled) inBand.emit(idText(request.value));
     } else if (inBandError.enabled) inBandError.emit(request.problem);
   }
 
-  private execute(request: Queued): Promise<Reply> {
+  #execute(request: Queued): Promise<Reply> {
     if ("problem" in request) return Promise.resolve(protocolError(request.problem));
-    return this.parts.dispatcher.dispatch(request.value, this.state, (enable) => {
-      this.state.negotiated = true;
-      this.state.oob = enable.includes("oob");
+    return this.parts.dispatcher.dispatch(request.value, this.#state, (enable) => {
+      this.#state.negotiated = true;
+      this.#state.oob = enable.includes("oob");
     });
   }
 
   /** Reads on only while the queue has room and the client reads. */
-  private regulate(): void {
-    if (this.channel === undefined) return;
-    const room = this.state.oob ? QUEUE_WITH_OOB : 1;
-    const waiting = this.queue.length + (this.running ? 1 : 0);
-    if (this.ending && waiting === 0) return this.channel.disconnect();
-    this.channel.pause(waiting >= room || this.channel.congested);
+  #regulate(): void {
+    if (this.#channel === undefined) return;
+    const room = this.#state.oob ? QUEUE_WITH_OOB : 1;
+    const waiting = this.#queue.length + (this.#running ? 1 : 0);
+    if (this.#ending && waiting === 0) return this.#channel.disconnect();
+    this.#channel.pause(waiting >= room || this.#channel.congested);
   }
 
-  private send(message: unknown): void {
+  #send(message: unknown): void {
     const { respond } = this.parts.trace;
     if (respond.enabled) respond.emit(`mon ${this.name} resp: ${writeJson(message)}`);
-    this.sendText(writeJson(message, this.parts.pretty));
+    this.#sendText(writeJson(message, this.parts.pretty));
   }
 
   /** Every line of a pretty reply ends as the reply does; within strings, JSON has no line ends. */
-  private sendText(text: string): void {
-    if (!this.channel?.isOpen) return;
+  #sendText(text: string): void {
+    if (!this.#channel?.isOpen) return;
     const lines = this.parts.pretty ? text.replaceAll("\n", "\r\n") : text;
-    this.channel.send(new TextEncoder().encode(lines + "\r\n"));
+    this.#channel.send(new TextEncoder().encode(lines + "\r\n"));
   }
 }

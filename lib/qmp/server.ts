@@ -39,14 +39,14 @@ interface Limited {
 
 /** The monitors and the events. */
 export class QmpServer implements EventSink {
-  private readonly dispatcher: Dispatcher;
-  private readonly monitors: Monitor[] = [];
-  private readonly trace: MonitorTrace;
-  private readonly emitted: TracePoint;
-  private readonly limited = new Map<string, Limited>();
+  readonly #dispatcher: Dispatcher;
+  readonly #monitors: Monitor[] = [];
+  readonly #trace: MonitorTrace;
+  readonly #emitted: TracePoint;
+  readonly #limited = new Map<string, Limited>();
   /** Whose turn it is. */
-  private turn = 0;
-  private pumping = false;
+  #turn = 0;
+  #pumping = false;
   #current: Monitor | undefined;
 
   constructor(private readonly parts: QmpServerParts) {
@@ -55,9 +55,9 @@ export class QmpServer implements EventSink {
       const text = error instanceof Error ? error.stack ?? error.message : String(error);
       context.log.error(`internal error in command ${command}: ${text}`);
     };
-    this.dispatcher = new Dispatcher(parts.commands, reportBug, (name) => context.trace(name));
-    this.trace = monitorTrace(context);
-    this.emitted = context.trace("monitor_protocol_event_emit");
+    this.#dispatcher = new Dispatcher(parts.commands, reportBug, (name) => context.trace(name));
+    this.#trace = monitorTrace(context);
+    this.#emitted = context.trace("monitor_protocol_event_emit");
   }
 
   /** A new monitor on the device that `attach` connects it to. */
@@ -65,16 +65,16 @@ export class QmpServer implements EventSink {
     const monitor = new Monitor({
       ...options,
       version: this.parts.version,
-      dispatcher: this.dispatcher,
+      dispatcher: this.#dispatcher,
       log: this.parts.context.log,
-      trace: this.trace,
-      wake: () => this.pump(),
+      trace: this.#trace,
+      wake: () => this.#pump(),
     });
-    this.monitors.push(monitor);
+    this.#monitors.push(monitor);
     try {
       monitor.attach(attach(monitor));
     } catch (error) {
-      this.monitors.splice(this.monitors.indexOf(monitor), 1);
+      this.#monitors.splice(this.#monitors.indexOf(monitor), 1);
       throw error;
     }
     return monitor;
@@ -87,61 +87,61 @@ export class QmpServer implements EventSink {
 
   /** Ends a monitor; a request of its own that asks for it is still answered. Idempotent. */
   removeMonitor(monitor: Monitor): void {
-    const at = this.monitors.indexOf(monitor);
+    const at = this.#monitors.indexOf(monitor);
     if (at < 0) return;
-    this.monitors.splice(at, 1);
-    if (this.turn > at) this.turn--;
+    this.#monitors.splice(at, 1);
+    if (this.#turn > at) this.#turn--;
     monitor.leave();
   }
 
   /** Sends an event to every negotiated monitor, at most one a second where the event table says so. */
   emit(name: string, data: Record<string, unknown>): void {
     const keyOf = this.parts.events[name]?.rateLimit;
-    if (keyOf === undefined) return this.send(name, data);
+    if (keyOf === undefined) return this.#send(name, data);
     const key = `${name}\n${keyOf(data)}`;
-    const entry = this.limited.get(key);
+    const entry = this.#limited.get(key);
     if (entry !== undefined) {
       entry.latest = data;
       return;
     }
-    this.send(name, data);
-    if (this.limited.size < MAX_LIMITED_KEYS) this.limit(name, key);
+    this.#send(name, data);
+    if (this.#limited.size < MAX_LIMITED_KEYS) this.#limit(name, key);
   }
 
   /** Executes nothing more; output goes on (see `flushed`). */
   freeze(): void {
-    for (const monitor of this.monitors) monitor.freeze();
+    for (const monitor of this.#monitors) monitor.freeze();
   }
 
   /** Resolves when all clients have taken what was sent to them, or after `ns` nanoseconds. */
   async flushed(ns: number): Promise<void> {
     const { sys, loop } = this.parts.context;
     const end = sys.monotonicNs() + ns;
-    while (this.monitors.some((monitor) => monitor.unsent > 0) && sys.monotonicNs() < end) {
+    while (this.#monitors.some((monitor) => monitor.unsent > 0) && sys.monotonicNs() < end) {
       await loop.sleep(1e6);
     }
   }
 
   /** Lets go of all devices and timers. */
   close(): void {
-    for (const { timer } of this.limited.values()) timer.cancel();
-    this.limited.clear();
-    for (const monitor of this.monitors) monitor.close();
-    this.monitors.length = 0;
+    for (const { timer } of this.#limited.values()) timer.cancel();
+    this.#limited.clear();
+    for (const monitor of this.#monitors) monitor.close();
+    this.#monitors.length = 0;
   }
 
-  private limit(name: string, key: string): void {
+  #limit(name: string, key: string): void {
     const timer = this.parts.context.loop.timer(SECOND_NS, () => {
-      const latest = this.limited.get(key)?.latest;
-      this.limited.delete(key);
+      const latest = this.#limited.get(key)?.latest;
+      this.#limited.delete(key);
       if (latest === undefined) return;
-      this.send(name, latest);
-      this.limit(name, key);
+      this.#send(name, latest);
+      this.#limit(name, key);
     });
-    this.limited.set(key, { timer, latest: undefined });
+    this.#limited.set(key, { timer, latest: undefined });
   }
 
-  private send(name: string, data: Record<string, unknown>): void {
+  #send(name: string, data: Record<string, unknown>): void {
     const microseconds = this.parts.context.sys.realtimeUs();
     const message = {
       timestamp: {
@@ -152,30 +152,30 @@ export class QmpServer implements EventSink {
       ...(Object.keys(data).length > 0 ? { data } : {}),
     };
     const line = writeJson(message);
-    if (this.emitted.enabled) this.emitted.emit(`event=${name} data=${writeJson(data)}`);
-    for (const monitor of this.monitors) monitor.event(line, () => writeJson(message, true));
+    if (this.#emitted.enabled) this.#emitted.emit(`event=${name} data=${writeJson(data)}`);
+    for (const monitor of this.#monitors) monitor.event(line, () => writeJson(message, true));
   }
 
   /** Runs requests until there is none, one at a time. */
-  private async pump(): Promise<void> {
-    if (this.pumping) return;
-    this.pumping = true;
+  async #pump(): Promise<void> {
+    if (this.#pumping) return;
+    this.#pumping = true;
     for (;;) {
-      const monitor = this.next();
+      const monitor = this.#next();
       if (monitor === undefined) break;
       this.#current = monitor;
       await monitor.runNext();
       this.#current = undefined;
     }
-    this.pumping = false;
+    this.#pumping = false;
   }
 
-  private next(): Monitor | undefined {
-    for (let i = 0; i < this.monitors.length; i++) {
-      const at = (this.turn + i) % this.monitors.length;
-      const monitor = this.monitors[at]!;
+  #next(): Monitor | undefined {
+    for (let i = 0; i < this.#monitors.length; i++) {
+      const at = (this.#turn + i) % this.#monitors.length;
+      const monitor = this.#monitors[at]!;
       if (!monitor.ready) continue;
-      this.turn = at + 1;
+      this.#turn = at + 1;
       return monitor;
     }
     return undefined;

@@ -63,13 +63,13 @@ export async function settle(): Promise<void> {
 export class FakeTime {
   now = 0;
   readonly warnings: string[] = [];
-  private timers: { at: number; task: () => void }[] = [];
+  #timers: { at: number; task: () => void }[] = [];
 
   /** Runs what is due within the next `ns`. */
   advance(ns: number): void {
     this.now += ns;
-    const due = this.timers.filter(({ at }) => at <= this.now);
-    this.timers = this.timers.filter(({ at }) => at > this.now);
+    const due = this.#timers.filter(({ at }) => at <= this.now);
+    this.#timers = this.#timers.filter(({ at }) => at > this.now);
     for (const { task } of due) task();
   }
 
@@ -80,8 +80,8 @@ export class FakeTime {
   get context(): Pick<Context, "sys" | "loop" | "log" | "trace"> {
     const timer = (ns: number, task: () => void) => {
       const entry = { at: this.now + ns, task };
-      this.timers.push(entry);
-      return { cancel: () => void (this.timers = this.timers.filter((each) => each !== entry)) };
+      this.#timers.push(entry);
+      return { cancel: () => void (this.#timers = this.#timers.filter((each) => each !== entry)) };
     };
     const warn = (message: string) => void this.warnings.push(message);
     return {

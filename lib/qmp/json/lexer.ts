@@ -71,11 +71,11 @@ const stateOfClass: Readonly<Record<number, State>> = {
 
 /** The tokenizer. Feed it, and say when there is no more. */
 export class Lexer {
-  private state: State = State.start;
-  private quote = 0;
+  #state: State = State.start;
+  #quote = 0;
   /** The beginning of a token that began in an earlier piece. */
-  private partial = new Uint8Array(0);
-  private partialLength = 0;
+  #partial = new Uint8Array(0);
+  #partialLength = 0;
 
   constructor(private readonly sink: TokenSink) {}
 
@@ -85,173 +85,173 @@ export class Lexer {
     let start = 0; // of the current token, in this piece
     let at = 0;
     while (at < end) {
-      if (this.state === State.start || this.state === State.recovery) {
+      if (this.#state === State.start || this.#state === State.recovery) {
         start = at;
-        this.begin(bytes, at++);
+        this.#begin(bytes, at++);
         continue;
       }
-      if (this.state === State.string) {
-        while (at < end && isPlain(bytes[at]!, this.quote)) at++;
+      if (this.#state === State.string) {
+        while (at < end && isPlain(bytes[at]!, this.#quote)) at++;
         if (at === end) break;
       }
-      const next = this.step(bytes[at]!);
+      const next = this.#step(bytes[at]!);
       if (next === Step.more) {
         at++;
       } else if (next === Step.endHere) {
         at++;
-        this.finishToken(bytes, start, at);
+        this.#finishToken(bytes, start, at);
       } else if (next === Step.endBefore) {
-        this.finishToken(bytes, start, at);
+        this.#finishToken(bytes, start, at);
       } else {
         at++;
-        this.strayToken(bytes, start, at);
+        this.#strayToken(bytes, start, at);
       }
     }
-    if (this.state !== State.start && this.state !== State.recovery) {
-      this.keep(bytes.subarray(start, end));
+    if (this.#state !== State.start && this.#state !== State.recovery) {
+      this.#keep(bytes.subarray(start, end));
     }
   }
 
   /** There is no more input: an unfinished token is complete, or a stray one. */
   finish(): void {
-    const state = this.state;
+    const state = this.#state;
     if (state === State.start || state === State.recovery) return;
     const nothing = new Uint8Array(0);
     if (
       state === State.keyword || state === State.zero || state === State.digits ||
       state === State.fraction || state === State.exponentDigits
     ) {
-      this.finishToken(nothing, 0, 0);
-    } else this.strayToken(nothing, 0, 0);
-    this.state = State.start;
+      this.#finishToken(nothing, 0, 0);
+    } else this.#strayToken(nothing, 0, 0);
+    this.#state = State.start;
   }
 
   /** Forgets an unfinished token. */
   reset(): void {
-    this.state = State.start;
-    this.dropPartial();
+    this.#state = State.start;
+    this.#dropPartial();
   }
 
-  private begin(bytes: Uint8Array, at: number): void {
+  #begin(bytes: Uint8Array, at: number): void {
     const byte = bytes[at]!;
-    if (this.state === State.recovery) {
+    if (this.#state === State.recovery) {
       const ends = byte === 0x0a || byte === 0x0d || classOf[byte] === Class.structural;
       if (!ends) {
         if (isForbidden(byte) && byte !== 0x09) this.sink.stray(bytes.subarray(at, at + 1));
         return;
       }
-      this.state = State.start;
+      this.#state = State.start;
     }
     const kind = classOf[byte]!;
     if (kind === Class.blank) return;
     if (kind === Class.structural) {
       this.sink.token(String.fromCharCode(byte) as TokenKind, bytes.subarray(at, at + 1));
     } else if (kind === Class.stray) {
-      this.state = State.recovery;
+      this.#state = State.recovery;
       this.sink.stray(bytes.subarray(at, at + 1));
     } else {
-      this.quote = byte;
-      this.state = stateOfClass[kind]!;
+      this.#quote = byte;
+      this.#state = stateOfClass[kind]!;
     }
   }
 
   /** Takes one byte within a token, changes the state and says what became of the token. */
-  private step(byte: number): Step {
-    switch (this.state) {
+  #step(byte: number): Step {
+    switch (this.#state) {
       case State.string:
-        if (byte === this.quote) return Step.endHere;
-        if (byte === 0x5c) return this.to(State.escape);
+        if (byte === this.#quote) return Step.endHere;
+        if (byte === 0x5c) return this.#to(State.escape);
         return isForbidden(byte) ? Step.stray : Step.more;
       case State.escape:
-        return isForbidden(byte) ? Step.stray : this.to(State.string);
+        return isForbidden(byte) ? Step.stray : this.#to(State.string);
       case State.keyword:
         return classOf[byte] === Class.letter ? Step.more : Step.endBefore;
       default:
-        return this.stepNumber(byte);
+        return this.#stepNumber(byte);
     }
   }
 
-  private stepNumber(byte: number): Step {
+  #stepNumber(byte: number): Step {
     const digit = isDigit(byte);
     const exponent = byte === 0x65 || byte === 0x45;
-    switch (this.state) {
+    switch (this.#state) {
       case State.minus:
-        if (byte === 0x30) return this.to(State.zero);
-        return digit ? this.to(State.digits) : Step.stray;
+        if (byte === 0x30) return this.#to(State.zero);
+        return digit ? this.#to(State.digits) : Step.stray;
       case State.zero:
       case State.digits:
-        if (digit) return this.state === State.zero ? Step.stray : Step.more;
-        if (byte === 0x2e) return this.to(State.point);
-        return exponent ? this.to(State.exponent) : Step.endBefore;
+        if (digit) return this.#state === State.zero ? Step.stray : Step.more;
+        if (byte === 0x2e) return this.#to(State.point);
+        return exponent ? this.#to(State.exponent) : Step.endBefore;
       case State.point:
-        return digit ? this.to(State.fraction) : Step.stray;
+        return digit ? this.#to(State.fraction) : Step.stray;
       case State.fraction:
         if (digit) return Step.more;
-        return exponent ? this.to(State.exponent) : Step.endBefore;
+        return exponent ? this.#to(State.exponent) : Step.endBefore;
       case State.exponent:
-        if (byte === 0x2b || byte === 0x2d) return this.to(State.exponentSign);
-        return digit ? this.to(State.exponentDigits) : Step.stray;
+        if (byte === 0x2b || byte === 0x2d) return this.#to(State.exponentSign);
+        return digit ? this.#to(State.exponentDigits) : Step.stray;
       case State.exponentSign:
-        return digit ? this.to(State.exponentDigits) : Step.stray;
+        return digit ? this.#to(State.exponentDigits) : Step.stray;
       default:
         return digit ? Step.more : Step.endBefore;
     }
   }
 
-  private to(state: State): Step {
-    this.state = state;
+  #to(state: State): Step {
+    this.#state = state;
     return Step.more;
   }
 
-  private finishToken(bytes: Uint8Array, start: number, end: number): void {
-    const kind = this.state === State.string
+  #finishToken(bytes: Uint8Array, start: number, end: number): void {
+    const kind = this.#state === State.string
       ? "string"
-      : this.state === State.keyword
+      : this.#state === State.keyword
       ? "keyword"
       : "number";
-    const token = this.whole(bytes, start, end);
-    this.state = State.start;
+    const token = this.#whole(bytes, start, end);
+    this.#state = State.start;
     this.sink.token(kind, token);
   }
 
-  private strayToken(bytes: Uint8Array, start: number, end: number): void {
-    const token = this.whole(bytes, start, end);
-    this.state = State.recovery;
+  #strayToken(bytes: Uint8Array, start: number, end: number): void {
+    const token = this.#whole(bytes, start, end);
+    this.#state = State.recovery;
     this.sink.stray(token);
   }
 
   /** The token's bytes: those kept from earlier pieces and [start, end) of this one. */
-  private whole(bytes: Uint8Array, start: number, end: number): Uint8Array {
-    if (this.partialLength === 0) return bytes.subarray(start, end);
+  #whole(bytes: Uint8Array, start: number, end: number): Uint8Array {
+    if (this.#partialLength === 0) return bytes.subarray(start, end);
     // The kept part of a token always ends where a piece ended, so that its rest begins at 0.
     const rest = bytes.subarray(0, end);
-    const joined = new Uint8Array(this.partialLength + rest.length);
-    joined.set(this.partial.subarray(0, this.partialLength));
-    joined.set(rest, this.partialLength);
-    this.dropPartial();
+    const joined = new Uint8Array(this.#partialLength + rest.length);
+    joined.set(this.#partial.subarray(0, this.#partialLength));
+    joined.set(rest, this.#partialLength);
+    this.#dropPartial();
     return joined;
   }
 
-  private keep(bytes: Uint8Array): void {
-    const needed = this.partialLength + bytes.length;
+  #keep(bytes: Uint8Array): void {
+    const needed = this.#partialLength + bytes.length;
     if (needed > MAX_TOKEN_BYTES) {
-      this.dropPartial();
-      this.state = State.recovery;
+      this.#dropPartial();
+      this.#state = State.recovery;
       this.sink.tooLong();
       return;
     }
-    if (needed > this.partial.length) {
-      const grown = new Uint8Array(Math.max(needed, this.partial.length * 2, 256));
-      grown.set(this.partial.subarray(0, this.partialLength));
-      this.partial = grown;
+    if (needed > this.#partial.length) {
+      const grown = new Uint8Array(Math.max(needed, this.#partial.length * 2, 256));
+      grown.set(this.#partial.subarray(0, this.#partialLength));
+      this.#partial = grown;
     }
-    this.partial.set(bytes, this.partialLength);
-    this.partialLength = needed;
+    this.#partial.set(bytes, this.#partialLength);
+    this.#partialLength = needed;
   }
 
-  private dropPartial(): void {
-    this.partialLength = 0;
-    if (this.partial.length > 1 << 16) this.partial = new Uint8Array(0);
+  #dropPartial(): void {
+    this.#partialLength = 0;
+    if (this.#partial.length > 1 << 16) this.#partial = new Uint8Array(0);
   }
 }
 

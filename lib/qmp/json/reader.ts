@@ -46,108 +46,109 @@ interface Frame {
 
 /** The streaming reader. Its sink may be called during `feed` and `finish` only. */
 export class JsonReader {
-  private readonly lexer: Lexer;
-  private stack: Frame[] = [];
-  private braces = 0;
-  private brackets = 0;
-  private tokens = 0;
-  private bytes = 0;
-  private failure: string | undefined;
-  private result: JsonValue | undefined;
+  readonly #lexer: Lexer;
+  #stack: Frame[] = [];
+  #braces = 0;
+  #brackets = 0;
+  #tokens = 0;
+  #bytes = 0;
+  #failure: string | undefined;
+  #result: JsonValue | undefined;
 
   constructor(private readonly sink: JsonSink) {
-    this.lexer = new Lexer({
-      token: (kind, bytes) => this.token(kind, bytes),
-      stray: (bytes) => this.complain(`JSON parse error, stray '${textForMessage(bytes)}'`),
-      tooLong: () => this.complain("JSON token size limit exceeded"),
+    this.#lexer = new Lexer({
+      token: (kind, bytes) => this.#token(kind, bytes),
+      stray: (bytes) => this.#complain(`JSON parse error, stray '${textForMessage(bytes)}'`),
+      tooLong: () => this.#complain("JSON token size limit exceeded"),
     });
   }
 
   /** Takes the next piece. */
   feed(bytes: Uint8Array): void {
-    this.lexer.feed(bytes);
+    this.#lexer.feed(bytes);
   }
 
   /** There is no more input: reports a value that is not complete. */
   finish(): void {
-    this.lexer.finish();
-    if (this.tokens > 0) this.complain(`JSON parse error, ${this.failure ?? "premature EOI"}`);
+    this.#lexer.finish();
+    if (this.#tokens > 0) this.#complain(`JSON parse error, ${this.#failure ?? "premature EOI"}`);
   }
 
   /** Forgets an unfinished value (a new client). */
   reset(): void {
-    this.lexer.reset();
-    this.forget();
+    this.#lexer.reset();
+    this.#forget();
   }
 
-  private forget(): void {
-    this.stack = [];
-    this.braces =
-      this.brackets =
-      this.tokens =
-      this.bytes =
+  #forget(): void {
+    this.#stack = [];
+    this.#braces =
+      this.#brackets =
+      this.#tokens =
+      this.#bytes =
         0;
-    this.failure = this.result = undefined;
+    this.#failure = this.#result = undefined;
   }
 
-  private complain(message: string): void {
-    this.forget();
+  #complain(message: string): void {
+    this.#forget();
     this.sink.error(message);
   }
 
-  private token(kind: TokenKind, bytes: Uint8Array): void {
-    if (kind === "{") this.braces++;
-    else if (kind === "}") this.braces--;
-    else if (kind === "[") this.brackets++;
-    else if (kind === "]") this.brackets--;
-    this.tokens++;
-    this.bytes += bytes.length;
-    if (this.bytes > MAX_TOKEN_BYTES) return this.complain("JSON token size limit exceeded");
-    if (this.tokens > MAX_TOKENS) return this.complain("JSON token count limit exceeded");
-    if (this.braces + this.brackets > MAX_NESTING) {
-      return this.complain("JSON nesting depth limit exceeded");
+  #token(kind: TokenKind, bytes: Uint8Array): void {
+    if (kind === "{") this.#braces++;
+    else if (kind === "}") this.#braces--;
+    else if (kind === "[") this.#brackets++;
+    else if (kind === "]") this.#brackets--;
+    this.#tokens++;
+    this.#bytes += bytes.length;
+    if (this.#bytes > MAX_TOKEN_BYTES) return this.#complain("JSON token size limit exceeded");
+    if (this.#tokens > MAX_TOKENS) return this.#complain("JSON token count limit exceeded");
+    if (this.#braces + this.#brackets > MAX_NESTING) {
+      return this.#complain("JSON nesting depth limit exceeded");
     }
-    if (this.failure === undefined) this.parse(kind, bytes);
-    const balanced = this.braces === 0 && this.brackets === 0;
-    if (!balanced && this.braces >= 0 && this.brackets >= 0) return;
-    const { failure, result } = this;
-    this.forget();
+    if (this.#failure === undefined) this.#parse(kind, bytes);
+    const balanced = this.#braces === 0 && this.#brackets === 0;
+    if (!balanced && this.#braces >= 0 && this.#brackets >= 0) return;
+    const failure = this.#failure;
+    const result = this.#result;
+    this.#forget();
     if (failure !== undefined) this.sink.error(`JSON parse error, ${failure}`);
     else this.sink.value(result as JsonValue);
   }
 
-  private parse(kind: TokenKind, bytes: Uint8Array): void {
-    const top = this.stack[this.stack.length - 1];
-    if (top === undefined) return this.begin(kind, bytes);
+  #parse(kind: TokenKind, bytes: Uint8Array): void {
+    const top = this.#stack[this.#stack.length - 1];
+    if (top === undefined) return this.#begin(kind, bytes);
     switch (top.expect) {
       case Expect.firstKey:
-        return kind === "}" ? this.close() : this.begin(kind, bytes);
+        return kind === "}" ? this.#close() : this.#begin(kind, bytes);
       case Expect.firstElement:
-        return kind === "]" ? this.close() : this.begin(kind, bytes);
+        return kind === "]" ? this.#close() : this.#begin(kind, bytes);
       case Expect.colon:
-        if (kind !== ":") return this.fail("missing : in object pair");
+        if (kind !== ":") return this.#fail("missing : in object pair");
         top.expect = Expect.memberValue;
         return;
       case Expect.objectSeparator:
-        if (kind === "}") return this.close();
-        if (kind !== ",") return this.fail("expected separator in dict");
+        if (kind === "}") return this.#close();
+        if (kind !== ",") return this.#fail("expected separator in dict");
         top.expect = Expect.key;
         return;
       case Expect.listSeparator:
-        if (kind === "]") return this.close();
-        if (kind !== ",") return this.fail("expected separator in list");
+        if (kind === "]") return this.#close();
+        if (kind !== ",") return this.#fail("expected separator in list");
         top.expect = Expect.element;
         return;
       default:
-        return this.begin(kind, bytes);
+        return this.#begin(kind, bytes);
     }
   }
 
   /** A value begins with this token. */
-  private begin(kind: TokenKind, bytes: Uint8Array): void {
+  #begin(kind: TokenKind, bytes: Uint8Array): void {
     switch (kind) {
       case "{":
-        this.stack.push({
+        this.#stack.push({
           expect: Expect.firstKey,
           object: jsonObject(),
           list: undefined,
@@ -155,56 +156,56 @@ export class JsonReader {
         });
         return;
       case "[":
-        this.stack.push({ expect: Expect.firstElement, object: undefined, list: [], key: "" });
+        this.#stack.push({ expect: Expect.firstElement, object: undefined, list: [], key: "" });
         return;
       case "string": {
         const string = decodeString(bytes);
-        return "error" in string ? this.fail(string.error) : this.complete(string.text);
+        return "error" in string ? this.#fail(string.error) : this.#complete(string.text);
       }
       case "number":
-        return this.complete(numberFromText(textForMessage(bytes)));
+        return this.#complete(numberFromText(textForMessage(bytes)));
       case "keyword":
-        return this.keyword(textForMessage(bytes));
+        return this.#keyword(textForMessage(bytes));
       default:
-        return this.fail("expecting value");
+        return this.#fail("expecting value");
     }
   }
 
-  private keyword(word: string): void {
-    if (word === "true") this.complete(true);
-    else if (word === "false") this.complete(false);
-    else if (word === "null") this.complete(null);
-    else this.fail(`invalid keyword '${word}'`);
+  #keyword(word: string): void {
+    if (word === "true") this.#complete(true);
+    else if (word === "false") this.#complete(false);
+    else if (word === "null") this.#complete(null);
+    else this.#fail(`invalid keyword '${word}'`);
   }
 
   /** The innermost object or list has ended. */
-  private close(): void {
-    const frame = this.stack.pop()!;
-    this.complete(frame.object ?? frame.list!);
+  #close(): void {
+    const frame = this.#stack.pop()!;
+    this.#complete(frame.object ?? frame.list!);
   }
 
   /** A value is there: it goes where the frame around it wants one. */
-  private complete(value: JsonValue): void {
-    const top = this.stack[this.stack.length - 1];
+  #complete(value: JsonValue): void {
+    const top = this.#stack[this.#stack.length - 1];
     if (top === undefined) {
-      this.result = value;
+      this.#result = value;
       return;
     }
     if (top.list !== undefined) {
       top.list.push(value);
       top.expect = Expect.listSeparator;
     } else if (top.expect === Expect.memberValue) {
-      if (top.key in top.object!) return this.fail("duplicate key");
+      if (top.key in top.object!) return this.#fail("duplicate key");
       top.object![top.key] = value;
       top.expect = Expect.objectSeparator;
     } else if (typeof value === "string") {
       top.key = value;
       top.expect = Expect.colon;
-    } else this.fail("key is not a string in object");
+    } else this.#fail("key is not a string in object");
   }
 
-  private fail(message: string): void {
-    this.failure = message;
+  #fail(message: string): void {
+    this.#failure = message;
   }
 }
 

@@ -64,65 +64,65 @@ export function introspect(
 
 /** Gives names to types as they are met, and describes each once. */
 class Types {
-  private readonly names = new Map<Meta, string>();
-  private readonly arrays = new Map<string, string>();
-  private readonly pending: Meta[] = [];
-  private readonly entries: SchemaEntry[] = [];
-  private readonly builtins = new Set<string>();
-  private counter = 0;
-  private empty: string | undefined;
+  readonly #names = new Map<Meta, string>();
+  readonly #arrays = new Map<string, string>();
+  readonly #pending: Meta[] = [];
+  readonly #entries: SchemaEntry[] = [];
+  readonly #builtins = new Set<string>();
+  #counter = 0;
+  #empty: string | undefined;
 
   nameOf(schema: Schema<unknown>): string {
     const meta = schema.meta;
     if (meta.kind === "builtin" || meta.kind === "int") {
       const name = meta.kind === "int" ? "int" : meta.name;
-      if (!this.builtins.has(name)) {
-        this.builtins.add(name);
+      if (!this.#builtins.has(name)) {
+        this.#builtins.add(name);
         const json = builtinJsonTypes[name];
-        this.entries.push({ name, "meta-type": "builtin", "json-type": json });
+        this.#entries.push({ name, "meta-type": "builtin", "json-type": json });
       }
       return name;
     }
-    if (meta.kind === "array") return this.arrayOf(meta.element());
+    if (meta.kind === "array") return this.#arrayOf(meta.element());
     if (meta.kind === "struct" && Object.keys(meta.members).length === 0) {
       return this.emptyObject();
     }
-    const known = this.names.get(meta);
+    const known = this.#names.get(meta);
     if (known !== undefined) return known;
-    const name = String(this.counter++);
-    this.names.set(meta, name);
-    this.pending.push(meta);
+    const name = String(this.#counter++);
+    this.#names.set(meta, name);
+    this.#pending.push(meta);
     return name;
   }
 
   /** The type without members, which commands without arguments take. */
   emptyObject(): string {
-    if (this.empty === undefined) {
-      this.empty = String(this.counter++);
-      this.entries.push({ name: this.empty, "meta-type": "object", members: [] });
+    if (this.#empty === undefined) {
+      this.#empty = String(this.#counter++);
+      this.#entries.push({ name: this.#empty, "meta-type": "object", members: [] });
     }
-    return this.empty;
+    return this.#empty;
   }
 
   /** The descriptions of all types met, and of those that they reach. */
   drain(): SchemaEntry[] {
-    for (let meta = this.pending.shift(); meta !== undefined; meta = this.pending.shift()) {
-      this.entries.push(this.describe(meta, this.names.get(meta)!));
+    for (let meta = this.#pending.shift(); meta !== undefined; meta = this.#pending.shift()) {
+      this.#entries.push(this.#describe(meta, this.#names.get(meta)!));
     }
-    return this.entries;
+    return this.#entries;
   }
 
-  private arrayOf(element: Schema<unknown>): string {
+  #arrayOf(element: Schema<unknown>): string {
     const elementType = this.nameOf(element);
-    const known = this.arrays.get(elementType);
+    const known = this.#arrays.get(elementType);
     if (known !== undefined) return known;
     const name = `[${elementType}]`;
-    this.arrays.set(elementType, name);
-    this.entries.push({ name, "meta-type": "array", "element-type": elementType });
+    this.#arrays.set(elementType, name);
+    this.#entries.push({ name, "meta-type": "array", "element-type": elementType });
     return name;
   }
 
-  private describe(meta: Meta, name: string): SchemaEntry {
+  #describe(meta: Meta, name: string): SchemaEntry {
     switch (meta.kind) {
       case "enum": {
         const values = shownValues({ meta });
@@ -143,16 +143,16 @@ class Types {
         return {
           name,
           "meta-type": "object",
-          members: this.members(meta.members),
+          members: this.#members(meta.members),
           ...features(meta.notes),
         };
       case "union":
         return {
           name,
           "meta-type": "object",
-          members: this.members(meta.members),
+          members: this.#members(meta.members),
           tag: meta.tag,
-          variants: this.variants(meta),
+          variants: this.#variants(meta),
           ...features(meta.notes),
         };
       default:
@@ -160,7 +160,7 @@ class Types {
     }
   }
 
-  private members(members: Readonly<Record<string, Member<unknown, boolean>>>): SchemaEntry[] {
+  #members(members: Readonly<Record<string, Member<unknown, boolean>>>): SchemaEntry[] {
     const listed = Object.entries(members).filter(([, { notes }]) => notes.hidden !== true);
     return listed.map(([name, member]) => ({
       name,
@@ -171,7 +171,7 @@ class Types {
   }
 
   /** Every value of the tag has a variant; those without members of their own share the empty object. */
-  private variants(meta: Extract<Meta, { kind: "union" }>): SchemaEntry[] {
+  #variants(meta: Extract<Meta, { kind: "union" }>): SchemaEntry[] {
     const values = shownValues(meta.members[meta.tag]!.type());
     return values.map((value) => ({
       case: value,
