@@ -80,6 +80,14 @@ export const cases: readonly ImageCase[] = [
     noCompression: true,
     noSnapshots: true,
   },
+  {
+    name: "a raw external data file, subclusters",
+    create: "data_file_raw=on,extended_l2=on,cluster_size=32k",
+    size: 4 * MIB,
+    dataFile: true,
+    noCompression: true,
+    noSnapshots: true,
+  },
   { name: "lazy refcounts", create: "lazy_refcounts=on,cluster_size=4k", size: 4 * MIB },
   { name: "preallocated metadata", create: "preallocation=metadata", size: 8 * MIB },
   {

@@ -83,9 +83,12 @@ export class ZeroPlanner extends EntryPlanner {
   ): Promise<void> | undefined {
     const { map, geometry, data, cipher } = this.image;
     const at = map.entryAt(slot, start);
-    const stop = Math.min(end, start - (start % this.clusterSize) + this.clusterSize);
-    if (geometry.dataFileRaw && cipher === undefined && map.kind(at, 0) === Kind.data) {
-      map.checkHost(slot, at, map.host(at), start - (start % this.clusterSize));
+    // Subclusters may be of different kinds.
+    const stop = Math.min(end, start - (start % this.subSize) + this.subSize);
+    const inside = start % this.clusterSize;
+    const kind = map.kind(at, this.extended ? Math.floor(inside / this.subSize) : 0);
+    if (geometry.dataFileRaw && cipher === undefined && kind === Kind.data) {
+      map.checkHost(slot, at, map.host(at), start - inside);
       plan.inChild(data, start, stop - start);
     } else if (this.readsZero(at, start)) {
       plan.metadataOnly(stop - start);
