@@ -1,6 +1,6 @@
 /** Pieces of metadata, copied out of a cache and written together: neighbours become one write. */
 import { assert, IoVec } from "../../../base/mod.ts";
-import type { Context, Memory } from "../../../sys/mod.ts";
+import { type Context, type Memory, Pace } from "../../../sys/mod.ts";
 import type { Child } from "../../mod.ts";
 import { Bounded } from "../../mod.ts";
 
@@ -61,13 +61,15 @@ export class StagedSlices {
     yield* this.#runs;
   }
 
-  /** Writes all of it; a few writes run together. */
+  /** Writes all of it; a few writes run together. The page cache may take them all at once, and that is long. */
   async write(): Promise<void> {
     assert(this.#copied, "written before it was copied");
     const bounded = new Bounded();
+    const pace = new Pace(this.context);
     for (const { host, length, buffer } of this.#runs) {
       if (bounded.failed) break;
       await bounded.run(() => this.file.write(host, IoVec.of(buffer!.address, length), 0));
+      if (pace.tired) await pace.rest();
     }
     await bounded.finish();
   }
