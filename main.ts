@@ -1,6 +1,6 @@
 /** qsd: the QEMU Storage Daemon, its clients, and its tools for images. See docs/architecture.md. */
 // By itself, since the rest of lib/sys takes longer to load than a signal may have to wait for its handler.
-import { HeldSignals, programArguments } from "./lib/sys/program.ts";
+import { HeldSignals, onSignals, programArguments } from "./lib/sys/program.ts";
 
 // Only what is used is loaded. As its first argument the daemon takes options alone, so these words are free.
 const [word] = programArguments();
@@ -12,6 +12,8 @@ if (word === "qmp" || word === "status") {
   await runImageCommand();
 } else {
   const signals = new HeldSignals(["SIGINT", "SIGTERM", "SIGHUP"]);
+  // Nothing sends these on purpose, and nobody expects a daemon to end by them: without effect, as in QEMU.
+  onSignals(["SIGUSR1", "SIGALRM", "SIGIO"], () => {});
   const { runDaemon } = await import("./lib/daemon/mod.ts");
   await runDaemon(signals);
 }

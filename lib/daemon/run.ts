@@ -35,8 +35,8 @@ const OPTION_GRACE_NS = 5e9;
  */
 const SAME_WISH_NS = 1e9;
 
-/** What asks a daemon to stop. */
-const STOPS = [SIG.INT, SIG.TERM, SIG.HUP];
+/** What asks a daemon to stop, or must not end it: whoever starts it holds these back until there are handlers. */
+const HELD = [SIG.INT, SIG.TERM, SIG.HUP, SIG.USR1, SIG.ALRM, SIG.IO];
 
 /** Runs the daemon with this process's arguments, to its end. `signals`: those that ask it to stop. */
 export async function runDaemon(signals: HeldSignals<StopSignal>): Promise<never> {
@@ -46,9 +46,9 @@ export async function runDaemon(signals: HeldSignals<StopSignal>): Promise<never
 /** In the process that only waits for the daemon a signal has its usual effect, also one that has come already. */
 function waitForDaemon(sys: Sys, signals: HeldSignals<StopSignal>): number {
   const [held] = signals.close();
-  letSignalsIn(sys, STOPS);
+  letSignalsIn(sys, HELD);
   if (held !== undefined) sys.kill(sys.pid, SIG[held.slice("SIG".length) as "INT"]);
-  return startDaemon(sys, STOPS);
+  return startDaemon(sys, HELD);
 }
 
 /** Reports what the user did wrong; the hints stand on lines of their own. */
@@ -137,7 +137,7 @@ class Life {
     const services = this.#services;
     const uncaught = onUncaught((error) => this.#onUncaught(error));
     signals.handle((signal) => this.#onSignal(signal));
-    letSignalsIn(services.context.sys, STOPS);
+    letSignalsIn(services.context.sys, HELD);
     let status = 0;
     try {
       const stopped = services.stopRequested.then(() => "stopped" as const);

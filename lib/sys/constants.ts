@@ -175,6 +175,7 @@ export const SIG = {
   CHLD: 17,
   CONT: 18,
   STOP: 19,
+  IO: 29,
 } as const;
 
 /** mmap(2). */

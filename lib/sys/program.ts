@@ -2,8 +2,10 @@
 
 /** Signals that ask a program to stop. */
 export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
+/** Signals that end a program which does not expect them. */
+type StraySignal = "SIGUSR1" | "SIGALRM" | "SIGIO";
 /** Signals that can be handled: SIGWINCH tells of a terminal's new size. */
-export type Signal = StopSignal | "SIGWINCH";
+export type Signal = StopSignal | StraySignal | "SIGWINCH";
 
 /** Arguments of the command line, without the program's name. */
 export function programArguments(): string[] {

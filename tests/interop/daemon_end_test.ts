@@ -74,6 +74,23 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
   });
 }
 
+for (const signal of ["SIGUSR1", "SIGALRM", "SIGIO"] as const) {
+  Deno.test(`${signal} does not end a daemon, neither while it starts nor later`, {
+    ignore: ON_ORIGINAL,
+  }, async () => {
+    await using dir = TestDir.make();
+    const daemon = Daemon.spawn({ dir, args: ["--nbd-server", "addr.type=unix,addr.path=nbd"] });
+    await execed(daemon);
+    daemon.kill(signal);
+    await daemon.ready();
+    daemon.kill(signal);
+    using peer = await NbdPeer.connect(daemon.file("nbd"));
+    await peer.hello();
+    daemon.kill("SIGTERM");
+    assert.deepEqual(await daemon.end(), { status: 0, signal: null, stdout: "", stderr: "" });
+  });
+}
+
 /** A daemon whose requests take for ever, or as long as is given. */
 async function stuck(latencyNs = 1e15): Promise<Daemon> {
   return await Daemon.start({

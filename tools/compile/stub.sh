@@ -79,9 +79,9 @@ DENO_NO_UPDATE_CHECK=1
 export DENO_DIR DENO_NO_UPDATE_CHECK
 word=${1-}
 set -- "$dir/deno" run @FLAGS@ "$dir/lib/main.js" "$@"
-# A signal that asks the daemon to stop waits until there is a handler, where env can see to that (GNU coreutils
-# 8.31). Clients and commands for images are words; they just end.
-block='--block-signal=HUP,INT,TERM'
+# A signal that would end the daemon waits until there is a handler, where env can see to that (GNU coreutils 8.31).
+# Clients and commands for images are words; they just end.
+block='--block-signal=HUP,INT,TERM,USR1,ALRM,IO'
 case $word in
   '' | -*) quietly env "$block" && exec env "$block" "$@" ;;
 esac
