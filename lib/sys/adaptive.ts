@@ -13,11 +13,18 @@ const FIRST_NS = 4000;
 const REST_FIRST = 8;
 const REST_MOST = 256;
 
+/**
+ * The longest polling where nothing else is asked for (an iothread has QEMU's 32768). A client with one request in
+ * flight sends the next one 20 to 80 us after a reply, most of which it took to wake up. That is shorter than waking
+ * both sides each time, and costs less CPU time: measured, 1.7 times the rate at 0.75 of the CPU time per request.
+ */
+const MAX_NS = 100_000;
+
 /** Polling time that adapts between 0 and `maxNs`. */
 export class AdaptivePolling {
   /** Polling time now. */
   ns = 0;
-  maxNs = 32768;
+  maxNs = MAX_NS;
   /** Factor by which it grows; 0: 2. */
   grow = 0;
   /** Divisor by which it shrinks; 0: down to nothing at once. */

@@ -204,6 +204,7 @@ Deno.test("timers expire by deadline, then by age; cancelled ones never", () => 
 
 Deno.test("polling grows while it would have helped and shrinks when it cannot", () => {
   const polling = new AdaptivePolling();
+  polling.configure({ pollMaxNs: 32768 });
   const seen = [];
   for (let i = 0; i < 6; i++) {
     polling.learn(30_000);
@@ -225,8 +226,17 @@ Deno.test("polling grows while it would have helped and shrinks when it cannot",
   assert.equal(polling.ns, 0);
 });
 
+Deno.test("without a limit of its own polling learns to catch whoever answers within 100 us, and nobody slower", () => {
+  const polling = new AdaptivePolling();
+  for (let i = 0; i < 6; i++) polling.learn(80_000);
+  assert.ok(polling.ns >= 80_000);
+  polling.learn(101_000);
+  assert.equal(polling.ns, 0);
+});
+
 Deno.test("polling that ends no wait rests, for longer each time, until it ends one again", () => {
   const polling = new AdaptivePolling();
+  polling.configure({ pollMaxNs: 32768 });
   /** Whoever is waited for begins once we sleep: each wait is `more` longer than the polling. Waits with polling. */
   const inVain = (waits: number, more: number) => {
     let polled = 0;
