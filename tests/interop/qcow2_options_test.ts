@@ -195,6 +195,70 @@ for (const [options, freed, unmapped] of discards) {
   });
 }
 
+/** What reads as zeroes, and from how deep, as qemu-img sees it. */
+async function zeroes(dir: TestDir): Promise<unknown> {
+  const { stdout } = await run("qemu-img", ["map", "--output=json", dir.file(IMAGE)]);
+  const map = JSON.parse(stdout) as {
+    start: number;
+    length: number;
+    depth: number;
+    zero: boolean;
+  }[];
+  return map.map(({ start, length, depth, zero }) => ({ start, length, depth, zero }));
+}
+const overlays: readonly string[] = [
+  "cluster_size=64k",
+  "cluster_size=512",
+  "cluster_size=64k,extended_l2=on",
+  "cluster_size=16k,extended_l2=on",
+  "cluster_size=64k,compat=0.10",
+];
+for (const options of overlays) {
+  Deno.test({
+    name: `over a backing file a discard hides the same as the original's does: ${options}`,
+    ignore,
+    fn: async () => {
+      const results: unknown[] = [];
+      for (const ours of [true, false]) {
+        await using dir = TestDir.make();
+        // The backing file is shorter than the disk.
+        await ok("qemu-img", ["create", "-q", "-f", "raw", dir.file("base"), "3M"]);
+        await ok("qemu-io", ["-f", "raw", "-c", "write -P 3 0 3M", dir.file("base")]);
+        await create(dir, "-o", options, "-b", dir.file("base"), "-F", "raw");
+        // Clusters of every kind, each with nothing of its own next to it.
+        await offline(
+          dir,
+          "write -P 1 128k 64k",
+          "write -P 1 258k 2k",
+          "write -z 386k 2k",
+          "write -z -u 512k 64k",
+          "write -c -P 1 640k 64k",
+        );
+        // Whole clusters; parts, which stay; where there is no table yet; behind the backing file's end.
+        const commands = [
+          "discard 0 768k",
+          "discard 1025k 14k",
+          "discard 2M 1M",
+          "discard 3M 512k",
+        ];
+        if (ours) {
+          await using daemon = await start(dir);
+          await add(daemon, image({ discard: "unmap" }));
+          await io(daemon, "n", ...commands);
+          await daemon.stop();
+        } else {
+          const list = commands.flatMap((command) => ["-c", command]);
+          await ok("qemu-io", ["-f", "qcow2", "-d", "unmap", ...list, dir.file(IMAGE)]);
+        }
+        await check(dir);
+        await ok("qemu-img", ["convert", "-O", "raw", dir.file(IMAGE), dir.file("raw")]);
+        results.push([await zeroes(dir), Deno.readFileSync(dir.file("raw"))]);
+      }
+      assert.deepEqual(results[0], results[1]);
+    },
+  });
+}
+
 for (const pass of [true, false]) {
   Deno.test({
     name: `clusters that other ones take the place of give ${

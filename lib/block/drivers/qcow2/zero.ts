@@ -132,11 +132,16 @@ export class ZeroPlanner extends EntryPlanner {
 
   /** Plans the front part of the range; or says what to wait for. What cannot be discarded stays. */
   discard(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
-    const { map, geometry, inFlight, options, data } = this.image;
-    if (geometry.version < 3 && this.image.backing !== undefined) this.#notQuickly(start);
+    const { map, geometry, inFlight, options, data, backing } = this.image;
+    if (geometry.version < 3 && backing !== undefined) this.#notQuickly(start);
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
     if (slot === undefined) {
+      const aligned = start % this.clusterSize === 0;
+      const whole = length >= this.clusterSize || start + length >= this.image.size;
+      if (backing !== undefined && aligned && whole) {
+        return this.image.tables.make(Math.floor(start / geometry.l2Coverage));
+      }
       plan.metadataOnly(Math.min(length, geometry.l2Coverage - (start % geometry.l2Coverage)));
       return undefined;
     }
@@ -193,21 +198,26 @@ export class ZeroPlanner extends EntryPlanner {
     flush(end);
   }
 
+  /** What is discarded reads as zeroes; with a backing file also what only that one holds. */
   #discardEntry(slot: Slot, at: number): void {
-    const { map, geometry, options } = this.image;
+    const { map, geometry, options, backing } = this.image;
     if (geometry.dataFileRaw) return;
     const zeroFlags = geometry.version >= 3;
     if (this.extended) {
       map.checkExtended(slot, at);
       const nothing = map.host(at) === 0 && (this.view.getUint32(at) >>> 30) === 0;
-      if (nothing) return;
+      if (nothing) {
+        const zero = this.view.getUint32(at + 8) === 0xffffffff;
+        return backing === undefined || zero ? undefined : this.#drop(slot, at, 0xffffffff);
+      }
       if (geometry.externalData || options.discardNoUnref) {
         return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
       }
       return this.#drop(slot, at, 0xffffffff);
     }
     const kind = map.kind(at, 0);
-    if (kind === Kind.unallocated || kind === Kind.zero) return;
+    if (kind === Kind.zero || (kind === Kind.unallocated && backing === undefined)) return;
+    if (kind === Kind.unallocated) return this.#drop(slot, at, EntryLow.zero);
     if (kind !== Kind.compressed && (geometry.externalData || options.discardNoUnref)) {
       return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
     }
