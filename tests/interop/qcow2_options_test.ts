@@ -252,7 +252,9 @@ for (const options of overlays) {
         }
         await check(dir);
         await ok("qemu-img", ["convert", "-O", "raw", dir.file(IMAGE), dir.file("raw")]);
-        results.push([await zeroes(dir), Deno.readFileSync(dir.file("raw"))]);
+        // A digest: megabytes that differ take minutes to be told apart.
+        const bytes = await crypto.subtle.digest("SHA-256", Deno.readFileSync(dir.file("raw")));
+        results.push([await zeroes(dir), new Uint8Array(bytes)]);
       }
       assert.deepEqual(results[0], results[1]);
     },
