@@ -275,10 +275,12 @@ export class Allocator {
 
   /** Makes block `index` in a free cluster: one that it counts itself, or (`own`: false) that is counted already. */
   async #putBlock(index: number, cluster: number, own = true): Promise<void> {
-    const { refcounts, overlap } = this.#image;
+    const { refcounts, overlap, file } = this.#image;
     this.#checkEnd(cluster + 1);
     overlap.checkAllocation(cluster, 1);
     const host = cluster * this.#clusterSize;
+    // Takes room on the disk: its counts can be written later though the disk is full.
+    await file.writeZeroes(host, this.#clusterSize, 0);
     for (;;) {
       const slot = refcounts.cache.create(index, host);
       if (mustWait(slot)) {

@@ -41,13 +41,13 @@ export class L2Tables {
       await host;
       host = allocator.claim(1);
     }
-    const { fresh } = allocator;
     try {
       if (old !== 0) {
         await writeBytes(context, file, host, await readBytes(context, file, old, clusterSize));
-      } else if (!fresh) {
+      } else {
+        // Fresh or not: with room on the disk from now on, so that what it will hold can be written though the disk is full.
         await file.writeZeroes(host, clusterSize, 0);
-      } else await this.#begin(index, host);
+      }
     } catch (error) {
       image.releases.undo(host, clusterSize);
       throw error;
@@ -61,16 +61,5 @@ export class L2Tables {
     overlap.remove(old, clusterSize);
     overlap.add(old, clusterSize, "inactive L2 table");
     image.release(old, clusterSize, "other");
-  }
-
-  /** A table in a cluster that reads as zeroes. Something of it is written, or the file may end before it. */
-  async #begin(index: number, host: number): Promise<void> {
-    const { map: { cache }, geometry: { clusterSize } } = this.image;
-    const first = index * (clusterSize / cache.sliceSize);
-    for (;;) {
-      const slot = cache.create(first, host);
-      if (!mustWait(slot)) return;
-      await slot;
-    }
   }
 }
