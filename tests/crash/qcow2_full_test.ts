@@ -15,13 +15,8 @@ const canMount = Deno.uid() === 0 ||
 
 /** The image as a node of format qcow2, exported. */
 function args(): string[] {
-  return [
-    ...serveArgs({ file: "small/disk.qcow2" }).flatMap((word) =>
-      word.startsWith("driver=file")
-        ? ["driver=qcow2,node-name=disk,file.driver=file,file.filename=small/disk.qcow2"]
-        : [word]
-    ),
-  ];
+  const node = "driver=qcow2,node-name=disk,file.driver=file,file.filename=small/disk.qcow2";
+  return serveArgs().map((word) => word.startsWith("driver=file") ? node : word);
 }
 
 /** Each with the guest's stride from one write to the next: a table each, or blocks of counts. */

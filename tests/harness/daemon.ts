@@ -240,8 +240,17 @@ export class Daemon {
 
   /** Resident memory in bytes. */
   resident(): number {
+    return this.memory("VmRSS");
+  }
+
+  /** The most memory that ever was resident, in bytes. */
+  peak(): number {
+    return this.memory("VmHWM");
+  }
+
+  private memory(field: string): number {
     const status = Deno.readTextFileSync(`/proc/${this.pid}/status`);
-    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1024;
+    return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) * 1024;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

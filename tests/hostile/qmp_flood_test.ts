@@ -17,12 +17,6 @@ const FLOOD = 256 * MIB;
 /** How long a flood goes on when the monitor does not take it. */
 const FLOOD_MS = 1_500;
 
-/** The highest resident memory that the process ever had, in bytes. */
-function peak(daemon: Daemon): number {
-  const status = Deno.readTextFileSync(`/proc/${daemon.pid}/status`);
-  return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) * 1024;
-}
-
 /** A daemon with monitors to attack beside the one that proves that it is well. */
 const start = (...names: string[]) =>
   Daemon.start({
@@ -111,7 +105,7 @@ for (const [name, [first, piece]] of Object.entries(floods)) {
 async function floodOne(first: string, piece: Uint8Array): Promise<void> {
   await using daemon = await start("bad");
   await daemon.qmp.execute("query-qmp-schema");
-  const before = peak(daemon);
+  const before = daemon.peak();
   {
     await using flood = await Flood.start(daemon.file("bad"), first, piece);
     for (let at = 0; at < 50; at++) {
@@ -121,7 +115,7 @@ async function floodOne(first: string, piece: Uint8Array): Promise<void> {
     await within(daemon.qmp.execute("query-block-exports"), 2_000, "an answer afterwards");
     assert.ok(flood.sent >= first.length + 65536, `only ${flood.sent} bytes were sent`);
   }
-  const grown = peak(daemon) - before;
+  const grown = daemon.peak() - before;
   assert.ok(grown < LIMIT, `the peak grew by ${(grown / MIB).toFixed(1)} MiB`);
   // The monitor is as new for the next client.
   await using next = await QmpClient.open(daemon.file("bad"));
@@ -143,11 +137,11 @@ async function dropEvents(): Promise<void> {
   });
   // What the commands themselves need shows without anybody on the other monitor: the heap has its size then.
   await makeEvents(qmp, 12_000);
-  const before = peak(daemon);
+  const before = daemon.peak();
   using deaf = await Deno.connect({ transport: "unix", path: daemon.file("bad") });
   await deaf.write(new TextEncoder().encode(NEGOTIATE));
   await makeEvents(qmp, 8_000);
-  const grown = peak(daemon) - before;
+  const grown = daemon.peak() - before;
   assert.ok(grown < LIMIT, `the peak grew by ${(grown / MIB).toFixed(1)} MiB`);
   const { status, stderr } = await drainedEnd(daemon, deaf);
   assert.equal(status, 0, stderr);

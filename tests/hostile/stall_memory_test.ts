@@ -61,12 +61,6 @@ async function allStalled(daemon: Daemon): Promise<boolean> {
   return clients.length === CLIENTS && clients.every(({ stalled }) => stalled > 0.3);
 }
 
-/** The most that was ever resident, in bytes. */
-function peak(daemon: Daemon): number {
-  const status = Deno.readTextFileSync(`/proc/${daemon.pid}/status`);
-  return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)![1]) * 1024;
-}
-
 for (const { name, make, node } of WAYS) {
   for (const iothread of [false, true]) {
     const title = `${CLIENTS} clients that read nothing of ${name}${iothread ? ", IOThread" : ""}`;
@@ -107,7 +101,8 @@ for (const { name, make, node } of WAYS) {
             );
           }
           // 32 GiB were asked for.
-          assert.ok(peak(daemon) < 200 * MIB, `${peak(daemon) / MIB} MiB`);
+          const peak = daemon.peak();
+          assert.ok(peak < 200 * MIB, `${peak / MIB} MiB`);
         } finally {
           for (const each of stalled) each.close();
         }

@@ -114,17 +114,22 @@ async function client(daemon: Daemon): Promise<NbdPeer> {
   return peer;
 }
 
-Deno.test("a second signal ends a stop that hangs, and says what it waited for", {
-  ignore: ON_ORIGINAL,
-}, async () => {
-  await using daemon = await stuck();
-  using peer = await client(daemon);
+/** A client whose read is under way in a stop that has begun: an idle client was dropped. */
+async function stoppedInMidRead(daemon: Daemon): Promise<NbdPeer> {
+  const peer = await client(daemon);
   using idle = await client(daemon);
   await peer.ask({ type: CMD.READ, offset: 4096, length: 512 });
   await until(() => daemon.stderr.includes("nbd_receive_request"), "the request to arrive");
   daemon.kill("SIGTERM");
-  // The stop has begun when the idle client is dropped.
   await idle.untilClosed();
+  return peer;
+}
+
+Deno.test("a second signal ends a stop that hangs, and says what it waited for", {
+  ignore: ON_ORIGINAL,
+}, async () => {
+  await using daemon = await stuck();
+  using _peer = await stoppedInMidRead(daemon);
   const ended = daemon.end();
   let over = false;
   ended.finally(() => over = true);
@@ -141,12 +146,7 @@ Deno.test("a second signal ends a stop that hangs, and says what it waited for",
 
 Deno.test("signals that come together, as `timeout` and terminals send them, are one: the stop is graceful", async () => {
   await using daemon = await stuck(5e8);
-  using peer = await client(daemon);
-  using idle = await client(daemon);
-  await peer.ask({ type: CMD.READ, offset: 4096, length: 512 });
-  await until(() => daemon.stderr.includes("nbd_receive_request"), "the request to arrive");
-  daemon.kill("SIGTERM");
-  await idle.untilClosed();
+  using _peer = await stoppedInMidRead(daemon);
   daemon.kill("SIGTERM");
   daemon.kill("SIGHUP");
   const { status, stderr } = await daemon.end();
