@@ -7,6 +7,8 @@ export interface OptionSpec {
   /** Its one-letter form, if it has one. */
   readonly short?: string;
   readonly takesArgument: boolean;
+  /** It has to be written in full. QEMU does not have it: its own options keep their abbreviations so. */
+  readonly inFull?: true;
 }
 
 /** What was met on the command line. `typed` is the option with its argument as the user wrote them. */
@@ -63,7 +65,9 @@ function long(arg: string, next: string | undefined, specs: readonly OptionSpec[
   const inline = equals < 0 ? undefined : arg.slice(equals + 1);
   const name = typed.slice(2);
   const exact = specs.find((spec) => spec.name === name);
-  const candidates = exact ? [exact] : specs.filter((spec) => spec.name.startsWith(name));
+  const candidates = exact
+    ? [exact]
+    : specs.filter((spec) => !spec.inFull && spec.name.startsWith(name));
   if (candidates.length === 0) return mistake(`unrecognized option '${arg}'`);
   if (candidates.length > 1) {
     const names = candidates.map((spec) => ` '--${spec.name}'`).join("");

@@ -6,7 +6,7 @@ import { helpText } from "./help.ts";
 const optionSpecs: readonly OptionSpec[] = [
   { name: "blockdev", takesArgument: true },
   { name: "chardev", takesArgument: true },
-  { name: "config", takesArgument: true },
+  { name: "config", takesArgument: true, inFull: true },
   { name: "daemonize", takesArgument: false },
   { name: "export", takesArgument: true },
   { name: "help", short: "h", takesArgument: false },
