@@ -49,15 +49,16 @@ export class SocketTransport implements Transport {
   ready: (read: boolean, write: boolean, broken: boolean) => void = () => {};
   readonly #context: Context;
   readonly #fd: number;
-  /** Absent while nothing is wanted: epoll reports a hang-up again and again, wanted or not. */
-  #watch: Watch | undefined;
-  #events = 0;
+  readonly #watch: Watch;
   #closed = false;
 
   constructor(context: Context, fd: number) {
     this.#context = context;
     this.#fd = fd;
-    this.interest(true, false);
+    this.#watch = context.loop.watch(fd, EPOLL.IN, (ready) => {
+      const broken = (ready & (EPOLL.ERR | EPOLL.HUP)) !== 0;
+      this.ready((ready & EPOLL.IN) !== 0, (ready & EPOLL.OUT) !== 0, broken);
+    });
   }
 
   receive(address: number, length: number): number {
@@ -85,26 +86,12 @@ export class SocketTransport implements Transport {
   }
 
   interest(read: boolean, write: boolean): void {
-    const events = (read ? EPOLL.IN : 0) | (write ? EPOLL.OUT : 0);
-    if (events === this.#events) return;
-    this.#events = events;
-    if (events === 0) {
-      this.#watch?.close();
-      this.#watch = undefined;
-    } else if (this.#watch === undefined) {
-      this.#watch = this.#context.loop.watch(this.#fd, events, (ready) => {
-        const broken = (ready & (EPOLL.ERR | EPOLL.HUP)) !== 0;
-        this.ready((ready & EPOLL.IN) !== 0, (ready & EPOLL.OUT) !== 0, broken);
-      });
-    } else {
-      this.#watch.set(events);
-    }
+    this.#watch.set((read ? EPOLL.IN : 0) | (write ? EPOLL.OUT : 0));
   }
 
   release(): number {
     this.#closed = true;
-    this.#watch?.close();
-    this.#watch = undefined;
+    this.#watch.close();
     return this.#fd;
   }
 

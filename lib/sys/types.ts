@@ -205,7 +205,7 @@ export interface EpollEvents {
 /** A descriptor watched by the loop. */
 export interface Watch {
   readonly fd: number;
-  /** Changes the interest (EPOLL* bits; 0 pauses). */
+  /** Changes the interest (EPOLL* bits). 0 pauses: not even a hang-up or an error is told then. */
   set(events: number): void;
   /** Stops watching; does not close the descriptor. The handler is not called again. */
   close(): void;

@@ -38,9 +38,13 @@ class LoopWatch implements Watch {
 
   set(events: number): void {
     assert(!this.#closed, "watch used after close");
-    if (this.interest === events) return;
+    const before = this.interest;
+    if (before === events) return;
     this.interest = events;
-    this.ready.change(this.fd, events, this.key);
+    // A paused descriptor leaves the set: the kernel tells of a hang-up even those who ask for nothing.
+    if (events === 0) this.ready.remove(this.fd);
+    else if (before === 0) this.ready.add(this.fd, events, this.key);
+    else this.ready.change(this.fd, events, this.key);
   }
 
   close(): void {
@@ -87,8 +91,9 @@ export class Watches {
     const key = (slot | (this.#generation << SLOT_BITS)) >>> 0;
     const set = urgent ? this.#urgentSet() : this.#main;
     const watch = new LoopWatch(this, set, fd, key, events, handler);
-    set.add(fd, events, key);
-    this.#freeSlots.pop(); // the slot is taken only now: a plain file is refused above
+    set.add(fd, events, key); // throws for a plain file: the slot is taken only afterwards
+    if (events === 0) set.remove(fd);
+    this.#freeSlots.pop();
     this.#watches[slot] = watch;
     return watch;
   }
