@@ -86,8 +86,8 @@ export class Opening {
       if (open.degraded) await graph.updatePermissions({ nodes: new Map([[node, {}]]) });
       await loadBitmaps(node);
     } catch (error) {
-      if (!this.created.includes(node)) this.#forget(node);
-      await this.#closeFrom(mark);
+      const released = this.created.includes(node) ? [] : this.#forget(node);
+      await this.#closeFrom(mark, released);
       throw error;
     }
     return node;
@@ -179,15 +179,18 @@ export class Opening {
     return this.graph.find(name) ?? this.created.find((node) => node.name === name);
   }
 
-  #forget(node: BlockNode): void {
-    for (const edge of [...node.children]) unlink(edge);
+  /** Takes `node` out of the graph. Returns the nodes that it was a parent of. */
+  #forget(node: BlockNode): BlockNode[] {
+    const edges = [...node.children];
+    for (const edge of edges) unlink(edge);
     this.graph.all.delete(node);
+    return edges.map((edge) => edge.node);
   }
 
-  /** Closes what was opened from `mark` on, parents first, and gives up their permissions. */
-  async #closeFrom(mark: number): Promise<void> {
+  /** Closes what was opened from `mark` on, parents first. Nodes that lose a parent, `orphans` too, are released. */
+  async #closeFrom(mark: number, orphans: readonly BlockNode[] = []): Promise<void> {
     const { graph } = this;
-    const released = new Set<BlockNode>();
+    const released = new Set(orphans);
     for (const node of this.created.splice(mark).reverse()) {
       try {
         await storeBitmaps(node); // opening it has marked them as in use
@@ -199,8 +202,7 @@ export class Opening {
       } catch (error) {
         graph.context.log.warn(`closing node '${node.name}': ${String(error)}`);
       }
-      for (const edge of node.children) released.add(edge.node);
-      this.#forget(node);
+      for (const child of this.#forget(node)) released.add(child);
       released.delete(node);
     }
     try {
@@ -208,11 +210,6 @@ export class Opening {
     } catch (error) {
       graph.context.log.warn(`giving up permissions: ${String(error)}`);
     }
-  }
-
-  /** Closes everything that this transaction opened. */
-  abort(): Promise<void> {
-    return this.#closeFrom(0);
   }
 }
 
