@@ -257,6 +257,8 @@ const qcow2 = (
   args: [
     "--blockdev",
     "driver=qcow2,node-name=n,file.driver=file,file.filename=disk.qcow2,file.node-name=f",
+    "--blockdev",
+    "null-co,node-name=o,size=2097152",
   ],
   steps,
 });
@@ -264,7 +266,15 @@ const info: Step = { tool: ["qemu-img", "info", "-U", "--output=json", "disk.qco
 const keep = (args: Args): Step => add({ persistent: true, ...args });
 
 parity("persistent bitmaps", [
-  qcow2("in version 2", ["-o", "compat=0.10", "disk.qcow2", "1M"], [], keep({ name: "a" }), nodes),
+  qcow2(
+    "in version 2",
+    ["-o", "compat=0.10", "disk.qcow2", "1M"],
+    [],
+    keep({ name: "a" }),
+    nodes,
+    add({ name: "a" }),
+    keep({ name: "a" }),
+  ),
   qcow2(
     "what cannot be stored",
     ["disk.qcow2", "4T"],
@@ -296,4 +306,40 @@ parity("persistent bitmaps", [
     qmp("blockdev-del", { "node-name": "n" }),
     { tool: ["qemu-img", "bitmap", "--enable", "disk.qcow2", "b"] },
   ),
+  {
+    ...qcow2("inconsistent ones", ["disk.qcow2", "1M"], ["i", "j"]),
+    needs: ["qemu-img", "qemu-io"],
+    files: {
+      "disk.qcow2": {
+        make: [
+          "sh",
+          "-c",
+          "qemu-img create -q -f qcow2 disk.qcow2 1M; for i in i j; do " +
+          "qemu-img bitmap --add disk.qcow2 $i; done; qemu-io -c abort disk.qcow2 2>&-; :",
+        ],
+      },
+    },
+    steps: [
+      serve,
+      add({ name: "a" }),
+      add({ name: "used", disabled: true }),
+      qmp("block-dirty-bitmap-add", { node: "o", name: "c" }),
+      share({ bitmaps: ["used"] }),
+      merge("i", "a"),
+      merge("i", "j"),
+      merge("i", "i"),
+      merge("i", "zz"),
+      merge("i", "used"),
+      merge("i", { node: "o", name: "c" }),
+      merge("used", "i"),
+      merge("used", { node: "o", name: "c" }),
+      merge("a", { node: "o", name: "c" }, "i"),
+      merge("a", "i", { node: "o", name: "c" }),
+      merge("a", "zz", "i"),
+      share({ id: "f", name: "f", bitmaps: ["i"] }),
+      disable("i"),
+      nodes,
+      info,
+    ],
+  },
 ]);

@@ -6,7 +6,7 @@ import type { BlockDirtyInfoValue } from "../../qmp/schema/block.ts";
 import type { Handlers } from "../../qmp/schema/core.ts";
 import type { BitmapChange } from "./away.ts";
 import type { DirtyBitmap } from "./bitmap.ts";
-import { addBitmap, type BitmapNode, checkSource, removeBitmap } from "./life.ts";
+import { addBitmap, type BitmapNode, checkMerge, removeBitmap } from "./life.ts";
 import type { BitmapList } from "./list.ts";
 
 /** What the commands need of the graph. */
@@ -79,7 +79,7 @@ export function bitmapCommands(graph: BitmapGraph): Handlers<typeof bitmapComman
           const found = typeof source === "string"
             ? find(node, source)
             : find(source.node, source.name);
-          checkSource(bitmap, found.bitmap);
+          checkMerge(bitmap, found.bitmap);
           return found.bitmap.bits.state;
         });
         bitmap.check();

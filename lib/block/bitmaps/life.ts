@@ -5,7 +5,7 @@ import type { BitmapStore, DriverInstance } from "../types.ts";
 import { checkSizes } from "./away.ts";
 import { DirtyBitmap } from "./bitmap.ts";
 import { Bits, MAX_BITS, MAX_GRANULARITY, MIN_GRANULARITY } from "./bits.ts";
-import { BitmapList, checkNewName } from "./list.ts";
+import { BitmapList, checkFreeName, checkNewName } from "./list.ts";
 
 /** What bitmaps need of a node. */
 export interface BitmapNode {
@@ -114,6 +114,7 @@ export async function addBitmap(node: BitmapNode, wanted: NewBitmap): Promise<vo
         `Can't store persistent bitmaps to ${node.name}: Operation not supported`,
       );
     }
+    checkFreeName(node.bitmaps, name);
     await store.checkNew(name, granularity, node.bitmaps?.all() ?? []);
   }
   checkNewName(node.bitmaps, name);
@@ -134,8 +135,9 @@ export async function removeBitmap(node: BitmapNode, bitmap: DirtyBitmap): Promi
   detachBitmap(node, bitmap);
 }
 
-/** Throws CommandError unless `source` can be merged into `target`. */
-export function checkSource(target: DirtyBitmap, source: DirtyBitmap): void {
+/** Throws CommandError unless `source` can be merged into `target`; what is wrong with the target is said first. */
+export function checkMerge(target: DirtyBitmap, source: DirtyBitmap): void {
+  target.check();
   source.check({ readOnly: true });
   checkSizes(target.bits.size, source.bits.size);
 }

@@ -75,9 +75,14 @@ export class BitmapList {
   }
 }
 
+/** Throws CommandError, in QEMU's words, if there is a bitmap called so. */
+export function checkFreeName(list: BitmapList | undefined, name: string): void {
+  if (list?.find(name) !== undefined) throw new CommandError(`Bitmap already exists: ${name}`);
+}
+
 /** Throws CommandError, in QEMU's words, unless a bitmap can be called so. */
 export function checkNewName(list: BitmapList | undefined, name: string): void {
-  if (list?.find(name) !== undefined) throw new CommandError(`Bitmap already exists: ${name}`);
+  checkFreeName(list, name);
   if (new TextEncoder().encode(name).length > MAX_BITMAP_NAME) {
     throw new CommandError(`Bitmap name too long: ${name}`);
   }
