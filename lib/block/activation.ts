@@ -54,18 +54,20 @@ export async function inactivate(
 ): Promise<void> {
   await whileDrained(graph, async () => {
     const order = toInactivate(nodes);
-    const done: BlockNode[] = [];
+    const withoutBitmaps: BlockNode[] = [];
+    const inactive = new Set<BlockNode>();
     try {
       for (const node of order) {
         await handOverBitmaps(node);
+        withoutBitmaps.push(node);
         await graph.seam.flush(node);
         await node.instance.inactivate?.();
-        done.push(node);
+        inactive.add(node);
       }
       await settle(graph, order, false);
     } catch (error) {
-      for (const node of done.reverse()) {
-        await node.instance.activate?.();
+      for (const node of withoutBitmaps.reverse()) {
+        if (inactive.has(node)) await node.instance.activate?.();
         await loadBitmaps(node);
       }
       throw error;

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { IoVec } from "../base/mod.ts";
-import { ioError, MemoryDisk, testGraph } from "./testing.ts";
-import { Perm } from "./types.ts";
+import { Bits } from "./bitmaps/bits.ts";
+import { DirtyBitmap } from "./bitmaps/mod.ts";
+import { defineDriver, type DriverDefinition } from "./driver_types.ts";
+import { ioError, MemoryDisk, testGraph, windowDriver } from "./testing.ts";
+import { type BitmapStore, Perm } from "./types.ts";
 
 const R = Perm.consistentRead, W = Perm.write;
 const writer = { describe: "an unnamed block device", needed: R | W, shared: R };
@@ -104,6 +107,51 @@ Deno.test("a driver that cannot take its permissions leaves every node inactive"
   d.refusePermissions = undefined;
   await graph.setActive(undefined, true);
   assert.deepEqual(active(graph), ["r-file", "r"]);
+  await backend.detach();
+  await graph.closeAll();
+});
+
+/** As `raw`, with a bitmap that the image keeps. `told`: what was asked of that. */
+function keeper(told: string[]): DriverDefinition<never> {
+  const bitmaps: BitmapStore = {
+    load() {
+      told.push("load");
+      const bits = new Bits(1 << 20, 65536);
+      const options = { name: "b", persistent: true, recording: true };
+      return Promise.resolve([new DirtyBitmap(bits, options)]);
+    },
+    store: (all) => Promise.resolve(void told.push(`store ${all.length}`)),
+    checkNew: () => {},
+    remove: () => Promise.resolve(),
+    claim: () => Promise.resolve(),
+    resume: () => Promise.resolve(),
+  };
+  return defineDriver({
+    ...windowDriver,
+    name: "keeper",
+    async open(open, options) {
+      return { ...await windowDriver.open(open, options), size: 1 << 20, bitmaps };
+    },
+  }) as DriverDefinition<never>;
+}
+
+Deno.test("a node that cannot be flushed stays active, with its bitmaps recording", async () => {
+  const d = new MemoryDisk(1 << 20);
+  const told: string[] = [];
+  const { graph, add, memory } = testGraph({ d }, [keeper(told)]);
+  await add({ driver: "keeper", "node-name": "k", file: { driver: "memory", disk: "d" } });
+  const backend = await graph.backend("k", { ...writer, allowInactive: true });
+  const iov = IoVec.of(memory(512).address, 512);
+  assert.equal(backend.write(0, iov), undefined);
+  told.length = 0;
+  d.fault = ({ op }) => op === "flush" ? ioError() : undefined;
+  await assert.rejects(graph.setActive(graph.find("k"), false), { message: "injected EIO" });
+  d.fault = undefined;
+  assert.equal(graph.find("k")!.active, true);
+  assert.deepEqual(told, ["store 1", "load"], "the image says again that it is in use");
+  const bitmap = graph.find("k")!.bitmaps?.find("b");
+  assert.equal(backend.write(1 << 19, iov), undefined);
+  assert.equal(bitmap?.bits.has(1 << 19), true, "or an incremental backup would miss this write");
   await backend.detach();
   await graph.closeAll();
 });
