@@ -123,6 +123,7 @@ class Life {
       tracing.registry,
       log.program,
     );
+    this.#services.hold();
     const { daemonize } = line;
     const makers = configMakers({ services: this.#services, log, daemonize });
     this.#configuration = new Configuration(this.#services, makers);
@@ -205,6 +206,7 @@ class Life {
       this.#pidFile = createPidFile(this.#services.context.sys, pidfile);
     }
     this.daemonized?.ready(this.tracing.toStderr);
+    this.#services.release();
     this.#manager.ready(this.#services.summary());
   }
 

@@ -128,6 +128,18 @@ export class Services {
     objects.register([], mainLoopKind((properties) => this.context.configure(properties)));
   }
 
+  /** Lets those who connect wait until `release`: they would see a daemon that is set up half-way. */
+  hold(): void {
+    this.qmp.hold();
+    this.nbd.hold();
+  }
+
+  /** Serves everybody. */
+  release(): void {
+    this.nbd.release();
+    this.qmp.release();
+  }
+
   /** Asks for the stop; `stopRequested` resolves. Only the first reason counts. */
   requestStop(reason: string): void {
     this.#requestStop(reason);

@@ -32,6 +32,8 @@ export class NbdControl implements ExportType {
   readonly #graph: BlockGraph;
   readonly #registry: ExportRegistry;
   #server: NbdServer | undefined;
+  /** Whether clients of a server wait until `release`. */
+  #held = false;
   /** A start or stop under way; never rejects. */
   #busy: Promise<unknown> | undefined;
 
@@ -45,6 +47,17 @@ export class NbdControl implements ExportType {
   /** The running server. */
   get server(): NbdServer | undefined {
     return this.#server;
+  }
+
+  /** A server that is started lets its clients wait until `release`. */
+  hold(): void {
+    this.#held = true;
+  }
+
+  /** From now on clients are served. */
+  release(): void {
+    this.#held = false;
+    this.#server?.release();
   }
 
   /** nbd-server-start and `--nbd-server`. */
@@ -67,6 +80,7 @@ export class NbdControl implements ExportType {
         maxConnections: options["max-connections"] ?? DEFAULT_MAX_CONNECTIONS,
         handshakeSeconds: options["handshake-max-seconds"] ?? DEFAULT_HANDSHAKE_SECONDS,
       });
+      if (this.#held) this.#server.hold();
     });
   }
 

@@ -75,6 +75,7 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
   readonly #waiters = new Set<() => void>();
   #retry: { cancel(): void } | undefined;
   #accepting = true;
+  #held = false;
   #stopped = false;
   #clients = 0;
   #failures = 0;
@@ -133,6 +134,18 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
   /** Offers an export; its name is free. */
   addExport(added: NbdExport): void {
     this.#exports.set(added.name, added);
+  }
+
+  /** Lets clients wait until `release`. */
+  hold(): void {
+    this.#held = true;
+    this.#pause();
+  }
+
+  /** Accepts those whom `hold` has let wait, and who comes. */
+  release(): void {
+    this.#held = false;
+    this.#resume();
   }
 
   /** Whether a client uses the export. */
@@ -216,7 +229,7 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
   }
 
   #resume(): void {
-    if (this.#accepting || this.#stopped || this.#retry !== undefined) return;
+    if (this.#accepting || this.#held || this.#stopped || this.#retry !== undefined) return;
     const { maxConnections } = this.#config;
     if (maxConnections > 0 && this.#connections.size >= maxConnections) return;
     this.#accepting = true;

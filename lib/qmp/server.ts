@@ -47,6 +47,7 @@ export class QmpServer implements EventSink {
   /** Whose turn it is. */
   #turn = 0;
   #pumping = false;
+  #held = false;
   #current: Monitor | undefined;
 
   constructor(private readonly parts: QmpServerParts) {
@@ -108,6 +109,17 @@ export class QmpServer implements EventSink {
     if (this.#limited.size < MAX_LIMITED_KEYS) this.#limit(name, key);
   }
 
+  /** Keeps requests until `release`. */
+  hold(): void {
+    this.#held = true;
+  }
+
+  /** Executes what `hold` has kept, and what comes. */
+  release(): void {
+    this.#held = false;
+    this.#pump();
+  }
+
   /** Executes nothing more; output goes on (see `flushed`). */
   freeze(): void {
     for (const monitor of this.#monitors) monitor.freeze();
@@ -158,7 +170,7 @@ export class QmpServer implements EventSink {
 
   /** Runs requests until there is none, one at a time. */
   async #pump(): Promise<void> {
-    if (this.#pumping) return;
+    if (this.#pumping || this.#held) return;
     this.#pumping = true;
     for (;;) {
       const monitor = this.#next();

@@ -115,6 +115,48 @@ parity("daemonize and pid file", [
 ]);
 
 const stdio = "--chardev stdio,id=s --monitor s";
+/** More than are opened before a client's first request could be read. */
+const manyNodes = Array.from(
+  { length: 20 },
+  (_, i) => `--blockdev qcow2,node-name=n${i},read-only=on,file.driver=file,file.filename=q`,
+).join(" ");
+parity("nobody is served before all options were applied", [
+  {
+    name: "a monitor's client",
+    files: { q: { make: ["qemu-img", "create", "-q", "-f", "qcow2", "q", "1M"] } },
+    needs: ["qemu-img"],
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        `.bin/qemu-storage-daemon ${stdio} ${manyNodes} | tail -n +2`,
+      ],
+      input: `{"execute":"qmp_capabilities"}
+        {"execute":"blockdev-add","arguments":{"driver":"null-co","node-name":"n19"}}
+        {"execute":"quit"}`,
+    }],
+  },
+  {
+    name: "an NBD client",
+    files: base.files!,
+    needs: ["nbdinfo", "python3"],
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        `.bin/qemu-storage-daemon --pidfile p --blockdev file,node-name=f,filename=a.raw \
+           --nbd-server addr.type=unix,addr.path=$PWD/n --chardev socket,id=w,path=w,server=on,wait=on \
+           --export nbd,id=e,node-name=f &
+         until [ -e w ]; do sleep 0.02; done
+         nbdinfo --size "nbd+unix:///f?socket=n" >size & client=$!
+         until [ $(grep -c " $PWD/n$" /proc/net/unix) -gt 1 ] || [ ! -e /proc/$client ]; do sleep 0.02; done
+         python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("w")'
+         wait $client; echo $?; cat size; kill $(cat p); wait`,
+      ],
+    }],
+  },
+]);
+
 parity("a monitor on standard input", [
   {
     name: "greets, answers, quits",
