@@ -44,7 +44,8 @@ export class Section implements DrainedSection {
     for (const node of nodes) {
       if (!node.opened || node.closed) continue;
       try {
-        if (node.drained++ === 0) await node.instance.quiesce?.();
+        if (node.drained++ === 0) node.quiescing = node.instance.quiesce?.();
+        await node.quiescing; // another section may have begun it, and not have seen its end
       } catch (error) {
         node.drained--;
         throw error;

@@ -69,6 +69,8 @@ export class BlockNode implements NodeView {
   serialiser: Serialiser | undefined;
   /** Nested drained sections. */
   drained = 0;
+  /** What the first of them has asked of the driver. */
+  quiescing: MaybePromise<void> = undefined;
   /** Generations of requests in flight, where the driver asked for them. */
   epochs: RequestEpochs | undefined;
   /** Counts completed writes; a flush covers those up to `flushedGeneration`. */
