@@ -10,8 +10,6 @@ export interface ChardevDescription {
   readonly backend: ChardevBackendValue;
   /** The device of that id multiplexes one that is called ID-base. */
   readonly mux: boolean;
-  /** For people: an alias that was used. */
-  readonly warnings: readonly string[];
 }
 
 /** Options as `--chardev` gives them (lib/cli/qemuopts.ts): flat keys, in order. */
@@ -180,23 +178,24 @@ class Values {
 /** Old names, with the backends' own. */
 const aliases: Readonly<Record<string, string>> = { tty: "serial", parport: "parallel" };
 
-/** The device that the options describe. Throws CommandError. */
-export function describeChardev(options: FlatOptions): ChardevDescription {
+/** The device that the options describe; `warn` is told of an old name. Throws CommandError. */
+export function describeChardev(
+  options: FlatOptions,
+  warn: (text: string) => void,
+): ChardevDescription {
   const values = new Values(options);
   const { id } = options;
-  if (id === undefined) throw new CommandError("chardev: no id specified");
   const asked = values.string("backend");
+  const alias = asked !== undefined && Object.hasOwn(aliases, asked) ? aliases[asked] : undefined;
+  if (alias !== undefined) warn(`The alias '${asked}' is deprecated, use '${alias}' instead`);
+  if (id === undefined) throw new CommandError("chardev: no id specified");
   if (asked === undefined) throw new CommandError(`chardev: "${id}" missing backend`);
-  const alias = Object.hasOwn(aliases, asked) ? aliases[asked] : undefined;
   const backend = alias ?? asked;
   const describe = Object.hasOwn(describers, backend) ? describers[backend] : undefined;
   if (describe === undefined) {
     throw new CommandError(`'${backend}' is not a valid char driver name`);
   }
-  const warnings = alias === undefined
-    ? []
-    : [`The alias '${asked}' is deprecated, use '${alias}' instead`];
-  return { id, backend: describe(values), mux: values.bool("mux") ?? false, warnings };
+  return { id, backend: describe(values), mux: values.bool("mux") ?? false };
 }
 
 /** Members that are there. */

@@ -34,7 +34,7 @@ for (const [rest, key, value, problem] of numbers) {
       key,
       value,
     }));
-    const describe = () => describeChardev({ id: "c", options });
+    const describe = () => describeChardev({ id: "c", options }, () => {});
     if (problem === undefined) assert.ok(writeJson(describe()).includes(`"${key}": ${value}`));
     else assert.throws(describe, { name: "CommandError", message: problem });
   });

@@ -50,9 +50,9 @@ export class ChardevRegistry {
    * to stop. Throws CommandError.
    */
   async add(options: FlatOptions, around: ChardevSurroundings): Promise<ChardevMade> {
-    const { id, backend, mux, warnings } = describeChardev(options);
+    const warn = (text: string) => this.context.log.warn(text);
+    const { id, backend, mux } = describeChardev(options, warn);
     this.#daemonized = around.daemonized;
-    warnings.forEach((text) => this.context.log.warn(text));
     const duplicate = (taken: string) =>
       new CommandError(
         `attempt to add duplicate property '${taken}' to object (type 'container')`,

@@ -4,7 +4,7 @@ import { type Log, writeStderr } from "../sys/mod.ts";
 /** "PROGRAM: OPTION: message"; without the option when none is being worked on. */
 export class LocatedLog implements Log {
   /** The option as typed, while it is worked on. */
-  location = "";
+  location: string | undefined;
 
   constructor(
     readonly program: string,
@@ -34,6 +34,8 @@ export class LocatedLog implements Log {
   }
 
   private get prefix(): string {
-    return this.location === "" ? `${this.program}: ` : `${this.program}: ${this.location}: `;
+    return this.location === undefined
+      ? `${this.program}: `
+      : `${this.program}: ${this.location}: `;
   }
 }

@@ -152,7 +152,7 @@ class Life {
       complain(this.log, error);
       status = 1;
     }
-    this.log.location = "";
+    this.log.location = undefined;
     await services.stop(() => this.#manager.close());
     this.#pidFile?.remove();
     this.tracing.close();
@@ -196,7 +196,7 @@ class Life {
         return "done";
       }
     }
-    this.log.location = "";
+    this.log.location = undefined;
     return "ready";
   }
 

@@ -9,6 +9,8 @@ const refused: readonly string[] = [
   "serial,id=a,path=/nonexist/a",
   "parallel,id=a",
   "parport,id=a,path=/dev/null",
+  "parport,id=a",
+  "tty,path=/dev/null",
   "mux,id=a",
   "mux,id=a,chardev=zz",
   "udp,id=a,host=127.0.0.1",

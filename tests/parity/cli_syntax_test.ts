@@ -22,6 +22,7 @@ parity("getopt", [
   wrong("--nb", "x"),
   wrong("--m", "x"),
   wrong("extra"),
+  wrong(""),
   wrong("--blockdev", "null-co,node-name=a", "extra"),
   wrong("--nonsense", "--help"),
   wrong("--blockdev", "garbage", "extra"),
