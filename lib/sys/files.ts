@@ -50,7 +50,7 @@ export class FileSys extends MemorySys {
     if (iov.count > IOV_MAX) return this.#many(false, fd, iov, offset, flags);
     putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
     const at = this.wide.of(offset);
-    const rc = this.libc.symbols.preadv2(fd, this.#iovPointer, iov.count, at, flags);
+    const rc = this.libc.data.preadv2(fd, this.#iovPointer, iov.count, at, flags);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -58,13 +58,13 @@ export class FileSys extends MemorySys {
     if (iov.count > IOV_MAX) return this.#many(true, fd, iov, offset, flags);
     putIovecs(this.iovWords, iov.addresses, iov.lengths, 0, iov.count);
     const at = this.wide.of(offset);
-    const rc = this.libc.symbols.pwritev2(fd, this.#iovPointer, iov.count, at, flags);
+    const rc = this.libc.data.pwritev2(fd, this.#iovPointer, iov.count, at, flags);
     return rc < 0 ? this.fail() : rc;
   }
 
   /** More segments than the kernel takes: one call for each 1024, until one fails or is short. */
   #many(write: boolean, fd: number, iov: IoVec, offset: number, flags: number): number {
-    const { preadv2, pwritev2 } = this.libc.symbols;
+    const { preadv2, pwritev2 } = this.libc.data;
     let done = 0;
     for (let from = 0; from < iov.count; from += IOV_MAX) {
       const count = Math.min(iov.count - from, IOV_MAX);
@@ -87,14 +87,14 @@ export class FileSys extends MemorySys {
 
   pread(fd: number, address: number, length: number, offset: number): number {
     const { wide } = this;
-    const { pread } = this.libc.symbols;
+    const { pread } = this.libc.data;
     const rc = pread(fd, wide.of(address), wide.of(length), wide.of(offset));
     return rc < 0 ? this.fail() : rc;
   }
 
   pwrite(fd: number, address: number, length: number, offset: number): number {
     const { wide } = this;
-    const { pwrite } = this.libc.symbols;
+    const { pwrite } = this.libc.data;
     const rc = pwrite(fd, wide.of(address), wide.of(length), wide.of(offset));
     return rc < 0 ? this.fail() : rc;
   }
@@ -119,7 +119,7 @@ export class FileSys extends MemorySys {
 
   ioctl(fd: number, request: number, argument: number): number {
     const { wide } = this;
-    const rc = this.libc.symbols.ioctl(fd, wide.of(request), wide.of(argument));
+    const rc = this.libc.data.ioctl(fd, wide.of(request), wide.of(argument));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -149,7 +149,7 @@ export class FileSys extends MemorySys {
   }
 
   lseek(fd: number, offset: number, whence: number): number {
-    const rc = this.libc.symbols.lseek(fd, this.wide.of(offset), whence);
+    const rc = this.libc.data.lseek(fd, this.wide.of(offset), whence);
     return rc < 0n ? this.fail() : Number(rc);
   }
 
@@ -189,11 +189,11 @@ export class FileSys extends MemorySys {
   }
 
   symlink(target: string, path: string): number {
-    return this.libc.symbols.symlink(cstring(target), cstring(path)) < 0 ? this.fail() : 0;
+    return this.libc.rare.symlink(cstring(target), cstring(path)) < 0 ? this.fail() : 0;
   }
   unlink(path: string): number {
     if (hasNul(path)) return -Errno.EINVAL;
-    return this.libc.symbols.unlink(cstring(path)) < 0 ? this.fail() : 0;
+    return this.libc.rare.unlink(cstring(path)) < 0 ? this.fail() : 0;
   }
 
   rename(from: string, to: string): number {
@@ -240,12 +240,12 @@ export class FileSys extends MemorySys {
     if (offset >= 0) putU64(this.struct, 0, offset);
     const where = offset >= 0 ? this.structPointer : 0n;
     const size = this.wide.of(length);
-    const rc = this.libc.rare.splice(from, 0n, to, where, size, SPLICE_F_NONBLOCK);
+    const rc = this.libc.data.splice(from, 0n, to, where, size, SPLICE_F_NONBLOCK);
     return rc < 0 ? this.fail() : rc;
   }
 
   unread(fd: number): number {
-    const rc = this.libc.symbols.ioctl(fd, FIONREAD, this.structPointer);
+    const rc = this.libc.data.ioctl(fd, FIONREAD, this.structPointer);
     return rc < 0 ? this.fail() : this.struct.getInt32(0, true);
   }
 }

@@ -49,7 +49,7 @@ export class LinuxSys extends SocketSys implements Sys {
 
   raw(number: number, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): number {
     const { wide } = this;
-    const rc = this.libc.symbols.syscall(
+    const rc = this.libc.data.syscall(
       wide.of(number),
       wide.of(a),
       wide.of(b),

@@ -106,12 +106,12 @@ export class MemorySys {
 
   copy(target: number, source: number, length: number): void {
     const { wide } = this;
-    this.libc.symbols.memcpy(wide.of(target), wide.of(source), wide.of(length));
+    this.libc.data.memcpy(wide.of(target), wide.of(source), wide.of(length));
   }
 
   fill(target: number, value: number, length: number): void {
     const { wide } = this;
-    this.libc.symbols.memset(wide.of(target), value, wide.of(length));
+    this.libc.data.memset(wide.of(target), value, wide.of(length));
   }
 
   isZero(address: number, length: number): boolean {
@@ -120,7 +120,7 @@ export class MemorySys {
     let step = Math.min(length, 512);
     for (let at = 0; at < length; at += step, step = Math.min(length - at, ZEROES)) {
       const there = wide.of(address + at);
-      if (this.libc.symbols.memcmp(there, this.#zeroesAt, wide.of(step)) !== 0) return false;
+      if (this.libc.data.memcmp(there, this.#zeroesAt, wide.of(step)) !== 0) return false;
     }
     return true;
   }

@@ -70,7 +70,7 @@ export class SocketSys extends FileSys {
   }
 
   socket(family: number, type: number, protocol = 0): number {
-    const rc = this.libc.symbols.socket(family, type | SOCKFLAGS, protocol);
+    const rc = this.libc.data.socket(family, type | SOCKFLAGS, protocol);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -83,16 +83,16 @@ export class SocketSys extends FileSys {
   bind(fd: number, address: SocketAddress): number {
     const length = putSockaddr(this.#sockaddr, address);
     if (length === undefined) return badAddress(address);
-    const rc = this.libc.symbols.bind(fd, this.#sockaddrPointer, length);
+    const rc = this.libc.data.bind(fd, this.#sockaddrPointer, length);
     return rc < 0 ? this.fail() : 0;
   }
 
   listen(fd: number, backlog: number): number {
-    return this.libc.symbols.listen(fd, backlog) < 0 ? this.fail() : 0;
+    return this.libc.data.listen(fd, backlog) < 0 ? this.fail() : 0;
   }
 
   accept(fd: number): number {
-    const rc = this.libc.symbols.accept4(fd, 0n, 0n, SOCKFLAGS);
+    const rc = this.libc.data.accept4(fd, 0n, 0n, SOCKFLAGS);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -104,25 +104,25 @@ export class SocketSys extends FileSys {
   }
 
   shutdown(fd: number, how: number): number {
-    return this.libc.symbols.shutdown(fd, how) < 0 ? this.fail() : 0;
+    return this.libc.data.shutdown(fd, how) < 0 ? this.fail() : 0;
   }
 
   recv(fd: number, address: number, length: number, flags: number): number {
     const { wide } = this;
-    const rc = this.libc.symbols.recv(fd, wide.of(address), wide.of(length), flags);
+    const rc = this.libc.data.recv(fd, wide.of(address), wide.of(length), flags);
     return rc < 0 ? this.fail() : rc;
   }
 
   send(fd: number, address: number, length: number, flags: number): number {
     const { wide } = this;
-    const { send } = this.libc.symbols;
+    const { send } = this.libc.data;
     const rc = send(fd, wide.of(address), wide.of(length), flags | MSG.NOSIGNAL);
     return rc < 0 ? this.fail() : rc;
   }
 
   sendfile(fd: number, file: number, offset: number, length: number): number {
     putU64(this.struct, 0, offset);
-    const rc = this.libc.symbols.sendfile(fd, file, this.structPointer, this.wide.of(length));
+    const rc = this.libc.data.sendfile(fd, file, this.structPointer, this.wide.of(length));
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -135,7 +135,7 @@ export class SocketSys extends FileSys {
       controlLength = putRights(this.#control, fds);
     }
     this.#prepare(iov, count, controlLength);
-    const rc = this.libc.symbols.sendmsg(fd, this.#messagePointer, flags | MSG.NOSIGNAL);
+    const rc = this.libc.data.sendmsg(fd, this.#messagePointer, flags | MSG.NOSIGNAL);
     return rc < 0 ? this.fail() : rc;
   }
 
@@ -144,7 +144,7 @@ export class SocketSys extends FileSys {
     // CMSG_LEN, not CMSG_SPACE: the padding would have room for one descriptor more.
     const controlLength = maxFds > 0 ? CMSGHDR_SIZE + 4 * Math.min(maxFds, SCM_MAX_FD) : 0;
     this.#prepare(iov, count, controlLength);
-    const rc = this.libc.symbols.recvmsg(fd, this.#messagePointer, flags | MSG.CMSG_CLOEXEC);
+    const rc = this.libc.data.recvmsg(fd, this.#messagePointer, flags | MSG.CMSG_CLOEXEC);
     if (rc < 0) return this.fail();
     if (controlLength > 0) {
       getRights(this.#control, getMsgControlLength(this.#message), fds);
@@ -166,18 +166,18 @@ export class SocketSys extends FileSys {
     this.struct.setInt32(0, 0, true);
     this.struct.setUint32(4, 4, true);
     const { structPointer } = this;
-    const rc = this.libc.symbols.getsockopt(fd, level, option, structPointer, structPointer + 4n);
+    const rc = this.libc.data.getsockopt(fd, level, option, structPointer, structPointer + 4n);
     return rc < 0 ? this.fail() : this.struct.getInt32(0, true);
   }
 
   setsockopt(fd: number, level: number, option: number, value: number): number {
     this.struct.setInt32(0, value, true);
-    const rc = this.libc.symbols.setsockopt(fd, level, option, this.structPointer, 4);
+    const rc = this.libc.data.setsockopt(fd, level, option, this.structPointer, 4);
     return rc < 0 ? this.fail() : 0;
   }
 
   getsockname(fd: number): SocketAddress | number {
-    return this.#name(this.libc.symbols.getsockname, fd);
+    return this.#name(this.libc.data.getsockname, fd);
   }
 
   getpeername(fd: number): SocketAddress | number {
