@@ -337,7 +337,7 @@ export class Allocator {
     });
     refcounts.replaceTable(table, offset);
     this.#note(start, tableClusters + blocks);
-    overlap.remove(old.offset, old.length * 8);
+    overlap.retire(old.offset, old.length * 8, "refcount table");
     overlap.add(offset, length * 8, "refcount table");
     overlap.add(first, blocks * clusterSize, "refcount block");
     this.#image.release(old.offset, old.length * 8, "other");

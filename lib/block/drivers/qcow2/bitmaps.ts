@@ -254,7 +254,7 @@ export class Qcow2Bitmaps implements BitmapStore {
       image.protect(directoryOffset, bytes.length, "bitmap directory");
     }
     if (old !== undefined) {
-      image.protect(old.directoryOffset, old.directorySize, "data");
+      image.unprotect(old.directoryOffset, old.directorySize, "bitmap directory");
       image.release(old.directoryOffset, old.directorySize, "other");
     }
     this.#entries = entries;

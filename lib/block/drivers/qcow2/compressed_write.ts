@@ -128,6 +128,7 @@ async function place(image: Image, offset: number, length: number, iov: IoVec): 
     await file.write(host, iov, 0);
     await map.fetch(offset, (slot) => {
       const at = map.entryAt(slot!, offset);
+      image.releases.checkEntry(at);
       image.releases.addEntry(at, "other");
       const { view } = map.cache;
       const high = length === 0

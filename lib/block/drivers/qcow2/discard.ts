@@ -7,6 +7,7 @@ import { alignDown, alignUp } from "../../../base/mod.ts";
 import type { Slot } from "./cache.ts";
 import { EntryHigh } from "./format.ts";
 import type { Image } from "./image.ts";
+import { hex } from "./map.ts";
 import { AT_ONCE } from "./sent.ts";
 
 /** Why clusters are given back: which of the options pass-discard-* decides about the file below. */
@@ -52,16 +53,25 @@ export class Releases {
     if (this.#pending.length >= MANY) this.image.commits.background();
   }
 
+  /** Throws, and marks the image corrupt, if the entry at `at` of the map's view leads to metadata. */
+  checkEntry(at: number): void {
+    this.#ofEntry(at, (offset, length) => this.image.overlap.checkData(offset, length));
+  }
   /** As `add`, of what the entry at `at` of the map's view leads to. */
   addEntry(at: number, reason: DiscardReason): void {
+    this.#ofEntry(at, (offset, length) => this.add(offset, length, reason));
+  }
+  #ofEntry(at: number, act: (offset: number, length: number) => void): void {
     const { map, geometry: { externalData, clusterSize } } = this.image;
     if ((map.cache.view.getUint32(at) & EntryHigh.compressed) !== 0) {
       const { offset, length } = map.compressed(at);
-      if (!Number.isNaN(offset)) this.add(offset, length, reason);
+      if (!Number.isNaN(offset)) act(offset, length);
       return;
     }
     const host = map.host(at);
-    if (host !== 0 && !externalData) this.add(host, clusterSize, reason);
+    if (host === 0 || externalData) return;
+    if (host % clusterSize === 0) act(host, clusterSize);
+    else this.image.suspect(`Cannot free unaligned cluster ${hex(host)}`);
   }
 
   /** What the commit that begins now makes stable. */
@@ -214,6 +224,7 @@ export class Releases {
       );
       return;
     }
+    if (count === 1) overlap.checkRelease(cluster);
     refcounts.set(slot, cluster, count - 1);
     if (count > 1) return;
     overlap.remove(cluster * geometry.clusterSize, 1);
@@ -243,7 +254,8 @@ export class Releases {
     wanted: (cluster: number) => boolean,
     act: (offset: number, length: number) => Promise<void>,
   ): Promise<void> {
-    const { refcounts, pace, geometry: { clusterSize, refcountBlockEntries } } = this.image;
+    const { refcounts, overlap, pace, geometry } = this.image;
+    const { clusterSize, refcountBlockEntries } = geometry;
     const end = (offset + length) / clusterSize;
     let start = offset / clusterSize;
     const runs: [number, number][] = [];
@@ -254,7 +266,7 @@ export class Releases {
           const count = slot === undefined
             ? 0
             : refcounts.read(slot, cluster % refcountBlockEntries);
-          if (count === 1 && wanted(cluster)) continue;
+          if (count === 1 && wanted(cluster) && !overlap.inUse(cluster)) continue;
           if (cluster > start) runs.push([start, cluster]);
           start = cluster + 1;
         }

@@ -14,6 +14,8 @@ export class HeaderState {
   #marking: Promise<void> | undefined;
   /** A broken structure was found: nothing is written any more. */
   corrupt = false;
+  /** One that does no harm, or that somebody found who does not write. */
+  #suspect = false;
   #doubtful = false;
 
   constructor(parts: ImageParts, public header: Header) {
@@ -79,10 +81,14 @@ export class HeaderState {
     if (this.has(Incompatible.dirty)) await this.#set(Incompatible.dirty, false);
   }
 
-  /** Tells, once, that a structure is broken. `fatal`: the image is writable, and marked from now on. */
+  /**
+   * Tells, once, that a structure is broken. `fatal`: the image is writable, and marked from now on; that is told
+   * though something else was before.
+   */
   markCorrupt(message: string, fatal: boolean, offset?: number, size?: number): void {
-    if (this.corrupt) return;
-    this.corrupt = true;
+    if (this.corrupt || (!fatal && this.#suspect)) return;
+    this.corrupt = fatal;
+    this.#suspect = true;
     const { context: { log }, nodeName, open } = this.#parts;
     log.error(
       fatal

@@ -277,12 +277,15 @@ export class Image implements OpenedImage {
     await writeBytes(this.context, this.file, offset, bytes);
   }
   protect(offset: number, length: number, kind: MetadataKind): void {
-    if (kind === "data") this.overlap.remove(offset, length);
-    else this.overlap.add(offset, length, kind);
+    this.overlap.add(offset, length, kind);
+  }
+  unprotect(offset: number, length: number, kind: MetadataKind): void {
+    this.overlap.retire(offset, length, kind);
   }
 
-  updateHeader(change: Partial<Header>): Promise<void> {
-    return this.#header.update(() => change);
+  async updateHeader(change: Partial<Header>): Promise<void> {
+    this.planning.refuseCorrupt();
+    await this.#header.update(() => change);
   }
   /** The file may have another header than this one. */
   get headerDoubtful(): boolean {
@@ -358,6 +361,10 @@ export class Image implements OpenedImage {
   corrupt(message: string, offset?: number, size?: number): never {
     this.#header.markCorrupt(message, !this.#readOnly, offset, size);
     throw new BlockError("EIO", message, { node: this.nodeName });
+  }
+  /** A structure is broken that does no harm: told, and that is all. */
+  suspect(message: string): void {
+    this.#header.markCorrupt(message, false);
   }
 
   // --- the node's life ---

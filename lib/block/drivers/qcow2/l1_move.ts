@@ -21,9 +21,9 @@ export async function switchL1(image: Image, table: WordTable): Promise<void> {
     }
   }
   for (let i = 0; i < old.length; i++) {
-    if (l1.target(i) !== 0) overlap.remove(l1.target(i), geometry.clusterSize);
+    if (l1.target(i) !== 0) overlap.retire(l1.target(i), geometry.clusterSize, "active L2 table");
   }
-  overlap.remove(old.offset, old.length * 8);
+  overlap.retire(old.offset, old.length * 8, "active L1 table");
   l1.replace(table, offset);
   overlap.add(offset, bytes, "active L1 table");
   for (let i = 0; i < l1.length; i++) {

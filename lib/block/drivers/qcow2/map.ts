@@ -171,6 +171,7 @@ export class ClusterMap {
     const left = size - inside;
     if ((low & EntryLow.zero) !== 0) {
       this.checkZero(at, slot);
+      if (host !== 0) this.checkHost(slot, at, host, start - inside);
       out.zero(left >= length ? length : left + this.#same(at, slot, length - left, Kind.zero));
     } else if (host === 0 && !(high >= EntryHigh.copied && this.#image.geometry.externalData)) {
       const same = left >= length ? 0 : this.#same(at, slot, length - left, Kind.unallocated);

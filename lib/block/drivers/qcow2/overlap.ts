@@ -47,17 +47,16 @@ export class OverlapMap {
     this.#clusterSize = image.geometry.clusterSize;
   }
 
-  /** What is known from the header and both tables in memory. */
+  /** What is known from the header and both tables in memory: first what is known best (see `add`). */
   fill(): void {
     const { header, l1, refcounts, geometry } = this.image;
     this.#kinds.clear();
     this.#many = [];
     this.add(0, geometry.clusterSize, "header");
-    this.#addTargets(l1.table, "active L2 table");
-    this.#addTargets(refcounts.table, "refcount block");
-    const { table } = refcounts;
+    this.add(refcounts.tableOffset, refcounts.table.length * 8, "refcount table");
     this.add(l1.offset, l1.length * 8, "active L1 table");
-    this.add(refcounts.tableOffset, table.length * 8, "refcount table");
+    this.#addTargets(refcounts.table, "refcount block");
+    this.#addTargets(l1.table, "active L2 table");
     if (header.snapshotCount > 0) this.add(header.snapshotsOffset, 1, "snapshot table");
     const { bitmaps } = header;
     if (bitmaps !== undefined) {
@@ -76,7 +75,7 @@ export class OverlapMap {
       clusters[next++] = Math.floor(host / this.#clusterSize);
     }
     if (count > MANY) this.#many.push(new ManyClusters(clusters, kind));
-    else for (const cluster of clusters) this.#kinds.set(cluster, kind);
+    else for (const cluster of clusters) this.#put(cluster, kind);
   }
 
   #kindOf(cluster: number): MetadataKind | undefined {
@@ -85,23 +84,37 @@ export class OverlapMap {
     return this.#many.find((many) => many.has(cluster))?.kind;
   }
 
-  /** The clusters of [offset, offset + length) hold `kind` from now on. An L2 table in use stays an active one. */
+  /**
+   * The clusters of [offset, offset + length) hold `kind` from now on. What is known to be something else already
+   * stays that: in a damaged image one table may lead to another.
+   */
   add(offset: number, length: number, kind: MetadataKind): void {
-    if (kind === "data") return;
+    const end = Math.ceil((offset + length) / this.#clusterSize);
+    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) this.#put(at, kind);
+  }
+  #put(cluster: number, kind: MetadataKind): void {
+    const found = this.#kindOf(cluster);
+    if (found === undefined || isInactive(found)) this.#kinds.set(cluster, kind);
+  }
+
+  /** A structure is not in use any more, and is to be given back. An L2 table may be a snapshot's until then. */
+  retire(offset: number, length: number, kind: MetadataKind): void {
     const end = Math.ceil((offset + length) / this.#clusterSize);
     for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) {
-      if (kind === "inactive L2 table" && this.#kindOf(at) !== undefined) continue;
-      this.#kinds.set(at, kind);
+      if (this.#kindOf(at) !== kind) continue;
+      this.#forget(at);
+      if (kind === "active L2 table") this.#kinds.set(at, "inactive L2 table");
     }
   }
 
-  /** They hold nothing, or data. */
+  /** The clusters are free. */
   remove(offset: number, length: number): void {
     const end = Math.ceil((offset + length) / this.#clusterSize);
-    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) {
-      this.#kinds.delete(at);
-      for (const many of this.#many) many.remove(at);
-    }
+    for (let at = Math.floor(offset / this.#clusterSize); at < end; at++) this.#forget(at);
+  }
+  #forget(cluster: number): void {
+    this.#kinds.delete(cluster);
+    for (const many of this.#many) many.remove(cluster);
   }
 
   /** Throws (and marks the image corrupt) if a write of `kind` would hit something else that is looked after. */
@@ -127,13 +140,42 @@ export class OverlapMap {
   checkAllocation(cluster: number, count: number): void {
     for (let at = cluster; at < cluster + count; at++) {
       const found = this.#kindOf(at);
-      if (found === undefined) continue;
-      this.image.corrupt(
-        `Preventing invalid allocation of a cluster at offset ${at * this.#clusterSize} ` +
-          `(overlaps with ${NAMES[found] ?? found})`,
-        at * this.#clusterSize,
-        this.#clusterSize,
-      );
+      if (found !== undefined) this.#refuseCluster("allocation", at, found);
     }
   }
+
+  /** Throws if an entry calls clusters data that hold metadata: they would be given back with the data. */
+  checkData(offset: number, length: number): void {
+    const end = offset + length;
+    for (let at = Math.floor(offset / this.#clusterSize); at * this.#clusterSize < end; at++) {
+      const found = this.#kindOf(at);
+      if (found !== undefined) this.#refuseCluster("release", at, found);
+    }
+  }
+
+  /** Whether the cluster holds metadata in use, which is not given back while it does. */
+  inUse(cluster: number): boolean {
+    const found = this.#kindOf(cluster);
+    return found !== undefined && !isInactive(found);
+  }
+
+  /** Throws if a cluster that is about to lose its last reference holds metadata in use. */
+  checkRelease(cluster: number): void {
+    if (this.inUse(cluster)) this.#refuseCluster("release", cluster, this.#kindOf(cluster)!);
+  }
+
+  #refuseCluster(what: "allocation" | "release", cluster: number, found: MetadataKind): never {
+    const offset = cluster * this.#clusterSize;
+    return this.image.corrupt(
+      `Preventing invalid ${what} of a cluster at offset ${offset} ` +
+        `(overlaps with ${NAMES[found] ?? found})`,
+      offset,
+      this.#clusterSize,
+    );
+  }
+}
+
+/** Whether it is a snapshot's, or may be nobody's. */
+function isInactive(kind: MetadataKind): boolean {
+  return kind === "inactive L1 table" || kind === "inactive L2 table";
 }

@@ -88,10 +88,20 @@ export class Planning {
 
   /** Throws while nothing may be written to the image. */
   checkWritable(): void {
-    const { readOnly, corrupted, nodeName } = this.image;
-    const context = { node: nodeName, op: "write" };
-    if (readOnly) throw new BlockError("EIO", "the image is not ready for writing", context);
-    if (corrupted) throw new BlockError("EIO", "the image is corrupt", context);
+    const { readOnly, nodeName } = this.image;
+    if (readOnly) {
+      const context = { node: nodeName, op: "write" };
+      throw new BlockError("EIO", "the image is not ready for writing", context);
+    }
+    this.refuseCorrupt();
+  }
+
+  /** Throws if the image is marked corrupt. */
+  refuseCorrupt(): void {
+    const { corrupted, nodeName } = this.image;
+    if (corrupted) {
+      throw new BlockError("EIO", "the image is corrupt", { node: nodeName, op: "write" });
+    }
   }
 
   /** Qcow2Image.exclusive. */
@@ -103,6 +113,7 @@ export class Planning {
     try {
       await settled;
       await this.image.releases.idle();
+      this.refuseCorrupt();
       return await task();
     } finally {
       this.gate = undefined;

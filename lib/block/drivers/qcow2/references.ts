@@ -71,7 +71,9 @@ function visitEntry(
     if (offset >= compressedLimit(clusterBits)) {
       image.corrupt(`Compressed cluster offset ${hex(offset)} (L2 offset: ${hex(table)})`);
     }
-    return visit(offset, compressedLength(high, low, clusterBits));
+    const length = compressedLength(high, low, clusterBits);
+    image.overlap.checkData(offset, length);
+    return visit(offset, length);
   }
   const host = entryOffset(high, low);
   if (host === 0 || externalData) return undefined;
@@ -81,5 +83,6 @@ function visitEntry(
         `L2 index: ${hex(at / l2EntrySize)})`,
     );
   }
+  image.overlap.checkData(host, clusterSize);
   return visit(host, clusterSize);
 }

@@ -163,12 +163,13 @@ export class DataPlanner extends EntryPlanner {
     length: number,
     plan: WritePlan,
   ): Promise<void> | undefined {
-    const { data, map } = this.image;
+    const { data, map, releases } = this.image;
     const size = this.clusterSize;
     if (this.extended) map.checkExtended(slot, at);
     const dirty = this.image.markDirty();
     if (dirty !== undefined) return dirty;
     const wanted = this.#countNew(slot, at, start, inside, length);
+    for (let i = 0; i < wanted; i++) releases.checkEntry(at + i * this.entrySize);
     const guest = start - inside;
     const host = this.#claim(guest, wanted);
     if (mustWait(host)) return host;

@@ -73,6 +73,7 @@ function clearEntry(image: Image, slot: Slot, at: number): void {
   let used = 0;
   for (let i = 0; i < l2EntrySize; i += 4) used |= view.getUint32(at + i);
   if (used === 0) return;
+  releases.checkEntry(at);
   releases.addEntry(at, "other");
   for (let i = 0; i < l2EntrySize; i += 4) view.setUint32(at + i, 0);
   map.changed(slot, at);
@@ -81,13 +82,14 @@ function clearEntry(image: Image, slot: Slot, at: number): void {
 
 /** L2 tables from L1 index `from` on map nothing any more. */
 function dropTables(image: Image, from: number): void {
-  const { l1, geometry, map } = image;
+  const { l1, geometry, map, overlap } = image;
   const slices = geometry.clusterSize / map.cache.sliceSize;
   for (let index = from; index < l1.length; index++) {
     const table = l1.target(index);
     if (table === 0) continue;
     l1.set(index, 0, false);
     for (let i = 0; i < slices; i++) map.cache.discard(index * slices + i);
+    overlap.retire(table, geometry.clusterSize, "active L2 table");
     image.release(table, geometry.clusterSize, "other");
   }
 }

@@ -262,7 +262,10 @@ export class Snapshots implements InternalSnapshots {
       await image.writeMetadata(offset, bytes, "snapshot table");
       return { snapshotsOffset: offset, snapshotCount: snapshots.length };
     });
-    if (this.#length > 0) image.release(old, this.#length, "other");
+    if (this.#length > 0) {
+      image.unprotect(old, this.#length, "snapshot table");
+      image.release(old, this.#length, "other");
+    }
     this.#snapshots = snapshots;
     this.#length = length;
     if (length > 0) image.protect(image.header.snapshotsOffset, length, "snapshot table");

@@ -58,8 +58,7 @@ export class L2Tables {
     l1.set(index, host, true);
     overlap.add(host, clusterSize, "active L2 table");
     if (old === 0) return;
-    overlap.remove(old, clusterSize);
-    overlap.add(old, clusterSize, "inactive L2 table");
+    overlap.retire(old, clusterSize, "active L2 table");
     image.release(old, clusterSize, "other");
   }
 }

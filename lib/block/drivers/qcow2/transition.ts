@@ -22,7 +22,7 @@ import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { WordTable } from "./metadata.ts";
 import { eachReference } from "./references.ts";
-import type { StateChange } from "./types.ts";
+import type { MetadataKind, StateChange } from "./types.ts";
 import { mustWait } from "./waiting.ts";
 
 /** Carries `task` out as one transition; its result changes the header as well. The caller runs alone. */
@@ -199,16 +199,20 @@ export class Transition implements StateChange {
   }
 
   setL1(entries: BigUint64Array): void {
-    const { l1, map } = this.#image;
+    const { map } = this.#image;
     const table = WordTable.empty(entries.length);
     entries.forEach((entry, index) => table.setEntry(index, entry));
-    l1.replace(table, l1.offset);
+    this.#replaceTables(table);
     map.cache.drop();
-    this.#protectTables();
   }
 
-  #protectTables(): void {
+  /** `table` is the active L1 table. */
+  #replaceTables(table: WordTable): void {
     const { l1, overlap, geometry: { clusterSize } } = this.#image;
+    for (let i = 0; i < l1.length; i++) {
+      if (l1.target(i) !== 0) overlap.retire(l1.target(i), clusterSize, "active L2 table");
+    }
+    l1.replace(table, l1.offset);
     for (let i = 0; i < l1.length; i++) {
       if (l1.target(i) !== 0) overlap.add(l1.target(i), clusterSize, "active L2 table");
     }
@@ -293,10 +297,13 @@ export class Transition implements StateChange {
     overlap.add(tableOffset, tableBytes, "refcount table");
     image.transition = undefined;
     image.releases.back(this.#due);
-    for (const { offset, length } of [old.l1, old.table]) {
+    const leave = (offset: number, length: number, kind: MetadataKind) => {
+      overlap.retire(offset, length, kind);
       if (length > 0) image.release(offset, length, "other");
-    }
-    for (const offset of this.#left) image.release(offset, clusterSize, "other");
+    };
+    leave(old.l1.offset, old.l1.length, "active L1 table");
+    leave(old.table.offset, old.table.length, "refcount table");
+    for (const offset of this.#left) leave(offset, clusterSize, "refcount block");
   }
 
   /** The header leads to the new state. */
@@ -356,13 +363,12 @@ export class Transition implements StateChange {
   /** Something failed: back to what is on disk. What cannot be given back of the new is a leak. */
   async undo(): Promise<void> {
     const image = this.#image;
-    const { l1, refcounts, map, releases, commits } = image;
+    const { refcounts, map, releases, commits } = image;
     if (image.transition !== this) return;
     await commits.ended();
     map.cache.reset();
     refcounts.cache.reset();
-    l1.replace(this.#l1, l1.offset);
-    this.#protectTables();
+    this.#replaceTables(this.#l1);
     refcounts.replaceTable(this.#counts, refcounts.tableOffset);
     releases.take();
     releases.back(this.#due);
@@ -377,12 +383,9 @@ export class Transition implements StateChange {
   async #giveBack(first: number, count: number): Promise<void> {
     const { refcounts, releases, allocator, overlap, geometry: { clusterSize } } = this.#image;
     for (let cluster = first; cluster < first + count; cluster++) {
-      if (await refcounts.get(cluster) !== 0) {
-        await releases.now(cluster * clusterSize, clusterSize, "never");
-      } else {
-        overlap.remove(cluster * clusterSize, clusterSize);
-        allocator.freed(cluster);
-      }
+      overlap.remove(cluster * clusterSize, clusterSize);
+      if (await refcounts.get(cluster) === 0) allocator.freed(cluster);
+      else await releases.now(cluster * clusterSize, clusterSize, "never");
     }
   }
 

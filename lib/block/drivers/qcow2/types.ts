@@ -226,8 +226,9 @@ export interface Qcow2Image {
   readMetadata(offset: number, length: number): Promise<Uint8Array>;
   /** Writes them, after an overlap check that `kind` may pass. */
   writeMetadata(offset: number, bytes: Uint8Array, kind: MetadataKind): Promise<void>;
-  /** Overlap checks know that the range holds `kind`, or (data) nothing of note, from now on. */
+  /** Overlap checks know that the range holds `kind` from now on; or that it does not, and is to be given back. */
   protect(offset: number, length: number, kind: MetadataKind): void;
+  unprotect(offset: number, length: number, kind: MetadataKind): void;
   /** Rewrites the header cluster with `change` applied, stable before and after. */
   updateHeader(change: Partial<Header>): Promise<void>;
 

@@ -263,8 +263,9 @@ export class ZeroPlanner extends EntryPlanner {
 
   /** The cluster loses its place. `low`: the zero flag, or with extended entries the zero bits. */
   #drop(slot: Slot, at: number, zero: number): void {
-    const { map, geometry } = this.image;
-    this.image.releases.addEntry(at, "request");
+    const { map, geometry, releases } = this.image;
+    releases.checkEntry(at);
+    releases.addEntry(at, "request");
     this.view.setUint32(at, 0);
     this.view.setUint32(at + 4, geometry.extendedL2 ? 0 : zero);
     if (geometry.extendedL2) {
