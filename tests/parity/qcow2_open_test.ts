@@ -25,6 +25,8 @@ const DATA_FILE = 0x44415441;
 const BITMAPS = 0x23852875;
 const CRYPTO = 0x0537be77;
 const NAMES = 0x6803f857;
+/** A name in the table of features. */
+const name = (text: string) => ascii(text) + "00".repeat(46 - text.length);
 const bitmaps = (count: number, reserved: number, size: number, offset: number) =>
   hex(count, 4) + hex(reserved, 4) + hex(size, 8) + hex(offset, 8);
 
@@ -153,6 +155,25 @@ parity("qcow2: headers", [
       u64(72, 0xc0),
       extensions([NAMES, "0006" + ascii("six") + "00".repeat(43)]),
     ],
+    ...Object.fromEntries(
+      Object.entries(
+        {
+          "names in another order": ["0007" + name("seven") + "0005" + name("five")],
+          "a name twice": ["0005" + name("five") + "0005" + name("FIVE")],
+          "names behind an empty one": [
+            "0007" + name("seven") + "0106" + name("") + "0005" + name("five"),
+          ],
+          "names behind one of no type": ["0907" + name("seven") + "0005" + name("five")],
+          "a long name": ["0005" + name("x".repeat(46))],
+          "a name that is cut off": ["0005" + ascii("fiv")],
+          "a name that is no UTF-8": ["0005" + "c32841" + "00".repeat(43)],
+          "two tables": ["0007" + name("seven"), "0005" + name("five")],
+        } as Readonly<Record<string, readonly string[]>>,
+      ).map(([label, tables]) => [
+        label,
+        [u64(72, 0xe0), extensions(...tables.map((table) => [NAMES, table] as const))],
+      ]),
+    ),
     "LUKS header without LUKS": [extensions([CRYPTO, "00".repeat(16)])],
     "LUKS header of 15 bytes": [u32(32, 2), extensions([CRYPTO, "00".repeat(15)])],
     "LUKS header not aligned": [

@@ -202,15 +202,19 @@ function takeBitmaps(found: Mutable<Extensions>, data: Uint8Array, rules: Extens
 
 const FEATURE_TYPES = ["incompatible", "compatible", "autoclear"] as const;
 
-/** The entries of a feature name table; those of unknown types are left out. */
+/**
+ * The entries of a feature name table, up to one without a name, as in QEMU; those of unknown types are left out. The
+ * last one may be short.
+ */
 export function featureNames(table: Uint8Array | undefined): FeatureName[] {
   const names: FeatureName[] = [];
   if (table === undefined) return names;
-  for (let at = 0; at + FEATURE_ENTRY <= table.length; at += FEATURE_ENTRY) {
+  for (let at = 0; at + 2 < table.length; at += FEATURE_ENTRY) {
     const type = FEATURE_TYPES[table[at]!];
-    if (type === undefined) continue;
     const name = table.subarray(at + 2, at + FEATURE_ENTRY);
     const end = name.indexOf(0);
+    if (end === 0) break;
+    if (type === undefined) continue;
     names.push({
       type,
       bit: table[at + 1]!,

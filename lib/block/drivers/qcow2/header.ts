@@ -7,7 +7,7 @@
  * All offsets and lengths are in bytes. Source: the QCOW2 specification (docs/interop/qcow2), "Header".
  */
 import { BlockError, MAX_OFFSET, viewOf } from "../../../base/mod.ts";
-import { type Extensions, featureNames, parseExtensions } from "./extensions.ts";
+import { type Extensions, type FeatureName, featureNames, parseExtensions } from "./extensions.ts";
 import {
   Autoclear,
   Bounds,
@@ -230,25 +230,25 @@ function unsupported(
   cluster: Uint8Array,
   start: number,
 ): BlockError {
-  let names = new Map<number, string>();
+  let names: FeatureName[] = [];
   try {
     names = incompatibleNames(cluster, start, endOfExtensions(view, cluster.length));
   } catch (error) {
     if (!(error instanceof BlockError)) throw error; // a broken table names nothing
   }
   const known: string[] = [];
-  let nameless = 0n;
-  for (let bit = 0; bit < 64; bit++) {
-    if ((unknown >> BigInt(bit) & 1n) === 0n) continue;
-    const name = names.get(bit);
-    if (name === undefined) nameless |= 1n << BigInt(bit);
-    else known.push(name);
+  let nameless = unknown;
+  for (const { bit, name } of names) {
+    const mask = 1n << BigInt(bit);
+    if ((nameless & mask) === 0n) continue;
+    known.push(name);
+    nameless &= ~mask;
   }
   if (nameless !== 0n) known.push(`Unknown incompatible feature: ${nameless.toString(16)}`);
   return badImage(`Unsupported qcow2 feature(s): ${known.join(", ")}`, "ENOTSUP");
 }
 
-function incompatibleNames(cluster: Uint8Array, start: number, end: number): Map<number, string> {
+function incompatibleNames(cluster: Uint8Array, start: number, end: number): FeatureName[] {
   const { featureTable } = parseExtensions(cluster, start, {
     end,
     namesOnly: true,
@@ -257,10 +257,7 @@ function incompatibleNames(cluster: Uint8Array, start: number, end: number): Map
     bitmapsConsistent: false,
     clusterSize: cluster.length,
   });
-  return new Map(
-    featureNames(featureTable).filter((one) => one.type === "incompatible")
-      .map((one) => [one.bit, one.name]),
-  );
+  return featureNames(featureTable).filter((one) => one.type === "incompatible");
 }
 
 /** The backing file's name ends the area of the extensions. */
