@@ -202,6 +202,24 @@ Deno.test("timers expire by deadline, then by age; cancelled ones never", () => 
   assert.equal(heap.next(), Infinity);
 });
 
+Deno.test("cancelled timers do not pile up until they would have expired", () => {
+  const heap = new TimerHeap();
+  const kept = Array.from({ length: 50 }, (_, i) => heap.add(i, () => {}));
+  const long = Array.from({ length: 50 }, () => heap.add(1000, () => {}));
+  for (let i = 0; i < 10_000; i++) {
+    long.push(heap.add(1000, () => {}));
+    long.shift()!.cancel();
+    assert.ok(heap.size <= 200, `${heap.size} timers`);
+  }
+  for (const timer of kept) assert.equal(heap.take(50), timer);
+  // What has expired is not cancelled any more, and does not count.
+  for (const timer of kept) timer.cancel();
+  for (const timer of long) timer.cancel();
+  for (const timer of long) timer.cancel();
+  assert.equal(heap.size, 0);
+  assert.equal(heap.next(), Infinity);
+});
+
 Deno.test("polling grows while it would have helped and shrinks when it cannot", () => {
   const polling = new AdaptivePolling();
   polling.configure({ pollMaxNs: 32768 });

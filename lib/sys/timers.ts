@@ -3,42 +3,76 @@ import type { Timer } from "./types.ts";
 
 /** One timer in the heap. */
 export class HeapTimer implements Timer {
-  cancelled = false;
+  /** It was cancelled, or taken. */
+  over = false;
 
-  constructor(readonly deadline: number, readonly task: () => void, readonly order: number) {}
+  constructor(
+    readonly deadline: number,
+    readonly task: () => void,
+    readonly order: number,
+    private readonly heap: TimerHeap,
+  ) {}
 
   cancel(): void {
-    this.cancelled = true;
+    if (this.over) return;
+    this.over = true;
+    this.heap.cancelled();
   }
 }
 
 /** Timers that expire in the order of their deadlines, equal ones in the order they were set. */
 export class TimerHeap {
-  readonly #heap: HeapTimer[] = [];
+  #heap: HeapTimer[] = [];
+  /** Timers in the heap that were cancelled. */
+  #cancelled = 0;
   #order = 0;
+
+  /** Timers in the heap: those that are still to expire, and at most as many that were cancelled. */
+  get size(): number {
+    return this.#heap.length;
+  }
 
   /** Adds a timer. */
   add(deadline: number, task: () => void): HeapTimer {
-    const timer = new HeapTimer(deadline, task, this.#order++);
+    const timer = new HeapTimer(deadline, task, this.#order++, this);
     this.#heap.push(timer);
     this.#up(this.#heap.length - 1);
     return timer;
   }
 
-  /** The earliest deadline, or Infinity. Cancelled timers are dropped on the way. */
+  /** The earliest deadline, or Infinity. */
   next(): number {
-    while (this.#heap.length > 0 && this.#heap[0]!.cancelled) this.#pop();
+    while (this.#heap.length > 0 && this.#heap[0]!.over) {
+      this.#pop();
+      this.#cancelled--;
+    }
     return this.#heap.length === 0 ? Infinity : this.#heap[0]!.deadline;
   }
 
   /** Takes the earliest timer out if its deadline is at most `now`. */
   take(now: number): HeapTimer | undefined {
-    return this.next() <= now ? this.#pop() : undefined;
+    if (this.next() > now) return undefined;
+    const timer = this.#pop();
+    timer.over = true;
+    return timer;
+  }
+
+  /**
+   * For HeapTimer. Cancelled timers leave before they become the greater part: whatever sets a long timer again and
+   * again (a handshake's, for each client) would else pile them up, and all that their tasks refer to.
+   */
+  cancelled(): void {
+    if (++this.#cancelled * 2 <= this.#heap.length) return;
+    // In order, a list is a heap.
+    this.#heap = this.#heap.filter((timer) => !timer.over).sort(compare);
+    this.#cancelled = 0;
   }
 
   /** Forgets all. */
   clear(): void {
-    this.#heap.length = 0;
+    for (const timer of this.#heap) timer.over = true;
+    this.#heap = [];
+    this.#cancelled = 0;
   }
 
   #pop(): HeapTimer {
@@ -52,9 +86,7 @@ export class TimerHeap {
   }
 
   #before(a: number, b: number): boolean {
-    const x = this.#heap[a]!;
-    const y = this.#heap[b]!;
-    return x.deadline < y.deadline || (x.deadline === y.deadline && x.order < y.order);
+    return compare(this.#heap[a]!, this.#heap[b]!) < 0;
   }
 
   #swap(a: number, b: number): void {
@@ -81,4 +113,9 @@ export class TimerHeap {
       at = least;
     }
   }
+}
+
+/** Negative: `a` expires before `b`. */
+function compare(a: HeapTimer, b: HeapTimer): number {
+  return a.deadline - b.deadline || a.order - b.order;
 }
