@@ -16,7 +16,7 @@ import {
   refuseCorrupt,
 } from "./header.ts";
 import { serialiseHeader } from "./header_write.ts";
-import { openImage } from "./image.ts";
+import { openImage } from "./instance.ts";
 import type { Origin } from "./info.ts";
 import { readBytes, writeBytes } from "./metadata.ts";
 import { type Qcow2Options, resolveOptions } from "./options.ts";

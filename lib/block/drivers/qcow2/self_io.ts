@@ -18,7 +18,7 @@ async function readGuest(image: Image, offset: number, iov: IoVec): Promise<void
   const place = new PlacementRecord();
   for (let done = 0; done < iov.total; done += place.length) {
     const left = iov.total - done;
-    await image.locate(offset + done, left, place.begin(left));
+    await image.map.locate(offset + done, left, place.begin(left));
     const part = iov.slice(done, place.length);
     const { kind, child } = place;
     if (kind === Placed.encoded) await place.decode!(part);

@@ -5,7 +5,7 @@ import { type Child, defineDriver, type DriverDefinition } from "../../mod.ts";
 import { CompressedClusters } from "./compressed.ts";
 import { geometryOf } from "./format.ts";
 import { parseHeader } from "./header.ts";
-import { openImage } from "./image.ts";
+import { openImage } from "./instance.ts";
 import { readBytes } from "./metadata.ts";
 import type { ImageOptions, MetadataKind, OpenedImage } from "./types.ts";
 

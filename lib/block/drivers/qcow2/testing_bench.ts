@@ -4,7 +4,7 @@ import { IoVec } from "../../../base/mod.ts";
 import type { BlockdevOptionsValue } from "../../../qmp/schema/blockdev.ts";
 import { type BlockBackend, Perm } from "../../mod.ts";
 import { MemoryDisk, type TestGraph, testGraph } from "../../testing.ts";
-import type { Image } from "./image.ts";
+import type { ImageInstance } from "./instance.ts";
 import { imageDriver } from "./testing.ts";
 import type { ImageOptions } from "./types.ts";
 
@@ -46,14 +46,14 @@ export async function check(disk: MemoryDisk, codes: readonly number[] = [0]): P
 export class Bench {
   readonly test: TestGraph;
   backend!: BlockBackend;
-  image!: Image;
+  image!: ImageInstance;
 
   private constructor(
     readonly disk: MemoryDisk,
     backing?: MemoryDisk,
     options?: Partial<ImageOptions>,
   ) {
-    const driver = imageDriver(options, (image) => this.image = image as unknown as Image);
+    const driver = imageDriver(options, (image) => this.image = image as unknown as ImageInstance);
     this.test = testGraph({ disk, ...(backing === undefined ? {} : { backing }) }, [
       driver as never,
     ]);

@@ -153,7 +153,7 @@ export interface ImageHooks {
   arrived?(image: OpenedImage, header: Header): Promise<Header>;
 }
 
-/** What `openImage(parts: ImageParts): Promise<OpenedImage>` (image.ts) is given. */
+/** What `openImage(parts: ImageParts): Promise<OpenedImage>` (instance.ts) is given. */
 export interface ImageParts {
   readonly context: Context;
   readonly open: OpenContext;
