@@ -59,7 +59,13 @@ export function secretKind(
   const sources = { secret, readFile: (path: string) => readFile(context, path) };
   return {
     type: "secret",
-    make: (_id, options) => new SecretObject(loadSecret(options, sources), options),
+    make(_id, options) {
+      // In the schema it is a member of object-add all the same.
+      if (options.loaded !== undefined) {
+        throw new CommandError("Property 'secret.loaded' is not writable");
+      }
+      return new SecretObject(loadSecret(options, sources), options);
+    },
   };
 }
 

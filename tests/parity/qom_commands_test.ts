@@ -119,6 +119,12 @@ parity("object-add and -del", [
   of("bad ids", add({ "qom-type": "secret", id: "1", data: "x" }), add({ "qom-type": "secret" })),
   of("duplicate", add({ "qom-type": "secret", id: "s1", data: "x" })),
   of("duplicates come before the object's own mistakes", add({ "qom-type": "secret", id: "s1" })),
+  of(
+    "a member that only reads",
+    add({ "qom-type": "secret", id: "x", data: "x", loaded: true }),
+    add({ "qom-type": "secret", id: "x", loaded: false }),
+    add({ "qom-type": "secret", id: "1", loaded: false }),
+  ),
   of("delete", del("s1"), del("s1"), del(""), del(1), list("s1")),
 ]);
 
