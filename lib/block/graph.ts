@@ -8,10 +8,9 @@
 import { assert, CommandError, type MaybePromise } from "../base/mod.ts";
 import type { EventSink } from "../qmp/schema/core.ts";
 import type { BlockdevOptionsValue, BlockdevRefValue } from "../qmp/schema/blockdev.ts";
-import type { Context, TracePoint } from "../sys/mod.ts";
+import type { Context } from "../sys/mod.ts";
 import { activate, inactivate } from "./activation.ts";
 import type { BitmapChange, DirtyBitmap } from "./bitmaps/mod.ts";
-import { Attachments } from "./attachments.ts";
 import { Backend } from "./backend.ts";
 import type { BackendOptions, BlockBackend } from "./backend_types.ts";
 import { closeNodes, disposeNode } from "./closing.ts";
@@ -34,6 +33,7 @@ import { reopenNodes } from "./reopen.ts";
 import { Seam } from "./seam.ts";
 import type { GraphThread } from "./thread_types.ts";
 import { type BlockNodeInfo, Perm } from "./types.ts";
+import { GraphUsers } from "./users.ts";
 
 /** The graph. Other contexts have their own. */
 export class BlockGraph {
@@ -48,14 +48,10 @@ export class BlockGraph {
   readonly #events: EventSink;
   readonly #nodes = new Map<string, BlockNode>();
   readonly #queue = new TaskQueue();
-  readonly #users = new Attachments();
-  readonly #traceAttach: TracePoint;
-  readonly #traceDetach: TracePoint;
+  readonly #users: GraphUsers;
 
   constructor(parts: GraphParts) {
     this.context = parts.context;
-    this.#traceAttach = parts.context.trace("blk_root_attach");
-    this.#traceDetach = parts.context.trace("blk_root_detach");
     this.drivers = parts.drivers;
     this.#events = parts.events;
     this.names = new NameGenerator(parts.context.sys);
@@ -65,6 +61,7 @@ export class BlockGraph {
       resized: (node) => this.changed(node),
     });
     this.places = new Places(this);
+    this.#users = new GraphUsers(this);
   }
 
   // --- looking up ---
@@ -101,7 +98,7 @@ export class BlockGraph {
 
   /** Requests that have not completed, oldest first. */
   requests(): readonly RequestInFlight[] {
-    return this.#users.requests.sort((a, b) => a.startedNs - b.startedNs);
+    return this.#users.requests;
   }
 
   // --- changes; all but `drain` in the queue ---
@@ -257,49 +254,7 @@ export class BlockGraph {
 
   /** Attaches a user. Throws CommandError with QEMU's conflict text. */
   backend(node: BlockNodeInfo | string, options: BackendOptions): Promise<BlockBackend> {
-    return this.#queue.run(() => this.#attach(this.#own(node), options));
-  }
-
-  async #attach(node: BlockNode, options: BackendOptions): Promise<Backend> {
-    if (!node.active && options.allowInactive !== true) {
-      throw new CommandError(`Node '${node.name}' is inactive`);
-    }
-    const backend = new Backend(
-      {
-        setPermissions: (which, needed, shared) =>
-          this.#queue.run(() =>
-            this.updatePermissions({ backends: new Map([[which, { needed, shared }]]) })
-          ),
-        detach: (which) => this.#queue.run(() => this.#detach(which)),
-      },
-      this.seam,
-      node,
-      options,
-    );
-    this.#users.link(backend);
-    try {
-      await this.updatePermissions({ linked: [backend] });
-    } catch (error) {
-      this.#users.unlink(backend);
-      throw error;
-    }
-    if (this.#traceAttach.enabled) {
-      this.#traceAttach.emit(`blk ${backend.describe} bs ${node.name}`);
-    }
-    return backend;
-  }
-
-  async #detach(backend: Backend): Promise<void> {
-    if (this.#traceDetach.enabled) {
-      this.#traceDetach.emit(`blk ${backend.describe} bs ${backend.node.name}`);
-    }
-    this.#users.unlink(backend);
-    try {
-      await this.updatePermissions({ released: [backend.node] });
-    } catch (error) {
-      this.context.log.warn(`giving up permissions: ${String(error)}`);
-    }
-    await this.dispose(backend.node);
+    return this.#queue.run(() => this.#users.attach(this.#own(node), options));
   }
 
   /** Resolves and applies permissions where `plan` says that something changes, or has. In the queue only. */
@@ -314,7 +269,9 @@ export class BlockGraph {
    */
   open(value: BlockdevRefValue, options: BackendOptions): Promise<BlockBackend> {
     return this.#queue.run(async () => {
-      if (typeof value === "string") return await this.#attach(this.lookup(value, value), options);
+      if (typeof value === "string") {
+        return await this.#users.attach(this.lookup(value, value), options);
+      }
       const opening = new Opening(this);
       const node = await opening.open(value, {
         parent: commonOptions({ driver: value.driver }, undefined),
@@ -322,7 +279,7 @@ export class BlockGraph {
       });
       this.adopt(opening);
       try {
-        return await this.#attach(node, options);
+        return await this.#users.attach(node, options);
       } catch (error) {
         await this.dispose(node);
         throw error;
@@ -334,31 +291,15 @@ export class BlockGraph {
   drained<T>(node: BlockNodeInfo | string, task: () => Promise<T>): Promise<T> {
     return this.#queue.run(() => {
       const own = this.#own(node);
-      return this.places.atHome([own], () => this.#drainedHere(own, Perm.none, task));
+      return this.places.atHome([own], () => this.#users.drained(own, Perm.none, task));
     });
-  }
-
-  /** As `drained`, wherever the driver is open. `needed`: the permissions that the task takes. */
-  async #drainedHere<T>(node: BlockNode, needed: number, task: () => Promise<T>): Promise<T> {
-    const describe = "an unnamed block device";
-    const backend = await this.#attach(node, { describe, needed, shared: Perm.all });
-    try {
-      const section = await this.drain(node);
-      try {
-        return await task();
-      } finally {
-        section.end();
-      }
-    } finally {
-      await this.#detach(backend);
-    }
   }
 
   /** block_resize: `size` in bytes. */
   resize(node: BlockNodeInfo | string, size: number): Promise<void> {
     return this.#queue.run(() => {
       const own = this.#own(node);
-      return this.#drainedHere(
+      return this.#users.drained(
         own,
         Perm.resize,
         async () => await this.seam.truncate(own, size, { exact: false, preallocation: "off" }),
@@ -368,26 +309,12 @@ export class BlockGraph {
 
   /** Holds back requests of the backends above `node` (all, if not given) and waits for those in flight. */
   async drain(node?: BlockNodeInfo | string): Promise<DrainedSection> {
-    return await this.#drain(node === undefined ? undefined : withAncestors(this.#own(node)));
+    return await this.#users.drain(node === undefined ? undefined : withAncestors(this.#own(node)));
   }
 
   /** As `drain`, of several nodes and what is above them. */
   drainNodes(nodes: ReadonlySet<BlockNode>): Promise<DrainedSection> {
-    return this.#drain(new Set([...nodes].flatMap((node) => [...withAncestors(node)])));
-  }
-
-  async #drain(nodes: ReadonlySet<BlockNode> | undefined): Promise<DrainedSection> {
-    let release = () => {};
-    const covers = nodes === undefined ? undefined : (node: BlockNode) => nodes.has(node);
-    const section = this.#users.hold(covers, () => release());
-    try {
-      [release] = await Promise.all([this.places.hold(nodes), section.quiet()]);
-      await section.settle([...nodes ?? this.#nodes.values()]);
-    } catch (error) {
-      section.end();
-      throw error;
-    }
-    return section;
+    return this.#users.drain(new Set([...nodes].flatMap((node) => [...withAncestors(node)])));
   }
 
   /** Flushes and closes every node. All backends must be detached. */
