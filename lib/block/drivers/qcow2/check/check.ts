@@ -6,7 +6,7 @@
 import { BlockError } from "../../../../base/mod.ts";
 import { AUTOCLEAR_KNOWN, Incompatible } from "../format.ts";
 import { type Header, parseHeader } from "../header.ts";
-import { compareCounts, type Comparison } from "./compare.ts";
+import { compareCounts, type Comparison, keepCounts } from "./compare.ts";
 import { CopiedFlags } from "./copied.ts";
 import { Findings } from "./find.ts";
 import { Mapping } from "./mapping.ts";
@@ -84,7 +84,10 @@ class Check {
     const { findings, findings: { result } } = counting;
     const table = await counting.run();
     const found = await compareCounts(findings, table, "none");
-    if (findings.rebuild && fix === "all") return await this.#rebuilt(counting, found);
+    if (findings.lost && fix !== "none" && found.leaks > 0) {
+      findings.say("Leaked clusters are kept: a table that cannot be followed may lead to them");
+    }
+    if (findings.rebuild && fix === "all") return await this.#rebuilt(counting, table, found);
     if (findings.rebuild && fix === "leaks") {
       findings.say("ERROR need to rebuild refcount structures");
       throw new BlockError("EIO", "Input/output error");
@@ -106,14 +109,20 @@ class Check {
     await new CopiedFlags(findings, table, mapping, wrong > 0).run();
     if (findings.result.corruptionsFixed > 0) await this.file.flush();
     if (!snapshots.broken) return;
+    if (findings.lost) return snapshots.keep();
     await snapshots.mend();
     await this.#sweep();
   }
 
   /** Everything in the counts that was wrong is right in a new structure. */
-  async #rebuilt(counting: Counting, found: Comparison): Promise<CheckResult> {
+  async #rebuilt(
+    counting: Counting,
+    before: RefcountTable,
+    found: Comparison,
+  ): Promise<CheckResult> {
     const { findings } = counting;
     findings.say("Rebuilding refcount structure");
+    if (findings.lost) await keepCounts(findings, before);
     const header = { ...this.header, ...await rebuildRefcounts(findings) };
     // Counting again finds the old structure leaked, and the errors that are still there.
     const again = new Counting(this.file, header, this.options, counting.snapshots);
@@ -124,7 +133,7 @@ class Check {
     const wrong = findings.result.corruptions + found.corruptions;
     result.corruptionsFixed += findings.result.corruptionsFixed +
       Math.max(0, wrong - result.corruptions);
-    result.leaksFixed += found.leaks;
+    if (!findings.lost) result.leaksFixed += found.leaks;
     result.imageEndOffset = after.end;
     await this.#finish(again, table);
     return result;
@@ -134,10 +143,13 @@ class Check {
   async #sweep(): Promise<void> {
     const bytes = new Uint8Array(2 ** this.header.clusterBits);
     await this.file.read(0, bytes);
-    const options: CheckOptions = { ...this.options, fix: "leaks", say() {} };
+    const options: CheckOptions = { ...this.options, say() {} };
     const counting = new Counting(this.file, parseHeader(bytes, { forCheck: true }), options);
+    const { findings, mapping } = counting;
     const table = await counting.run();
-    await compareCounts(counting.findings, table, "leaks");
+    await compareCounts(findings, table, "leaks");
+    await this.file.flush();
+    await new CopiedFlags(findings, table, mapping, false).run();
     await this.file.flush();
   }
 }

@@ -28,6 +28,33 @@ export async function compareCounts(
   return await new Comparing(findings, table, fix).run();
 }
 
+/** Clusters whose count is higher than what leads to them keep it, in a structure that is rebuilt as well. */
+export async function keepCounts(findings: Findings, table: RefcountTable): Promise<void> {
+  const { counts, clusters, geometry: { refcountBlockEntries: entries } } = findings;
+  const { refcountOrder: order } = findings.header;
+  for (let first = 0; first < clusters; first += entries) {
+    const block = await blockOf(table, first / entries);
+    if (block === "broken" || block === undefined) continue;
+    const end = Math.min(clusters, first + entries);
+    for (let cluster = first; cluster < end; cluster++) {
+      const count = getCount(block, cluster - first, order);
+      if (count > counts.get(cluster)) counts.set(cluster, count);
+    }
+  }
+}
+
+async function blockOf(
+  table: RefcountTable,
+  index: number,
+): Promise<DataView | undefined | "broken"> {
+  try {
+    return await table.block(index);
+  } catch (error) {
+    if (error instanceof BlockError) return "broken";
+    throw error;
+  }
+}
+
 class Comparing {
   readonly #found: Comparison = {
     leaks: 0,
@@ -51,22 +78,13 @@ class Comparing {
     const pages = findings.counts.pages();
     const last = pages.length === 0 ? 0 : (pages.at(-1)! + 1) * PAGE_CLUSTERS;
     for (let first = 0; first < Math.max(findings.clusters, last); first += entries) {
-      const block = await this.#block(first / entries);
+      const block = await blockOf(table, first / entries);
       if (block === "broken") this.#unreadable(first);
       else if (block === undefined) this.#withoutBlock(first);
       else if (this.#withBlock(first, block)) await table.writeBlock(first / entries, block);
     }
     this.#found.end = (this.#highest + 1) * clusterSize;
     return this.#found;
-  }
-
-  async #block(index: number): Promise<DataView | undefined | "broken"> {
-    try {
-      return await this.table.block(index);
-    } catch (error) {
-      if (error instanceof BlockError) return "broken";
-      throw error;
-    }
   }
 
   #unreadable(first: number): void {
@@ -123,7 +141,7 @@ class Comparing {
     const { findings, fix } = this;
     if (cluster > this.#highest) this.#highest = cluster;
     const leak = count > references;
-    const mend = fix === "all" || (leak && fix === "leaks");
+    const mend = leak ? fix !== "none" && !findings.lost : fix === "all";
     const what = mend ? "Repairing" : leak ? "Leaked" : "ERROR";
     findings.say(`${what} cluster ${cluster} refcount=${count} reference=${references}`);
     // Something in use that counts as free may be given away: nothing can be allocated to mend this.

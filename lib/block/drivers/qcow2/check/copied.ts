@@ -9,8 +9,8 @@ import type { RefcountTable } from "./refcount_table.ts";
 const PART = 65536;
 
 /**
- * Checks and, with fix "all", corrects them; with "leaks" too, unless something is `wrong` with the image. Counts
- * on disk must be right and stable before.
+ * Checks and, with fix "all", corrects them; with "leaks" too, unless something is `wrong` with the image. What is
+ * something else as well as a table is not written to. Counts on disk must be right and stable before.
  */
 export class CopiedFlags {
   readonly #mend: boolean;
@@ -32,12 +32,13 @@ export class CopiedFlags {
     for (let at = 0; at < length; at += PART) {
       const offset = header.l1Offset + at;
       const view = await findings.table(offset, Math.min(PART, header.l1Size * 8 - at));
-      if (view !== undefined && await this.#l1Part(view, at / 8)) await this.#write(offset, view);
+      if (view === undefined) continue;
+      const own = this.#ownL1(offset, view.byteLength);
+      if (await this.#l1Part(view, at / 8, own)) await this.#write(offset, view);
     }
     for (const [cluster, weight] of mapping.active.entries()) {
       if (cluster === 0) continue;
-      const own = findings.counts.get(cluster) >= weight;
-      await this.#l2Table(cluster * clusterSize, weight, own);
+      await this.#l2Table(cluster * clusterSize, weight, mapping.owns(cluster));
     }
     for (const [offset, { active }] of mapping.unaligned) {
       if (active > 0) await this.#l2Table(offset, active, false);
@@ -58,7 +59,16 @@ export class CopiedFlags {
     }
   }
 
-  async #l1Part(view: DataView, first: number): Promise<boolean> {
+  /** Whether this part of the L1 table is nothing else. */
+  #ownL1(offset: number, length: number): boolean {
+    const { counts, geometry: { clusterSize } } = this.findings;
+    for (let at = offset - (offset % clusterSize); at < offset + length; at += clusterSize) {
+      if (counts.get(at / clusterSize) > 1) return false;
+    }
+    return true;
+  }
+
+  async #l1Part(view: DataView, first: number, own: boolean): Promise<boolean> {
     let changed = false;
     for (let at = 0; at < view.byteLength; at += 8) {
       const high = view.getUint32(at), low = view.getUint32(at + 4);
@@ -68,7 +78,7 @@ export class CopiedFlags {
       if (count === undefined || (count === 1) === (high >= EntryHigh.copied)) continue;
       const what = `OFLAG_COPIED L2 cluster: l1_index=${first + at / 8} ` +
         `l1_entry=${entryText(high, low)} refcount=${count}`;
-      if (!this.findings.mendable(what, 1, this.#mend)) continue;
+      if (!this.findings.mendable(what, 1, own && this.#mend)) continue;
       view.setUint32(at, (high ^ EntryHigh.copied) >>> 0);
       this.findings.result.corruptionsFixed++;
       changed = true;
@@ -91,8 +101,7 @@ export class CopiedFlags {
       const count = externalData ? 1 : await this.#count(entryOffset(high, low));
       if (count === undefined || (count === 1) === copied) continue;
       const what = `OFLAG_COPIED data cluster: l2_entry=${entryText(high, low)} refcount=${count}`;
-      if (!mend) findings.corrupt(`ERROR ${what}`, weight);
-      else if (findings.mendable(what, weight, this.#mend)) {
+      if (findings.mendable(what, weight, mend && this.#mend)) {
         view.setUint32(at, (high ^ EntryHigh.copied) >>> 0);
         findings.result.corruptionsFixed++;
         changed = true;

@@ -6,6 +6,8 @@ import type { Geometry } from "../types.ts";
 import { CountBudget, CountMap } from "./counts.ts";
 import { type CheckFile, type CheckOptions, type CheckResult, emptyResult } from "./types.ts";
 
+/** Clusters behind the end of the file, beside as many as it has, that a repair may come to use. */
+const NEAR = 4096;
 /** More clusters than this are not checked (the original's bound); it also bounds time and memory. */
 const MAX_CLUSTERS = 2 ** 31 - 1;
 /** Findings beyond this are counted, but not said one by one. */
@@ -25,8 +27,12 @@ export class Findings {
   /** What leads to each cluster. */
   readonly counts: CountMap;
   readonly budget: CountBudget;
+  /** What leads to clusters behind the end of the file, but near it: a repair may grow the file up to them. */
+  readonly beyond: CountMap;
   /** The reference count structure itself is broken: it cannot be mended in place. */
   rebuild = false;
+  /** A table cannot be followed: what it leads to looks leaked, and is not. */
+  lost = false;
   #lines = 0;
   /** Bytes of tables that `words` went through. */
   #words = 0;
@@ -41,6 +47,7 @@ export class Findings {
     this.clusters = Math.ceil(this.fileSize / this.geometry.clusterSize);
     this.budget = new CountBudget(options.memory);
     this.counts = new CountMap(this.budget);
+    this.beyond = new CountMap(this.budget);
     this.result.totalClusters = Math.ceil(header.size / this.geometry.clusterSize);
     if (this.clusters > MAX_CLUSTERS) {
       this.result.checkErrors++;
@@ -78,6 +85,7 @@ export class Findings {
           `or more: ${where}`,
         weight,
       );
+      this.#behind(offset, size, weight);
       return false;
     }
     const last = Math.floor((offset + size - 1) / clusterSize);
@@ -90,6 +98,17 @@ export class Findings {
       );
     }
     return true;
+  }
+
+  /** Clusters and L2 tables: a guest could write to them. */
+  #behind(offset: number, size: number, weight: number): void {
+    const { geometry: { clusterSize, refcountMax }, clusters } = this;
+    if (size > 2 * clusterSize) return;
+    const first = Math.max(clusters, Math.floor(offset / clusterSize));
+    const last = Math.min(2 * clusters + NEAR, Math.floor((offset + size - 1) / clusterSize));
+    for (let cluster = first; cluster <= last; cluster++) {
+      this.beyond.add(cluster, weight, refcountMax);
+    }
   }
 
   /** Reads a table of `length` bytes; holes are not read. Undefined: all zero. */

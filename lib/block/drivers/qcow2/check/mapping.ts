@@ -48,7 +48,7 @@ export class Mapping {
   /** Counts an L1 table and its entries; `weight` L1 tables are this one. */
   async table(offset: number, entries: number, active: boolean, weight = 1): Promise<void> {
     const { findings } = this;
-    findings.reference(offset, entries * 8, weight);
+    if (!findings.reference(offset, entries * 8, weight)) findings.lost = true;
     await findings.words(offset, entries, (high, low) => this.#l1Entry(high, low, active, weight));
   }
 
@@ -68,6 +68,7 @@ export class Mapping {
         `ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
         weight,
       );
+      findings.lost = true;
       const weights = this.unaligned.get(offset) ?? { all: 0, active: 0 };
       weights.all += weight;
       if (active) weights.active += weight;
@@ -75,7 +76,12 @@ export class Mapping {
     } else if (inside) {
       this.#all.add(offset / clusterSize, weight, Number.MAX_SAFE_INTEGER);
       if (active) this.active.add(offset / clusterSize, weight, Number.MAX_SAFE_INTEGER);
-    }
+    } else findings.lost = true;
+  }
+
+  /** Whether the cluster is an L2 table and nothing else, so that it may be written to. */
+  owns(cluster: number): boolean {
+    return this.findings.counts.get(cluster) === this.#all.get(cluster);
   }
 
   /** Counts what the L2 tables that were gathered lead to. */
@@ -98,9 +104,7 @@ export class Mapping {
     const view = await findings.table(offset, clusterSize);
     if (view === undefined) return;
     // What is something else, too, is not written to.
-    const own = offset % clusterSize === 0 &&
-      findings.counts.get(offset / clusterSize) ===
-        Math.min(weights.all, findings.geometry.refcountMax);
+    const own = offset % clusterSize === 0 && this.owns(offset / clusterSize);
     if (new L2Check(findings, view, weights, own).run()) {
       await findings.file.write(offset, new Uint8Array(view.buffer));
     }

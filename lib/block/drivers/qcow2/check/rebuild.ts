@@ -4,7 +4,7 @@
  */
 import { BlockError } from "../../../../base/mod.ts";
 import { Bounds } from "../format.ts";
-import { type CountMap, PAGE_CLUSTERS } from "./counts.ts";
+import { PAGE_CLUSTERS } from "./counts.ts";
 import type { Findings } from "./find.ts";
 import { setCount } from "./refcount_table.ts";
 
@@ -23,9 +23,13 @@ export async function rebuildRefcounts(findings: Findings): Promise<Rebuilt> {
 }
 
 /** The first `clusters` clusters in a row, from `first` on, that nothing leads to; they count one now. */
-export function takeClusters(counts: CountMap, clusters: number, first = 1): number {
+export function takeClusters(
+  { counts, beyond }: Findings,
+  clusters: number,
+  first = 1,
+): number {
   for (let found = 0; found < clusters;) {
-    if (counts.get(first + found) === 0) found++;
+    if (counts.get(first + found) + beyond.get(first + found) === 0) found++;
     else {
       first += found + 1;
       found = 0;
@@ -47,6 +51,10 @@ class Rebuilding {
   async run(): Promise<Rebuilt> {
     const { findings } = this;
     const { file, geometry: { clusterSize } } = findings;
+    // The file may grow up to what leads behind its end.
+    for (const [cluster, weight] of findings.beyond.entries()) {
+      findings.counts.add(cluster, weight, findings.geometry.refcountMax);
+    }
     this.#place();
     const table = new Uint8Array(this.#tableClusters * clusterSize);
     const view = new DataView(table.buffer);
@@ -108,7 +116,7 @@ class Rebuilding {
   }
 
   #take(clusters: number): number {
-    const first = takeClusters(this.findings.counts, clusters, clusters === 1 ? this.#next : 1);
+    const first = takeClusters(this.findings, clusters, clusters === 1 ? this.#next : 1);
     if (clusters === 1) this.#next = first + 1;
     return first;
   }

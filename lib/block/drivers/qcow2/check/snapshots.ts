@@ -127,11 +127,13 @@ export class CheckedSnapshots {
           `${who()} l1_offset=0x${l1Offset.toString(16)}: L1 table is not cluster aligned; ` +
             "snapshot table entry corrupted",
         );
+        findings.lost = true;
       } else if (l1Size > Bounds.maxL1Bytes / 8) {
         findings.corrupt(
           `${who()} l1_size=0x${l1Size.toString(16)}: L1 table is too large; ` +
             "snapshot table entry corrupted",
         );
+        findings.lost = true;
       } else {
         const key = `${l1Offset}/${l1Size}`;
         const same = tables.get(key);
@@ -142,12 +144,18 @@ export class CheckedSnapshots {
     for (const { offset, entries, weight } of tables.values()) {
       await mapping.table(offset, entries, false, weight);
     }
-    if (this.#length > 0) findings.reference(findings.header.snapshotsOffset, this.#length);
+    if (!findings.reference(findings.header.snapshotsOffset, this.#length)) findings.lost = true;
   }
 
   /** Whether `mend` would have something to do. */
   get broken(): boolean {
     return this.#mendable > 0;
+  }
+
+  /** Instead of `mend`: the table stays as it is, with its errors and with what can be read out of it by hand. */
+  keep(): void {
+    this.findings.say("ERROR the snapshot table is kept as it is");
+    this.findings.result.corruptions += this.#mendable;
   }
 
   /**
@@ -161,7 +169,7 @@ export class CheckedSnapshots {
     const field = new DataView(new ArrayBuffer(12));
     if (bytes.length > 0) {
       const clusters = Math.ceil(bytes.length / clusterSize);
-      const first = takeClusters(findings.counts, clusters);
+      const first = takeClusters(findings, clusters);
       await file.write(first * clusterSize, bytes);
       await file.flush();
       await this.#raise(first, clusters);
