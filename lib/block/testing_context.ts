@@ -17,12 +17,18 @@ class FakeMemory {
     if (this.#next > this.buffer.byteLength) {
       this.buffer.resize(alignUp(this.#next, 1 << 20));
     }
+    const bytes = this.viewAt(address, size);
+    let mapped = true;
     return {
       address,
       length: size,
-      bytes: this.viewAt(address, size),
+      bytes,
       view: new DataView(this.buffer, address, size),
-      unmap: () => {},
+      unmap: () => {
+        assert(mapped, "memory unmapped twice");
+        mapped = false;
+        bytes.fill(0xee);
+      },
     };
   }
   viewAt(address: number, length: number): Uint8Array {

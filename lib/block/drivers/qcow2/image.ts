@@ -109,8 +109,13 @@ export abstract class Image implements Qcow2Image {
 
   /** Reads the tables and makes the parts. */
   async load(): Promise<void> {
-    const { header, context, file } = this;
-    const { clusterSize } = this.geometry;
+    this.#take(await this.#readTables(this.header));
+    await this.snapshots.load();
+  }
+
+  async #readTables(header: Header): Promise<{ l1: WordTable; counts: WordTable }> {
+    const { context, file } = this;
+    const clusterSize = 2 ** header.clusterBits;
     const l1 = await readBytes(context, file, header.l1Offset, header.l1Size * 8);
     const counts = await readBytes(
       context,
@@ -118,9 +123,12 @@ export abstract class Image implements Qcow2Image {
       header.refcountTableOffset,
       header.refcountTableClusters * clusterSize,
     );
-    this.l1 = new L1Table(WordTable.parse(l1), header.l1Offset);
-    this.#assemble(WordTable.parse(counts), header.refcountTableOffset);
-    await this.snapshots.load();
+    return { l1: WordTable.parse(l1), counts: WordTable.parse(counts) };
+  }
+  #take({ l1, counts }: { l1: WordTable; counts: WordTable }): void {
+    const { header } = this;
+    this.l1 = new L1Table(l1, header.l1Offset);
+    this.#assemble(counts, header.refcountTableOffset);
   }
 
   /** The parts, with nothing cached. */
@@ -154,12 +162,15 @@ export abstract class Image implements Qcow2Image {
     this.#assemble(table, tableOffset);
   }
 
-  /** Reads the tables anew that `header` leads to. Nothing is cached. */
+  /** Reads the tables anew that `header` leads to; what is cached goes, unless they cannot be read. */
   protected async reload(header: Header): Promise<void> {
+    const tables = await this.#readTables(header);
+    await this.closeCaches();
     this.headerState.header = header;
     this.geometry = geometryOf(header);
     this.#size = header.size;
-    await this.load();
+    this.#take(tables);
+    await this.snapshots.load();
   }
 
   protected async closeCaches(): Promise<void> {

@@ -130,7 +130,6 @@ export class ImageInstance extends Image implements OpenedImage {
   }
   async activate(): Promise<void> {
     await this.quiesce();
-    await this.closeCaches();
     const bytes = await readBytes(this.context, this.file, 0, MAX_HEADER_BYTES);
     const header = parseHeader(bytes);
     await this.reload(await this.parts.hooks.arrived?.(this, header) ?? header);

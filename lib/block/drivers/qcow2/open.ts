@@ -56,9 +56,11 @@ async function prepareForWriting(
 ): Promise<Header> {
   let now = header;
   if (has(now, Incompatible.dirty)) {
-    await repair(context, nodeName, file, now);
+    const mended = await repair(context, nodeName, file, now);
     now = await readHeader(context, file);
-    now = { ...now, incompatibleFeatures: now.incompatibleFeatures & ~Incompatible.dirty };
+    // What no repair mends is left for whoever meets it, as in QEMU, and the mark until the image is closed.
+    const left = mended ? Incompatible.dirty : 0n;
+    now = { ...now, incompatibleFeatures: now.incompatibleFeatures & ~left };
   }
   if (now !== header || needsPreparation(now)) {
     now = {
@@ -74,24 +76,26 @@ async function prepareForWriting(
   return now;
 }
 
+/** Repairs the counts; whether nothing is wrong any more. Throws where they could not be looked at. */
 async function repair(
   context: Context,
   nodeName: string,
   file: Child,
   header: Header,
-): Promise<void> {
+): Promise<boolean> {
   const { log } = context;
   const result = await checkImage(childFile(context, file), header, {
     fix: "all",
     say: (line) => log.info(line),
     complain: (message) => log.warn(`node '${nodeName}': ${message}`),
   });
-  if (result.checkErrors > 0 || result.corruptions > 0) {
+  if (result.checkErrors > 0) {
     throw new BlockError("EIO", "Could not repair dirty image: Input/output error", {
       node: nodeName,
       op: "open",
     });
   }
+  return result.corruptions === 0;
 }
 
 /**

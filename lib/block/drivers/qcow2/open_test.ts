@@ -112,6 +112,50 @@ for (const failing of ["read", "write"]) {
   });
 }
 
+Deno.test("a dirty image that cannot be repaired is read as before when it was to become writable", async () => {
+  const disk = await marked(DIRTY);
+  const test = testGraph({ disk }, [qcow2 as never]);
+  await test.add(options(true));
+  const backend = await user(test, false);
+  disk.fault = ({ op, offset }) => op === "read" && offset === COUNTS ? ioError() : undefined;
+  const message = "Could not repair dirty image: Input/output error";
+  await assert.rejects(test.graph.reopen([options(false)]), { message });
+  assert.equal(await firstByte(test, backend), 7);
+  disk.fault = undefined;
+  await test.graph.reopen([options(true)]);
+  await test.graph.reopen([options(false)]);
+  assert.equal(await firstByte(test, backend), 7);
+  assert.equal(disk.bytes[MARKS]! & DIRTY, 0);
+  await backend.detach();
+  await test.graph.closeAll();
+  assert.equal(await check(disk), 0);
+});
+
+/** Where the entry of the first cluster lies. */
+const FIRST_ENTRY = 4 * CLUSTER;
+
+for (const reopened of [false, true]) {
+  const how = reopened ? "reopened" : "opened";
+  Deno.test(`a dirty image with an entry that no repair mends is ${how} for writing, and marked until it is closed`, async () => {
+    const disk = await marked(DIRTY);
+    new DataView(disk.bytes.buffer).setBigUint64(
+      FIRST_ENTRY,
+      1n << 63n | BigInt(5 * CLUSTER + 512),
+    );
+    const test = testGraph({ disk }, [qcow2 as never]);
+    await test.add(options(reopened));
+    if (reopened) await test.graph.reopen([options(false)]);
+    assert.equal(disk.bytes[MARKS]! & DIRTY, DIRTY);
+    const writer = await user(test, true);
+    await write(test, writer, CLUSTER);
+    await writer.flush();
+    await writer.detach();
+    assert.equal(disk.bytes[MARKS]! & DIRTY, DIRTY);
+    await test.graph.closeAll();
+    assert.equal(disk.bytes[MARKS]!, 0);
+  });
+}
+
 Deno.test("an image goes read-only with all that was written, or stays writable where that fails", async () => {
   const disk = await marked(0);
   const test = testGraph({ disk }, [qcow2 as never]);
