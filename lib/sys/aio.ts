@@ -105,13 +105,10 @@ export class AioIo extends KernelQueue {
       );
       if (count <= 0) break;
       any = true;
-      // Copied out first: completing a request may start others, and reap again.
-      const done: [number, number][] = [];
       for (let i = 0; i < count; i++) {
         const at = EVENTS_AT + i * EVENT_SIZE;
-        done.push([getU64(view, at), getI64(view, at + 16)]);
+        this.complete(getU64(view, at), getI64(view, at + 16));
       }
-      for (const [slot, result] of done) this.complete(slot, result);
     }
     return any;
   }

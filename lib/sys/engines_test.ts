@@ -13,8 +13,8 @@ import {
   type QueueOptions,
 } from "./kernel_queue.ts";
 import { LinuxSys } from "./linux.ts";
-import { isRefused, openUring, probeUring, UringIo } from "./uring.ts";
-import type { FileStat, Sys } from "./types.ts";
+import { isRefused, openUring, probeUring } from "./uring.ts";
+import type { Sys } from "./types.ts";
 
 const probing = new LinuxSys();
 const engines: {
@@ -240,14 +240,3 @@ for (const { name, open, refused } of engines) {
       }),
   );
 }
-
-Deno.test("io_uring allocates and answers no-ops", {
-  ignore: engines[1]!.refused !== undefined,
-}, () =>
-  withEngine(openUring, async (io, fd, { sys }) => {
-    assert(io instanceof UringIo);
-    assert.equal(await io.nop(), 0);
-    assert.equal(await io.fallocate(fd, 0, 4096, 8192), 0);
-    assert.equal((sys.fstat(fd) as FileStat).size, 12288);
-    assert.equal(await io.fallocate(-1, 0, 0, 1), -Errno.EBADF);
-  }));

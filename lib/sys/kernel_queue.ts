@@ -53,7 +53,7 @@ const DEFAULT_BATCH = 32;
 const SLOT_BYTES = IOV_MAX * IOVEC_SIZE;
 
 /** What one request does. */
-export type Operation = "readv" | "writev" | "fdatasync" | "fallocate" | "nop";
+export type Operation = "readv" | "writev" | "fdatasync";
 
 /** One request as the engines see it; `address`: of the data if count is 1, else of the iovecs. */
 export interface QueueRequest {
@@ -61,7 +61,7 @@ export interface QueueRequest {
   fd: number;
   address: number;
   count: number;
-  /** Bytes if count is 1; the mode for fallocate. */
+  /** Bytes if count is 1. */
   length: number;
   offset: number;
 }
@@ -71,7 +71,6 @@ interface Waiting {
   readonly fd: number;
   readonly iov: IoVec;
   readonly offset: number;
-  readonly mode: number;
   readonly resolve: (result: number) => void;
 }
 
@@ -93,7 +92,7 @@ export abstract class KernelQueue implements AsyncIo {
   /** Slots that are filled in but not with the kernel, oldest first. */
   readonly #ready: number[] = [];
   readonly #request: QueueRequest = {
-    op: "nop",
+    op: "fdatasync",
     fd: -1,
     address: 0,
     count: 0,
@@ -153,29 +152,23 @@ export abstract class KernelQueue implements AsyncIo {
   }
 
   readv(fd: number, iov: IoVec, offset: number): Promise<number> {
-    return this.start("readv", fd, iov, offset, 0);
+    return this.#start("readv", fd, iov, offset);
   }
 
   writev(fd: number, iov: IoVec, offset: number): Promise<number> {
-    return this.start("writev", fd, iov, offset, 0);
+    return this.#start("writev", fd, iov, offset);
   }
 
   fdatasync(fd: number): Promise<number> {
-    return this.start("fdatasync", fd, new IoVec(), 0, 0);
+    return this.#start("fdatasync", fd, new IoVec(), 0);
   }
 
   /** Starts a request, or queues it (with a copy of its list) when all slots are taken. */
-  protected start(
-    op: Operation,
-    fd: number,
-    iov: IoVec,
-    offset: number,
-    mode: number,
-  ): Promise<number> {
+  #start(op: Operation, fd: number, iov: IoVec, offset: number): Promise<number> {
     assert(!this.#closing, "request on a closed engine");
     return new Promise((resolve) => {
-      if (this.#free.length > 0) this.#place(op, fd, iov, offset, mode, resolve);
-      else this.#waiting.push({ op, fd, iov: iov.slice(0, iov.total), offset, mode, resolve });
+      if (this.#free.length > 0) this.#place(op, fd, iov, offset, resolve);
+      else this.#waiting.push({ op, fd, iov: iov.slice(0, iov.total), offset, resolve });
     });
   }
 
@@ -184,7 +177,6 @@ export abstract class KernelQueue implements AsyncIo {
     fd: number,
     iov: IoVec,
     offset: number,
-    mode: number,
     resolve: (result: number) => void,
   ): void {
     const slot = this.#free.pop()!;
@@ -193,12 +185,9 @@ export abstract class KernelQueue implements AsyncIo {
     request.fd = fd;
     request.offset = offset;
     request.count = Math.min(iov.count, IOV_MAX);
-    request.length = mode;
     if (iov.count === 1) {
       request.address = iov.addresses[0]!;
       request.length = iov.lengths[0]!;
-    } else if (op === "fallocate") {
-      request.address = iov.total; // its length travels where the address would
     } else {
       const at = slot * SLOT_BYTES;
       const words = this.#words[slot] ??= new Uint32Array(
@@ -265,8 +254,10 @@ export abstract class KernelQueue implements AsyncIo {
     resolve(result);
     const next = this.#waiting.shift();
     if (next !== undefined) {
-      this.#place(next.op, next.fd, next.iov, next.offset, next.mode, next.resolve);
-    } else if (this.#busy === 0) this.#idle?.();
+      this.#place(next.op, next.fd, next.iov, next.offset, next.resolve);
+    } else if (this.#busy === 0) {
+      this.#idle?.();
+    }
   }
 
   async close(): Promise<void> {

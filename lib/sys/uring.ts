@@ -1,5 +1,5 @@
 /** aio=io_uring: the rings of io_uring(7), driven directly through shared memory. */
-import { assert, IoVec } from "../base/mod.ts";
+import { assert } from "../base/mod.ts";
 import { type SyscallNumbers, syscallNumbers } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import {
@@ -17,7 +17,7 @@ import { silentPoints, type UringTraces, uringTraces } from "./traces.ts";
 import type { Memory, Sys } from "./types.ts";
 
 /** linux/io_uring.h */
-const OP = { NOP: 0, READV: 1, WRITEV: 2, FSYNC: 3, FALLOCATE: 17, READ: 22, WRITE: 23 } as const;
+const OP = { READV: 1, WRITEV: 2, FSYNC: 3, READ: 22, WRITE: 23 } as const;
 const FSYNC_DATASYNC = 1;
 const OFF_SQ_RING = 0;
 const OFF_CQ_RING = 0x8000000;
@@ -53,7 +53,7 @@ interface Rings {
   readonly cqes: number;
 }
 
-/** AsyncIo over io_uring; also fallocate and nop. */
+/** AsyncIo over io_uring. */
 export class UringIo extends KernelQueue {
   readonly engine = "io_uring";
   readonly #rings: Rings;
@@ -74,19 +74,6 @@ export class UringIo extends KernelQueue {
     this.attach();
   }
 
-  /** fallocate(2): 0 or -errno. */
-  fallocate(fd: number, mode: number, offset: number, length: number): Promise<number> {
-    // No segments: only the sum counts.
-    const size = new IoVec();
-    size.total = length;
-    return this.start("fallocate", fd, size, offset, mode);
-  }
-
-  /** Goes through the kernel and back. */
-  nop(): Promise<number> {
-    return this.start("nop", -1, new IoVec(), 0, 0);
-  }
-
   protected override fill(slot: number, request: QueueRequest): void {
     const { sqes } = this.#rings;
     // There are as many entries as slots: entry `slot` is ours until its request has completed.
@@ -100,19 +87,16 @@ export class UringIo extends KernelQueue {
     sqes.setInt32(at + 4, request.fd, true);
     putU64(sqes, at + 8, request.offset);
     sqes.setUint32(at + 32, slot, true);
-    if (op === "readv" || op === "writev") {
-      const single = count === 1;
-      const read = single ? OP.READ : OP.READV;
-      sqes.setUint8(at, op === "readv" ? read : read === OP.READ ? OP.WRITE : OP.WRITEV);
-      putU64(sqes, at + 16, request.address);
-      sqes.setUint32(at + 24, single ? request.length : count, true);
-    } else if (op === "fdatasync") {
+    if (op === "fdatasync") {
       sqes.setUint8(at, OP.FSYNC);
       sqes.setUint32(at + 28, FSYNC_DATASYNC, true);
-    } else if (op === "fallocate") {
-      sqes.setUint8(at, OP.FALLOCATE);
+    } else {
+      const single = count === 1;
+      const read = op === "readv";
+      const opcode = single ? (read ? OP.READ : OP.WRITE) : (read ? OP.READV : OP.WRITEV);
+      sqes.setUint8(at, opcode);
       putU64(sqes, at + 16, request.address);
-      sqes.setUint32(at + 24, request.length, true);
+      sqes.setUint32(at + 24, single ? request.length : count, true);
     }
   }
 
@@ -138,7 +122,7 @@ export class UringIo extends KernelQueue {
       const slot = cq[at]!;
       const result = cq[at + 2]! | 0;
       head = (head + 1) >>> 0;
-      // The entry is given back before its request goes on: that may reap again.
+      // The entry is given back first: completing its request may submit another one, which will want an entry.
       Atomics.store(cq, cqHead, head);
       const { completion } = this.#traces;
       if (completion.enabled) completion.emit(`slot ${slot} ret ${result}`);
