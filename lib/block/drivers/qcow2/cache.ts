@@ -269,20 +269,48 @@ export class TableCache {
    * be called when it was written, or could not be.
    */
   stage(): StagedSlices | undefined {
-    if (this.#dirty.size === 0) return undefined;
+    return this.#stage(this.#byPlace(), Infinity);
+  }
+
+  /**
+   * The same in parts of not many more than `most` bytes, each taken, and copied, when it is asked for: for slices
+   * that nothing on disk leads to, whose order does not matter. A part must be finished before the next one.
+   */
+  *stageParts(most: number): Iterable<StagedSlices> {
+    const left = this.#byPlace();
+    for (;;) {
+      const staged = this.#stage(left, most);
+      if (staged === undefined) return;
+      yield staged;
+    }
+  }
+
+  /** Those that are dirty, the last in the file first. */
+  #byPlace(): Slot[] {
+    return [...this.#dirty].sort((a, b) => b.host - a.host);
+  }
+
+  /** Takes slots off the end of `left`. */
+  #stage(left: Slot[], most: number): StagedSlices | undefined {
     const unit = Math.min(WRITE_UNIT, this.sliceSize);
-    const slots = [...this.#dirty].sort((a, b) => a.host - b.host);
     const staged = new StagedSlices(this.#parts.context, this.#parts.file);
     const taken: { slot: Slot; from: number; to: number }[] = [];
-    for (const slot of slots) {
+    for (let bytes = 0; bytes < most;) {
+      const slot = left.pop();
+      if (slot === undefined) break;
+      // It may have been forgotten since.
+      if (!slot.dirty) continue;
       const from = alignDown(slot.dirtyFrom, unit);
       const to = Math.min(this.sliceSize, alignUp(slot.dirtyTo, unit));
       staged.add(slot.host + from, this.#memory.address + slot.base + from, to - from);
+      bytes += to - from;
       taken.push({ slot, from, to });
       slot.dirtyFrom = slot.dirtyTo = 0;
       slot.writing = true;
+      this.#dirty.delete(slot);
     }
-    this.#dirty.clear();
+    if (taken.length === 0) return undefined;
+    staged.copy();
     this.#writing += taken.length;
     staged.onFinish = (written) => {
       this.#writing -= taken.length;

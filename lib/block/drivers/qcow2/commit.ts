@@ -9,9 +9,12 @@ import type { L1Write } from "./l1.ts";
 import { writeBytes } from "./metadata.ts";
 import type { TableWrite } from "./refcounts.ts";
 import type { StagedSlices } from "./staged.ts";
+import type { MetadataKind } from "./types.ts";
 
 /** More dirty slices than this, and a commit is due. */
 const MANY_DIRTY = 256;
+/** Within a transition, so many bytes are copied and written at a time. */
+const PART = 1 << 20;
 
 /** Everything that one commit writes. */
 interface Staged {
@@ -87,19 +90,15 @@ export class Commits {
   #stage(): Staged {
     const { map, refcounts, l1, releases, lazy } = this.image;
     const withCounts = !lazy || this.#countsWanted;
-    const held = this.image.transition !== undefined;
     this.#countsWanted = false;
-    const staged = {
+    return {
       slices: map.cache.stage(),
       blocks: withCounts ? refcounts.cache.stage() : undefined,
       // New blocks are counted in others and lead nowhere before they are written.
-      table: withCounts && !held ? refcounts.stageTable() : { writes: [], back: () => {} },
-      l1: held ? { offset: 0, entries: [], back: () => {} } : l1.stage(),
-      releases: held ? [] : releases.take(),
+      table: withCounts ? refcounts.stageTable() : { writes: [], back: () => {} },
+      l1: l1.stage(),
+      releases: releases.take(),
     };
-    staged.slices?.copy();
-    staged.blocks?.copy();
-    return staged;
   }
 
   async #run(): Promise<void> {
@@ -110,6 +109,9 @@ export class Commits {
         node: image.nodeName,
       });
     }
+    const doubt = image.assureHeader();
+    if (doubt !== undefined) await doubt;
+    if (image.transition !== undefined) return await this.#runHeld();
     const staged = this.#stage();
     let written = false;
     try {
@@ -127,18 +129,45 @@ export class Commits {
     image.releases.settle(staged.releases);
   }
 
+  /**
+   * Within a transition: nothing on disk leads to what is written here before the transition writes the tables and,
+   * when all is stable, the header. So it needs no order and no flushes, and is copied in parts: others have their turn.
+   */
+  async #runHeld(): Promise<void> {
+    const { map, refcounts, pace } = this.image;
+    this.#countsWanted = false;
+    for (
+      const [cache, kind] of [
+        [refcounts.cache, "refcount block"],
+        [map.cache, "active L2 table"],
+      ] as const
+    ) {
+      for (const staged of cache.stageParts(PART)) {
+        let written = false;
+        try {
+          this.#check(staged, kind);
+          await staged.write();
+          written = true;
+        } finally {
+          staged.finish(written);
+        }
+        if (pace.tired) await pace.rest();
+      }
+    }
+  }
+
+  #check(staged: StagedSlices | undefined, kind: MetadataKind): void {
+    const { overlap } = this.image;
+    for (const { host, length } of staged?.ranges() ?? []) overlap.check(host, length, kind);
+  }
+
   async #write({ slices, blocks, table, l1, releases }: Staged): Promise<void> {
     const { image } = this;
     const { file, context, overlap } = image;
     const { flush } = image.traces;
     if (flush.enabled) flush.emit(`node ${image.nodeName} l1 entries ${l1.entries.length}`);
-    for (const { host, length } of slices?.ranges() ?? []) {
-      overlap.check(host, length, "active L2 table");
-    }
-    for (const { host, length } of blocks?.ranges() ?? []) {
-      overlap.check(host, length, "refcount block");
-    }
-    await image.assureHeader();
+    this.#check(slices, "active L2 table");
+    this.#check(blocks, "refcount block");
     await blocks?.write();
     if (table.writes.length > 0) {
       await file.flush();

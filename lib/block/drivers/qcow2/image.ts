@@ -17,7 +17,7 @@ import { HeldClusters } from "./held.ts";
 import { InFlight } from "./inflight.ts";
 import { L1Table } from "./l1.ts";
 import { ClusterMap } from "./map.ts";
-import { readBytes, WordTable, writeBytes } from "./metadata.ts";
+import { readBytes, WordTable, writeBytes, writeTable } from "./metadata.ts";
 import { OverlapMap } from "./overlap.ts";
 import { Planning } from "./planning.ts";
 import { Refcounts } from "./refcounts.ts";
@@ -224,6 +224,10 @@ export abstract class Image implements Qcow2Image {
     this.overlap.check(offset, bytes.length, kind);
     await writeBytes(this.context, this.file, offset, bytes);
   }
+  async writeTable(offset: number, table: WordTable, kind: MetadataKind): Promise<void> {
+    this.overlap.check(offset, table.length * 8, kind);
+    await writeTable(this.context, this.file, offset, table);
+  }
   protect(offset: number, length: number, kind: MetadataKind): void {
     this.overlap.add(offset, length, kind);
   }
@@ -258,11 +262,8 @@ export abstract class Image implements Qcow2Image {
     this.releases.add(offset, length, discard);
   }
 
-  get l1Length(): number {
-    return this.l1.length;
-  }
-  l1Entry(index: number): bigint {
-    return this.l1.table.entry(index);
+  activeL1(): WordTable {
+    return this.l1.table.targets();
   }
   transit(task: (change: StateChange) => Promise<Partial<Header>>): Promise<void> {
     return transit(this, task);

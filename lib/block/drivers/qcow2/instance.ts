@@ -79,7 +79,9 @@ export class ImageInstance extends Image implements OpenedImage {
   }
 
   flush(): MaybePromise<void> {
-    if (this.readOnly || (!this.commits.needed && !this.commits.running)) return undefined;
+    // What requests have changed is stable before a transition begins, and none changes anything meanwhile.
+    if (this.readOnly || this.transition !== undefined) return undefined;
+    if (!this.commits.needed && !this.commits.running) return undefined;
     return this.commits.commit();
   }
 

@@ -3,7 +3,7 @@
  * they lead to. A table at another place (resize, snapshot apply) is written completely and then takes the
  * header along.
  */
-import { EntryHigh, entryOffset, highWord, lowWord } from "./format.ts";
+import { EntryHigh, highWord, lowWord } from "./format.ts";
 import { WordTable } from "./metadata.ts";
 
 /** The table. Indices are below `length`. */
@@ -26,7 +26,7 @@ export class L1Table {
 
   /** Where the L2 table lies; 0: there is none. */
   target(index: number): number {
-    return entryOffset(this.table.high[index]!, this.table.low[index]!);
+    return this.table.target(index);
   }
   /** The L2 table has no other user. */
   copied(index: number): boolean {

@@ -1,7 +1,8 @@
 /** Uncached metadata: bytes between the image file and the JS heap. For tables and headers, never for data. */
 import { assert, IoVec, viewOf } from "../../../base/mod.ts";
-import type { Context } from "../../../sys/mod.ts";
+import { type Context, Pace } from "../../../sys/mod.ts";
 import type { Child } from "../../mod.ts";
+import { EntryHigh, EntryLow, entryOffset } from "./format.ts";
 
 /** Largest single read or write, in bytes. */
 const STEP = 1 << 20;
@@ -16,11 +17,13 @@ export async function readBytes(
   const out = new Uint8Array(length);
   if (length === 0) return out;
   const buffer = context.buffers.acquire(Math.min(STEP, length));
+  const pace = new Pace(context);
   try {
     for (let at = 0; at < length; at += STEP) {
       const size = Math.min(STEP, length - at);
       await file.read(offset + at, IoVec.of(buffer.address, size), 0);
       out.set(buffer.bytes.subarray(0, size), at);
+      if (pace.tired) await pace.rest();
     }
   } finally {
     context.buffers.release(buffer);
@@ -37,14 +40,32 @@ export async function writeBytes(
 ): Promise<void> {
   if (bytes.length === 0) return;
   const buffer = context.buffers.acquire(Math.min(STEP, bytes.length));
+  const pace = new Pace(context);
   try {
     for (let at = 0; at < bytes.length; at += STEP) {
       const part = bytes.subarray(at, at + STEP);
       buffer.bytes.set(part);
       await file.write(offset + at, IoVec.of(buffer.address, part.length), 0);
+      if (pace.tired) await pace.rest();
     }
   } finally {
     context.buffers.release(buffer);
+  }
+}
+
+/** Writes a table at `offset`. */
+export async function writeTable(
+  context: Context,
+  file: Child,
+  offset: number,
+  table: WordTable,
+): Promise<void> {
+  const pace = new Pace(context);
+  const step = STEP / 8;
+  for (let from = 0; from < table.length; from += step) {
+    const bytes = table.bytes(from, Math.min(from + step, table.length));
+    await writeBytes(context, file, offset + from * 8, bytes);
+    if (pace.tired) await pace.rest();
   }
 }
 
@@ -98,9 +119,20 @@ export class WordTable {
     return this.high[index] === 0 && this.low[index] === 0;
   }
 
-  entry(index: number): bigint {
-    return (BigInt(this.high[index]!) << 32n) | BigInt(this.low[index]!);
+  /** Where the entry leads; 0: nowhere. */
+  target(index: number): number {
+    return entryOffset(this.high[index]!, this.low[index]!);
   }
+  /** The same, with nothing in the entries but where they lead. */
+  targets(): WordTable {
+    const table = WordTable.empty(this.length);
+    for (let i = 0; i < this.length; i++) {
+      table.high[i] = this.high[i]! & EntryHigh.offset;
+      table.low[i] = this.low[i]! & EntryLow.offset;
+    }
+    return table;
+  }
+
   setEntry(index: number, value: bigint): void {
     this.high[index] = Number(value >> 32n);
     this.low[index] = Number(value & 0xffffffffn);

@@ -230,9 +230,9 @@ for (const free of [0, 2 * KiB]) {
   Deno.test(`a snapshot that fails before the header leads to it leaves no leak, ${free} bytes free`, async () => {
     const bench = await scattered(free);
     const { image } = bench;
-    const write = image.writeMetadata.bind(image);
-    image.writeMetadata = (offset, bytes, kind) =>
-      kind === "refcount table" ? Promise.reject(ioError()) : write(offset, bytes, kind);
+    const write = image.writeTable.bind(image);
+    image.writeTable = (offset, table, kind) =>
+      kind === "refcount table" ? Promise.reject(ioError()) : write(offset, table, kind);
     await assert.rejects(snapshot(bench), { errno: "EIO" });
     await bench.close();
     await check(bench.disk);

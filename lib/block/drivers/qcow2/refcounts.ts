@@ -4,7 +4,7 @@
  */
 import { assert } from "../../../base/mod.ts";
 import { type Slot, TableCache } from "./cache.ts";
-import { Bounds, entryOffset, highWord, lowWord } from "./format.ts";
+import { Bounds, highWord, lowWord } from "./format.ts";
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
 import { WordTable } from "./metadata.ts";
@@ -45,7 +45,7 @@ export class Refcounts {
   /** Where block `index` lies; 0: there is none, all its counts are 0. */
   target(index: number): number {
     if (index >= this.table.length) return 0;
-    const host = entryOffset(this.table.high[index]!, this.table.low[index]!);
+    const host = this.table.target(index);
     if (host % this.#image.geometry.clusterSize !== 0 || host >= Bounds.maxHostOffset) {
       this.#image.corrupt(`Refblock offset ${hex(host)} unaligned (reftable index: ${hex(index)})`);
     }

@@ -1,5 +1,5 @@
 /** What whole L1 tables refer to: for snapshots, whose tables share clusters with the active one. */
-import { type MaybePromise, viewOf } from "../../../base/mod.ts";
+import { IoVec, type MaybePromise } from "../../../base/mod.ts";
 import {
   Bounds,
   compressedLength,
@@ -10,10 +10,11 @@ import {
 } from "./format.ts";
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
-import { readBytes } from "./metadata.ts";
+import type { WordTable } from "./metadata.ts";
 
-/** So many entries are visited between two looks at the clock. */
+/** So many entries are visited between two looks at the clock; so many without a table. */
 const STRIDE = 64;
+const STRIDE_L1 = 4096;
 
 /** Something that a table leads to. */
 type Visit = (offset: number, length: number) => MaybePromise<void>;
@@ -25,12 +26,13 @@ type Visit = (offset: number, length: number) => MaybePromise<void>;
  */
 export async function eachReference(
   image: Image,
-  l1: BigUint64Array,
+  l1: WordTable,
   visit: Visit,
 ): Promise<void> {
-  const { clusterSize } = image.geometry;
+  const { pace, geometry: { clusterSize } } = image;
   for (let index = 0; index < l1.length; index++) {
-    const table = Number(l1[index]!);
+    if (index % STRIDE_L1 === 0 && pace.tired) await pace.rest();
+    const table = l1.target(index);
     if (table === 0) continue;
     if (table % clusterSize !== 0 || table >= Bounds.maxHostOffset) {
       image.corrupt(`L2 table offset ${hex(table)} unaligned (L1 index: ${hex(index)})`);
@@ -45,13 +47,18 @@ async function eachInTable(
   table: number,
   visit: Visit,
 ): Promise<void> {
-  const { context, file, pace, geometry: { clusterSize, l2EntrySize } } = image;
-  const bytes = await readBytes(context, file, table, clusterSize);
-  const view = viewOf(bytes);
-  for (let at = 0; at < clusterSize; at += l2EntrySize) {
-    const busy = visitEntry(image, view, at, table, visit);
-    if (busy !== undefined) await busy;
-    if (at % (l2EntrySize * STRIDE) === 0 && pace.tired) await pace.rest();
+  const { context: { buffers }, file, pace, geometry: { clusterSize, l2EntrySize } } = image;
+  const buffer = buffers.acquire(clusterSize);
+  try {
+    const reading = file.read(table, IoVec.of(buffer.address, clusterSize), 0);
+    if (reading !== undefined) await reading;
+    for (let at = 0; at < clusterSize; at += l2EntrySize) {
+      const busy = visitEntry(image, buffer.view, at, table, visit);
+      if (busy !== undefined) await busy;
+      if (at % (l2EntrySize * STRIDE) === 0 && pace.tired) await pace.rest();
+    }
+  } finally {
+    buffers.release(buffer);
   }
 }
 

@@ -2,7 +2,7 @@
  * Internal snapshots: a second L1 table that shares all L2 tables and clusters with the active one. Each change shows
  * on disk all at once (transition.ts). Source: the QCOW2 specification, "Snapshots".
  */
-import { BlockError, CommandError, MAX_OFFSET, viewOf } from "../../../base/mod.ts";
+import { BlockError, CommandError, MAX_OFFSET } from "../../../base/mod.ts";
 import type {
   FormatInstance,
   InternalSnapshot,
@@ -11,6 +11,7 @@ import type {
 } from "../../mod.ts";
 import { Bounds, Incompatible } from "./format.ts";
 import { type Header, l1EntriesFor } from "./header.ts";
+import { WordTable } from "./metadata.ts";
 import {
   newExtra,
   type ReadBytes,
@@ -23,8 +24,6 @@ import type { OpenedImage, Qcow2Image, StateChange } from "./types.ts";
 
 /** Bytes of a name that are kept, as the original does. */
 const MAX_NAME = 255;
-/** Bits of an L1 entry that say where the L2 table is. */
-const L2_OFFSET = 0x00fffffffffffe00n;
 
 function badTable(message: string): BlockError {
   return new BlockError("EINVAL", message, { op: "open" });
@@ -62,8 +61,9 @@ export class Snapshots implements InternalSnapshots {
       if (!this.#sane(l1Offset, l1Size)) continue;
       image.protect(Number(l1Offset), l1Size * 8, "inactive L1 table");
       if (!image.options.overlapCheck.has("inactive L2 table")) continue;
-      for (const table of await this.readL1(snapshot)) {
-        if (table !== 0n) image.protect(Number(table), clusterSize, "inactive L2 table");
+      const l1 = await this.readL1(snapshot);
+      for (let i = 0; i < l1.length; i++) {
+        if (!l1.isZero(i)) image.protect(l1.target(i), clusterSize, "inactive L2 table");
       }
     }
   }
@@ -120,9 +120,9 @@ export class Snapshots implements InternalSnapshots {
       }
       await this.#replace(async (change) => {
         await change.ownTables();
-        const l1 = this.#activeL1();
+        const l1 = image.activeL1();
         const l1Offset = l1.length === 0 ? 0 : await image.allocate(l1.length * 8);
-        await image.writeMetadata(l1Offset, l1Bytes(l1), "inactive L1 table");
+        await image.writeTable(l1Offset, l1, "inactive L1 table");
         await change.add(l1);
         await change.mark();
         image.protect(l1Offset, l1.length * 8, "inactive L1 table");
@@ -189,14 +189,13 @@ export class Snapshots implements InternalSnapshots {
         });
       }
       const shared = await this.readL1(snapshot);
-      const old = this.#activeL1();
-      const l1 = new BigUint64Array(Math.max(shared.length, old.length));
-      l1.set(shared);
+      const old = image.activeL1();
+      const l1 = shared.resized(Math.max(shared.length, old.length));
       await image.transit(async (change) => {
         // First less, then more: what both have needs no larger count in between.
         await change.drop(old);
         await change.add(shared);
-        change.setL1(l1);
+        await change.setL1(l1);
         await change.mark();
         return {};
       });
@@ -232,20 +231,11 @@ export class Snapshots implements InternalSnapshots {
   }
 
   /** Where the L2 tables of the snapshot lie; flags are cleared. Throws BlockError where the table is broken. */
-  async readL1(snapshot: Snapshot): Promise<BigUint64Array> {
+  async readL1(snapshot: Snapshot): Promise<WordTable> {
     checkL1(snapshot, this.image.header.clusterBits);
     const { l1Offset, l1Size } = snapshot;
     const bytes = await this.image.readMetadata(Number(l1Offset), l1Size * 8);
-    const view = viewOf(bytes);
-    return BigUint64Array.from({ length: l1Size }, (_, i) => view.getBigUint64(i * 8) & L2_OFFSET);
-  }
-
-  #activeL1(): BigUint64Array {
-    const { image } = this;
-    return BigUint64Array.from(
-      { length: image.l1Length },
-      (_, index) => image.l1Entry(index) & L2_OFFSET,
-    );
+    return WordTable.parse(bytes).targets();
   }
 
   /** Carries `task` out; the table holds from then on what it returns. */
@@ -307,12 +297,4 @@ export async function findSnapshot(
     throw new CommandError("Failed to load snapshot: Can't find snapshot");
   }
   return found;
-}
-
-/** Entries as they are stored. */
-function l1Bytes(l1: BigUint64Array): Uint8Array {
-  const bytes = new Uint8Array(l1.length * 8);
-  const view = new DataView(bytes.buffer);
-  l1.forEach((entry, i) => view.setBigUint64(i * 8, entry));
-  return bytes;
 }

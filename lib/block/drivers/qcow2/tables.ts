@@ -1,7 +1,6 @@
 /** New L2 tables: for guest ranges that have none, and in place of one that snapshots use, too. */
-import { BlockError } from "../../../base/mod.ts";
+import { BlockError, IoVec } from "../../../base/mod.ts";
 import type { Image } from "./image.ts";
-import { readBytes, writeBytes } from "./metadata.ts";
 import { mustWait } from "./waiting.ts";
 
 /** Makes L2 tables writable. */
@@ -28,7 +27,7 @@ export class L2Tables {
 
   async #make(index: number): Promise<void> {
     const { image } = this;
-    const { l1, geometry, allocator, context, file, overlap } = image;
+    const { l1, geometry, allocator, file, overlap } = image;
     const { clusterSize } = geometry;
     if (index >= l1.length) {
       throw new BlockError("EIO", "the L1 table is too short", { node: image.nodeName });
@@ -43,7 +42,7 @@ export class L2Tables {
     }
     try {
       if (old !== 0) {
-        await writeBytes(context, file, host, await readBytes(context, file, old, clusterSize));
+        await copyTable(image, old, host);
       } else {
         // Fresh or not: with room on the disk from now on, so that what it will hold can be written though the disk is full.
         await file.writeZeroes(host, clusterSize, 0);
@@ -60,5 +59,21 @@ export class L2Tables {
     if (old === 0) return;
     overlap.retire(old, clusterSize, "active L2 table");
     image.release(old, clusterSize, "other");
+  }
+}
+
+/** The L2 table at `from` is at `to`, too. */
+async function copyTable(
+  { context: { buffers }, file, geometry: { clusterSize } }: Image,
+  from: number,
+  to: number,
+): Promise<void> {
+  const buffer = buffers.acquire(clusterSize);
+  try {
+    const bytes = IoVec.of(buffer.address, clusterSize);
+    await file.read(from, bytes, 0);
+    await file.write(to, bytes, 0);
+  } finally {
+    buffers.release(buffer);
   }
 }

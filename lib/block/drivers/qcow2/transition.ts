@@ -20,10 +20,13 @@ import type { Range } from "./discard.ts";
 import type { Header } from "./header.ts";
 import type { Image } from "./image.ts";
 import { hex } from "./map.ts";
-import { WordTable } from "./metadata.ts";
+import type { WordTable } from "./metadata.ts";
 import { eachReference } from "./references.ts";
 import type { MetadataKind, StateChange } from "./types.ts";
 import { mustWait } from "./waiting.ts";
+
+/** So many clusters are counted between two looks at the clock. */
+const STRIDE = 1024;
 
 /** Carries `task` out as one transition; its result changes the header as well. The caller runs alone. */
 export async function transit(
@@ -76,19 +79,13 @@ export class Transition implements StateChange {
 
   // --- counts ---
 
-  async add(l1: BigUint64Array): Promise<void> {
-    await eachReference(
-      this.#image,
-      l1,
-      (offset, length) => this.#each(offset, length, (cluster) => this.#addOne(cluster)),
-    );
+  add(l1: WordTable): Promise<void> {
+    const one = (cluster: number) => this.#addOne(cluster);
+    return eachReference(this.#image, l1, (offset, length) => this.#each(offset, length, one));
   }
-  async drop(l1: BigUint64Array): Promise<void> {
-    await eachReference(
-      this.#image,
-      l1,
-      (offset, length) => this.#each(offset, length, (cluster) => this.#dropOne(cluster)),
-    );
+  drop(l1: WordTable): Promise<void> {
+    const one = (cluster: number) => this.#dropOne(cluster);
+    return eachReference(this.#image, l1, (offset, length) => this.#each(offset, length, one));
   }
   dropRange(offset: number, length: number): MaybePromise<void> {
     return this.#each(offset, length, (cluster) => this.#dropOne(cluster));
@@ -109,8 +106,10 @@ export class Transition implements StateChange {
     end: number,
     act: (cluster: number) => Promise<void> | undefined,
   ): MaybePromise<void> {
+    const { pace } = this.#image;
     for (let cluster = first; cluster < end; cluster++) {
-      const wait = act(cluster);
+      const rest = cluster % STRIDE === STRIDE - 1 && cluster > first && pace.tired;
+      const wait = rest ? pace.rest() : act(cluster);
       if (wait !== undefined) return wait.then(() => this.#from(cluster, end, act));
     }
     return undefined;
@@ -198,29 +197,29 @@ export class Transition implements StateChange {
     await this.#image.tables.make(index);
   }
 
-  setL1(entries: BigUint64Array): void {
-    const { map } = this.#image;
-    const table = WordTable.empty(entries.length);
-    entries.forEach((entry, index) => table.setEntry(index, entry));
-    this.#replaceTables(table);
-    map.cache.drop();
+  setL1(entries: WordTable): Promise<void> {
+    this.#image.map.cache.drop();
+    return this.#replaceTables(entries);
   }
 
-  /** `table` is the active L1 table. */
-  #replaceTables(table: WordTable): void {
-    const { l1, overlap, geometry: { clusterSize } } = this.#image;
-    for (let i = 0; i < l1.length; i++) {
-      if (l1.target(i) !== 0) overlap.retire(l1.target(i), clusterSize, "active L2 table");
-    }
+  /** `table` is the active L1 table, at once; overlap checks learn of its tables. */
+  async #replaceTables(table: WordTable): Promise<void> {
+    const { l1, overlap, pace, geometry: { clusterSize } } = this.#image;
+    const before = l1.table;
     l1.replace(table, l1.offset);
-    for (let i = 0; i < l1.length; i++) {
-      if (l1.target(i) !== 0) overlap.add(l1.target(i), clusterSize, "active L2 table");
+    for (const [change, tables] of [["retire", before], ["add", table]] as const) {
+      for (let i = 0; i < tables.length; i++) {
+        const target = tables.target(i);
+        if (target !== 0) overlap[change](target, clusterSize, "active L2 table");
+        if (i % STRIDE === STRIDE - 1 && pace.tired) await pace.rest();
+      }
     }
   }
 
   async mark(): Promise<void> {
-    const { l1, refcounts, geometry: { clusterSize } } = this.#image;
+    const { l1, refcounts, pace, geometry: { clusterSize } } = this.#image;
     for (let index = 0; index < l1.length; index++) {
+      if (pace.tired) await pace.rest();
       const table = l1.target(index);
       if (table === 0) continue;
       if (table % clusterSize !== 0 || table >= Bounds.maxHostOffset) {
@@ -282,8 +281,8 @@ export class Transition implements StateChange {
     const tableOffset = await this.#placeTable();
     const tableBytes = refcounts.table.length * 8;
     await commits.commit(true);
-    await image.writeMetadata(l1Offset, l1.table.bytes(), "active L1 table");
-    await image.writeMetadata(tableOffset, refcounts.table.bytes(), "refcount table");
+    await image.writeTable(l1Offset, l1.table, "active L1 table");
+    await image.writeTable(tableOffset, refcounts.table, "refcount table");
     await this.#lead({
       ...change,
       l1Offset,
@@ -368,8 +367,9 @@ export class Transition implements StateChange {
     await commits.ended();
     map.cache.reset();
     refcounts.cache.reset();
-    this.#replaceTables(this.#l1);
+    const replaced = this.#replaceTables(this.#l1);
     refcounts.replaceTable(this.#counts, refcounts.tableOffset);
+    await replaced;
     releases.take();
     releases.back(this.#due);
     image.transition = undefined;
@@ -381,8 +381,10 @@ export class Transition implements StateChange {
   }
 
   async #giveBack(first: number, count: number): Promise<void> {
-    const { refcounts, releases, allocator, overlap, geometry: { clusterSize } } = this.#image;
+    const { refcounts, releases, allocator, overlap, pace, geometry } = this.#image;
+    const { clusterSize } = geometry;
     for (let cluster = first; cluster < first + count; cluster++) {
+      if (pace.tired) await pace.rest();
       overlap.remove(cluster * clusterSize, clusterSize);
       if (await refcounts.get(cluster) === 0) allocator.freed(cluster);
       else await releases.now(cluster * clusterSize, clusterSize, "never");

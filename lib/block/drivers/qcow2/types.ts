@@ -31,6 +31,7 @@ import type {
 } from "../../mod.ts";
 import type { CompressedCluster } from "./format.ts";
 import type { Header } from "./header.ts";
+import type { WordTable } from "./metadata.ts";
 
 /** Fixed figures of an image, from its header. */
 export interface Geometry {
@@ -188,12 +189,12 @@ export interface StateChange {
   /** The active table's own L2 tables get new places: their flags can change then. */
   ownTables(): Promise<void>;
   /** One reference more, or less, to everything that the table leads to, compressed clusters and L2 tables included. */
-  add(l1: BigUint64Array): Promise<void>;
-  drop(l1: BigUint64Array): Promise<void>;
+  add(l1: WordTable): Promise<void>;
+  drop(l1: WordTable): Promise<void>;
   /** One less to the clusters of a range. */
   dropRange(offset: number, length: number): MaybePromise<void>;
   /** The active L1 table has these entries from now on. */
-  setL1(entries: BigUint64Array): void;
+  setL1(entries: WordTable): Promise<void>;
   /** The copied flags of the active tables become what the counts say. */
   mark(): Promise<void>;
 }
@@ -226,6 +227,8 @@ export interface Qcow2Image {
   readMetadata(offset: number, length: number): Promise<Uint8Array>;
   /** Writes them, after an overlap check that `kind` may pass. */
   writeMetadata(offset: number, bytes: Uint8Array, kind: MetadataKind): Promise<void>;
+  /** The same for a table, which may be long: others have their turn. */
+  writeTable(offset: number, table: WordTable, kind: MetadataKind): Promise<void>;
   /** Overlap checks know that the range holds `kind` from now on; or that it does not, and is to be given back. */
   protect(offset: number, length: number, kind: MetadataKind): void;
   unprotect(offset: number, length: number, kind: MetadataKind): void;
@@ -245,9 +248,8 @@ export interface Qcow2Image {
   ): void;
 
   // --- the map ---
-  /** Entries of the active L1 table, as on disk (bit 63: copied). Index below `l1Length`. */
-  readonly l1Length: number;
-  l1Entry(index: number): bigint;
+  /** Where the entries of the active L1 table lead, without their flags: as it is now. */
+  activeL1(): WordTable;
   /**
    * Runs `task`, in `exclusive`: what it changes shows on disk all at once, with what it returns for the header. When
    * something fails, nothing has changed.
