@@ -189,8 +189,10 @@ export class FileSys extends MemorySys {
   }
 
   symlink(target: string, path: string): number {
+    if (hasNul(target) || hasNul(path)) return -Errno.EINVAL;
     return this.libc.rare.symlink(cstring(target), cstring(path)) < 0 ? this.fail() : 0;
   }
+
   unlink(path: string): number {
     if (hasNul(path)) return -Errno.EINVAL;
     return this.libc.rare.unlink(cstring(path)) < 0 ? this.fail() : 0;

@@ -122,6 +122,8 @@ Deno.test("errors come as -errno, with the number the kernel gave", () =>
   withSys((sys, directory) => {
     assert.equal(sys.open(`${directory}/no`, O.RDONLY), -Errno.ENOENT);
     assert.equal(sys.open(`${directory}/a\0b`, O.RDONLY), -Errno.EINVAL);
+    assert.equal(sys.symlink("target", `${directory}/a\0b`), -Errno.EINVAL);
+    assert.equal(sys.symlink("target\0", `${directory}/link`), -Errno.EINVAL);
     assert.equal(sys.open(directory, O.RDWR), -Errno.EISDIR);
     assert.equal(sys.close(-1), -Errno.EBADF);
     assert.equal(sys.stat(`${directory}/no`), -Errno.ENOENT);
