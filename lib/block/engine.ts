@@ -205,9 +205,8 @@ export class Engine {
     iov: IoVec | undefined,
   ): MaybePromise<void> {
     const { start, length } = plan;
-    if (format.reserve === undefined) {
-      return this.seam.checkWritable(node, "write", start) ?? refuseReserve(node);
-    }
+    // A format that cannot reserve is opened read-only: the seam has refused the request.
+    assert(format.reserve !== undefined, "a read-only format is written to");
     const depth = this.#depth++;
     let pending: MaybePromise<void>;
     try {
@@ -274,8 +273,4 @@ export class Engine {
 /** Counts a part of a request while it is in flight, where the driver wants to know. */
 function tracked(node: BlockNode, result: MaybePromise<void>): MaybePromise<void> {
   return node.epochs === undefined ? result : node.epochs.track(result);
-}
-
-function refuseReserve(node: BlockNode): never {
-  throw new Error(`unreachable: ${node.name} opened a read-only format for writing`);
 }
