@@ -28,16 +28,18 @@ export async function activate(
   await whileDrained(graph, async () => {
     await settle(graph, order, true);
     const done: BlockNode[] = [];
+    const loaded = new Set<BlockNode>();
     try {
       for (const node of order) {
         await node.instance.activate?.();
         done.push(node);
         node.refreshLimits();
         await loadBitmaps(node);
+        loaded.add(node);
       }
     } catch (error) {
       for (const node of done.reverse()) {
-        await handOverBitmaps(node);
+        if (loaded.has(node)) await handOverBitmaps(node);
         await node.instance.inactivate?.();
       }
       await settle(graph, order, false);

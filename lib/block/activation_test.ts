@@ -122,6 +122,7 @@ function keeper(told: string[]): DriverDefinition<never> {
     },
     store: (all) => Promise.resolve(void told.push(`store ${all.length}`)),
     checkNew: () => {},
+    checkSize: () => {},
     remove: () => Promise.resolve(),
     claim: () => Promise.resolve(),
     resume: () => Promise.resolve(),

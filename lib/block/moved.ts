@@ -65,6 +65,7 @@ export class MovedInstance extends ForwardInstance {
     store: () => this.thread.call("storeBitmaps", this.name),
     load: atHome,
     checkNew: atHome,
+    checkSize: () => {}, // done where it is resized
     remove: atHome,
     claim: atHome,
     resume: atHome,

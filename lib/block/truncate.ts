@@ -13,8 +13,10 @@ export function truncateNode(
 ): MaybePromise<void> {
   if (node.readOnly) throw new CommandError("Image is read-only");
   if (!node.active) throw new CommandError("Image is inactive");
-  for (const bitmap of node.bitmaps?.all() ?? []) if (bitmap.persistent) bitmap.check();
   const { instance } = node;
+  const kept = node.bitmaps?.all().filter(({ persistent }) => persistent) ?? [];
+  for (const bitmap of kept) bitmap.check();
+  instance.bitmaps?.checkSize(size, kept);
   let result: MaybePromise<void>;
   if (instance.truncate !== undefined) {
     result = instance.truncate(size, options);

@@ -135,11 +135,8 @@ export interface BlockStatus {
  * while the node is read-only or inactive. Failures are CommandErrors or BlockErrors.
  */
 export interface BitmapStore {
-  /**
-   * The bitmaps that the image holds, when it was opened or activated. Unless `readOnly`, the image says afterwards,
-   * durably, that they are in use: until `store`, what it holds of them is out of date.
-   */
-  load(readOnly: boolean): Promise<DirtyBitmap[]>;
+  /** The bitmaps that the image holds, when it was opened or activated. `claim` follows, if it is writable. */
+  load(): Promise<DirtyBitmap[]>;
   /** Throws CommandError, with the driver's reason, if a bitmap like that could not be stored beside `others`. */
   checkNew(
     name: string,
@@ -150,7 +147,12 @@ export interface BitmapStore {
   store(bitmaps: readonly DirtyBitmap[]): Promise<void>;
   /** Removes one from the image, if it is there. */
   remove(name: string): Promise<void>;
-  /** After a reopen made the node writable: the image says that its bitmaps are in use. */
+  /** Throws CommandError if one of the bitmaps could not be stored in an image of `size` bytes. */
+  checkSize(size: number, bitmaps: readonly DirtyBitmap[]): void;
+  /**
+   * The node was opened, activated or reopened for writing: the image says, durably, that its bitmaps are in use. Until
+   * `store`, what it holds of them is out of date.
+   */
   claim(): Promise<void>;
   /** Instead of `load`, when the driver was closed and opened again without storing: what belongs to the image. */
   resume(): Promise<void>;

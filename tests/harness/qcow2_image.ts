@@ -20,6 +20,8 @@ export interface SnapshotEntry {
 
 /** One entry of the bitmap directory. */
 export interface BitmapEntry {
+  /** Where it lies; in bytes, as all offsets. */
+  readonly at: number;
   readonly name: string;
   readonly tableOffset: number;
   readonly tableLength: number;
@@ -161,6 +163,7 @@ export class Qcow2Bytes {
       const extra = this.u32(at + 20);
       const name = this.bytes.subarray(at + 24 + extra, at + 24 + extra + nameLength);
       entries.push({
+        at,
         name: new TextDecoder().decode(name),
         tableOffset: this.offset64(at),
         tableLength: this.u32(at + 8),

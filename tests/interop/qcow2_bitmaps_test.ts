@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Daemon, ORIGINAL } from "../harness/daemon.ts";
 import { TestDir } from "../harness/dir.ts";
+import { Qcow2Bytes } from "../harness/qcow2_image.ts";
 import { lacks, ok, run, which } from "../harness/tools.ts";
 
 const ignore = lacks("interop/qcow2-bitmaps", "qemu-img", "qemu-io", ORIGINAL);
@@ -217,5 +218,139 @@ Deno.test({
     await check(dir);
     await using original = await start(dir, "original");
     assert.equal((await bitmaps(original))[0]!.count, 2 << 20);
+  },
+});
+
+/** The entries of an image's directory of bitmaps. */
+const directory = (bytes: Uint8Array<ArrayBuffer>) => new Qcow2Bytes(bytes).bitmaps()!.entries;
+
+Deno.test({
+  name: "names of bitmaps that are not UTF-8 stay as they are in the image, and can be used",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    for (
+      const name of [
+        "d\\344ta",
+        "\\357\\273\\277b",
+        "plain",
+        "\\377\\376\\375\\374\\373\\372\\371\\370",
+      ]
+    ) {
+      await ok("sh", ["-c", `qemu-img bitmap --add ${dir.file("d.qcow2")} "$(printf '${name}')"`]);
+    }
+    const names = () => {
+      const bytes = Deno.readFileSync(dir.file("d.qcow2"));
+      return directory(bytes).map(({ at }) => {
+        const length = new DataView(bytes.buffer).getUint16(at + 18);
+        return bytes.slice(at + 24, at + 24 + length).toHex();
+      }).sort();
+    };
+    const before = names();
+    {
+      await using daemon = await start(dir, "qsd");
+      const shown = (await bitmaps(daemon)).map(({ name }) => name).sort();
+      const escaped = "\\xff\\xfe\\xfd\\xfc\\xfb\\xfa\\xf9\\xf8";
+      assert.deepEqual(shown, [escaped, "d\\xe4ta", "plain", "\ufeffb"]);
+      assert.deepEqual(names(), before, "while it is open");
+      await daemon.qmp.execute("block-dirty-bitmap-remove", { node: "n", name: escaped });
+      await write(daemon, "write 1M 1M");
+      await daemon.stop();
+    }
+    await check(dir);
+    assert.deepEqual(names(), before.filter((name) => !name.startsWith("ff")));
+    await using daemon = await start(dir, "original");
+    assert.deepEqual((await bitmaps(daemon)).map(({ count }) => count), [
+      1 << 20,
+      1 << 20,
+      1 << 20,
+    ]);
+  },
+});
+
+Deno.test({
+  name: "an image whose bitmaps cannot be taken in is not changed",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    for (const name of ["a", "b", "c"]) {
+      await ok("qemu-img", ["bitmap", "--add", dir.file("d.qcow2"), name]);
+    }
+    await using daemon = await Daemon.start({ dir });
+    const options = {
+      driver: "qcow2",
+      "node-name": "n",
+      file: { driver: "file", filename: "d.qcow2" },
+    };
+    const whole = Deno.readFileSync(dir.file("d.qcow2"));
+    const twice = whole.slice();
+    twice[directory(twice).find(({ name }) => name === "b")!.at + 24] = 0x61;
+    Deno.writeFileSync(dir.file("d.qcow2"), twice);
+    const exists = "Bitmap already exists: a";
+    assert.equal(await daemon.qmp.refused("blockdev-add", options), exists);
+    assert.deepEqual(Deno.readFileSync(dir.file("d.qcow2")), twice);
+    // A node that is inactive has none of the image's, and may have got one of that name.
+    Deno.writeFileSync(dir.file("d.qcow2"), whole);
+    await daemon.qmp.execute("blockdev-add", { ...options, active: false });
+    await daemon.qmp.execute("block-dirty-bitmap-add", { node: "n", name: "b" });
+    const activate = { "node-name": "n", active: true };
+    assert.match(await daemon.qmp.refused("blockdev-set-active", activate), /already exists: b/);
+    assert.deepEqual(Deno.readFileSync(dir.file("d.qcow2")), whole);
+    await daemon.qmp.execute("block-dirty-bitmap-remove", { node: "n", name: "b" });
+    await daemon.qmp.execute("blockdev-set-active", activate);
+    assert.equal((await bitmaps(daemon)).length, 3);
+  },
+});
+
+Deno.test({
+  name: "an inconsistent bitmap with a broken table can be removed, too; its clusters are leaked",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir);
+    for (const name of ["a", "b"]) {
+      await ok("qemu-img", ["bitmap", "--add", dir.file("d.qcow2"), name]);
+    }
+    {
+      await using daemon = await start(dir, "qsd");
+      daemon.kill("SIGKILL");
+      await daemon.end();
+      for (const left of ["pid", "qmp", "nbd"]) Deno.removeSync(dir.file(left));
+    }
+    const bytes = Deno.readFileSync(dir.file("d.qcow2"));
+    const view = new DataView(bytes.buffer);
+    const { at } = directory(bytes).find(({ name }) => name === "a")!;
+    view.setBigUint64(Number(view.getBigUint64(at)), 0x1feen);
+    Deno.writeFileSync(dir.file("d.qcow2"), bytes);
+    await using daemon = await start(dir, "qsd");
+    await daemon.qmp.execute("block-dirty-bitmap-remove", { node: "n", name: "a" });
+    assert.deepEqual((await bitmaps(daemon)).map(({ name }) => name), ["b"]);
+    assert.match((await daemon.stop()).stderr, /clusters of bitmap 'a' are lost/);
+    assert.deepEqual((await stored(dir)).map(({ name }) => name), ["b"]);
+    const { stdout } = await run("qemu-img", ["check", dir.file("d.qcow2")]);
+    assert.match(stdout, /^1 leaked clusters were found/m);
+  },
+});
+
+Deno.test({
+  name: "an image does not grow beyond what its bitmaps can be stored for",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await image(dir, "2T");
+    await using daemon = await start(dir, "qsd");
+    await add(daemon, "fine", { granularity: 512 });
+    await add(daemon, "coarse");
+    const resize = { "node-name": "n", size: 2 ** 41 + 512 };
+    const refused = "Bitmap 'fine' doesn't satisfy the constraints: " +
+      "Too much space will be occupied by the bitmap. Use larger granularity";
+    assert.equal(await daemon.qmp.refused("block_resize", resize), refused);
+    await daemon.qmp.execute("block-dirty-bitmap-remove", { node: "n", name: "fine" });
+    await daemon.qmp.execute("block_resize", resize);
+    await daemon.stop();
+    await check(dir);
+    assert.deepEqual((await stored(dir)).map(({ name }) => name), ["coarse"]);
   },
 });

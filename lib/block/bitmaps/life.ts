@@ -41,11 +41,19 @@ export function makeBits(name: string, size: number, granularity: number): Bits 
   throw new CommandError(`Bitmap '${name}' would need ${Math.ceil(bits / 8)} bytes of memory`);
 }
 
-/** Takes in what the node's image holds; the image then says that it is in use, if it is writable. */
+/**
+ * Takes in what the node's image holds; the image then says that it is in use, if it is writable. Throws with nothing
+ * taken in.
+ */
 export async function loadBitmaps(node: BitmapNode): Promise<void> {
   const store = node.instance.bitmaps;
   if (store === undefined || !node.active) return;
-  for (const bitmap of await store.load(node.readOnly)) attachBitmap(node, bitmap);
+  const loaded = await store.load();
+  const list = new BitmapList();
+  for (const bitmap of [...node.bitmaps?.all() ?? [], ...loaded]) list.add(bitmap);
+  if (!node.readOnly) await store.claim();
+  for (const bitmap of loaded) bitmap.readOnly = node.readOnly;
+  if (loaded.length > 0) node.bitmaps = list;
 }
 
 /** Stores the persistent bitmaps, and forgets those that are in the image only then. */

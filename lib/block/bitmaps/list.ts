@@ -26,9 +26,9 @@ export class BitmapList {
     return this.#bitmaps.find((bitmap) => bitmap.name === name);
   }
 
-  /** Adds a bitmap. Throws CommandError, in QEMU's words, if the name cannot be. */
+  /** Adds a bitmap. Throws CommandError, in QEMU's words, if there is one called so. */
   add(bitmap: DirtyBitmap): void {
-    checkNewName(this, bitmap.name);
+    checkFreeName(this, bitmap.name);
     this.#bitmaps.push(bitmap);
     this.#sort();
   }

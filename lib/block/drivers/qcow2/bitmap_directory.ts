@@ -7,7 +7,10 @@ import { Bounds, EntryLow, entryOffset } from "./format.ts";
 
 /** A bitmap as the directory has it. */
 export interface DirectoryEntry {
+  /** The name as text: see `nameText`. */
   readonly name: string;
+  /** The name as it is on disk, and stays. */
+  readonly nameBytes: Uint8Array;
   readonly granularity: number;
   /** It was not stored since it was last in use: what is there is out of date. */
   readonly inUse: boolean;
@@ -55,10 +58,10 @@ export function parseDirectory(
   const view = viewOf(bytes);
   const entries: DirectoryEntry[] = [];
   for (let at = 0; at < bytes.length;) {
+    if (at + FIXED > bytes.length) throw broken("Broken bitmap directory");
     if (entries.length === count) {
       throw broken("More bitmaps found than specified in header extension");
     }
-    if (at + FIXED > bytes.length) throw broken("Broken bitmap directory");
     const extra = view.getUint32(at + 20);
     const length = alignUp(FIXED + extra + view.getUint16(at + 18), 8);
     if (at + length > bytes.length) throw broken("Broken bitmap directory");
@@ -75,9 +78,8 @@ export function parseDirectory(
 function parseEntry(bytes: Uint8Array, size: number, clusterSize: number): DirectoryEntry {
   const view = viewOf(bytes);
   const nameLength = view.getUint16(18);
-  const name = new TextDecoder().decode(
-    bytes.subarray(FIXED, FIXED + Math.min(nameLength, MAX_NAME)),
-  );
+  const nameBytes = bytes.subarray(FIXED, FIXED + Math.min(nameLength, MAX_NAME));
+  const name = nameText(nameBytes);
   const tableOffset = view.getUint32(0) * 2 ** 32 + view.getUint32(4);
   const tableSize = view.getUint32(8);
   const flags = view.getUint32(12);
@@ -89,11 +91,29 @@ function parseEntry(bytes: Uint8Array, size: number, clusterSize: number): Direc
     nameLength > 0 && nameLength <= MAX_NAME &&
     (flags & ~(Flag.inUse | Flag.auto | Flag.extraDataCompatible)) === 0 &&
     view.getUint8(16) === TYPE && bits >= MIN_GRANULARITY_BITS && bits <= MAX_GRANULARITY_BITS &&
-    tableSize * clusterSize <= MAX_BITMAP_BYTES + clusterSize &&
+    tableSize * clusterSize <= MAX_BITMAP_BYTES &&
     // The image may have got another length since it was last stored.
     (inUse || tableSize === tableEntries(size, granularity, clusterSize));
   if (!fine) throw broken(`Bitmap '${name}' doesn't satisfy the constraints`);
-  return { name, granularity, inUse, auto: (flags & Flag.auto) !== 0, tableOffset, tableSize };
+  const auto = (flags & Flag.auto) !== 0;
+  return { name, nameBytes, granularity, inUse, auto, tableOffset, tableSize };
+}
+
+/**
+ * A name as text. Like the original's it ends at a zero byte. Nobody promises UTF-8: of a name that is none each byte
+ * that is not ASCII becomes `\xHH`, so that names that differ stay so, and can be typed.
+ */
+function nameText(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  const name = end < 0 ? bytes : bytes.subarray(0, end);
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(name);
+  } catch {
+    return Array.from(
+      name,
+      (byte) => byte < 0x80 ? String.fromCharCode(byte) : `\\x${byte.toString(16)}`,
+    ).join("");
+  }
 }
 
 /** A bitmap's table cannot be what it says. */
@@ -127,20 +147,20 @@ export function entryLength(name: string): number {
 
 /** The directory as bytes. */
 export function serialiseDirectory(entries: readonly DirectoryEntry[]): Uint8Array<ArrayBuffer> {
-  const lengths = entries.map(({ name }) => entryLength(name));
+  const lengths = entries.map(({ nameBytes }) => alignUp(FIXED + nameBytes.length, 8));
   const bytes = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
   const view = new DataView(bytes.buffer);
   let at = 0;
   entries.forEach((entry, i) => {
-    const name = new TextEncoder().encode(entry.name);
+    const { nameBytes } = entry;
     view.setUint32(at, Math.floor(entry.tableOffset / 2 ** 32));
     view.setUint32(at + 4, entry.tableOffset % 2 ** 32);
     view.setUint32(at + 8, entry.tableSize);
     view.setUint32(at + 12, (entry.inUse ? Flag.inUse : 0) | (entry.auto ? Flag.auto : 0));
     view.setUint8(at + 16, TYPE);
     view.setUint8(at + 17, Math.log2(entry.granularity));
-    view.setUint16(at + 18, name.length);
-    bytes.set(name, at + FIXED);
+    view.setUint16(at + 18, nameBytes.length);
+    bytes.set(nameBytes, at + FIXED);
     at += lengths[i]!;
   });
   return bytes;

@@ -11,6 +11,7 @@ const SIZE = 1 << 30;
 const CLUSTER = 65536;
 const entry = (name: string, more: Partial<DirectoryEntry> = {}): DirectoryEntry => ({
   name,
+  nameBytes: new TextEncoder().encode(name),
   granularity: 65536,
   inUse: false,
   auto: true,

@@ -61,12 +61,10 @@ export class Qcow2Bitmaps implements BitmapStore {
     this.#image = image;
   }
 
-  async load(readOnly: boolean): Promise<DirtyBitmap[]> {
+  async load(): Promise<DirtyBitmap[]> {
     this.#entries = await readDirectory(this.#image);
     const loaded: DirtyBitmap[] = [];
     for (const entry of this.#entries) loaded.push(await this.#read(entry));
-    if (readOnly) { for (const bitmap of loaded) bitmap.readOnly = true; }
-    else await this.claim();
     return loaded;
   }
 
@@ -113,7 +111,7 @@ export class Qcow2Bitmaps implements BitmapStore {
   }
 
   checkNew(name: string, granularity: number, others: readonly DirtyBitmap[]): void {
-    const { header, geometry, size, nodeName, readOnly } = this.#image;
+    const { header, size, nodeName, readOnly } = this.#image;
     const refuse = (why: string) =>
       new CommandError(`Can't make bitmap '${name}' persistent in '${nodeName}': ${why}`);
     if (header.version < 3) throw refuse("Cannot store dirty bitmaps in qcow2 v2 files");
@@ -121,10 +119,8 @@ export class Qcow2Bitmaps implements BitmapStore {
     if (new TextEncoder().encode(name).length > MAX_BITMAP_NAME) {
       throw refuse(`Name length exceeds maximum (${MAX_BITMAP_NAME} characters)`);
     }
-    const bytes = Math.ceil(Math.ceil(size / granularity) / 8);
-    if (bytes > MAX_BITMAP_BYTES || tableEntries(size, granularity, geometry.clusterSize) === 0) {
-      throw refuse("Too much space will be occupied by the bitmap. Use larger granularity");
-    }
+    if (size === 0) throw refuse("The image is empty");
+    if (tooLarge(size, granularity)) throw refuse(TOO_LARGE);
     const kept = others.filter((other) => other.persistent);
     if (kept.length >= Bounds.maxBitmaps) {
       throw refuse("Maximum number of persistent bitmaps is already reached");
@@ -132,6 +128,14 @@ export class Qcow2Bitmaps implements BitmapStore {
     const directory = kept.reduce((sum, other) => sum + entryLength(other.name), 0);
     if (directory + entryLength(name) > MAX_DIRECTORY) {
       throw refuse("Not enough space in the bitmap directory");
+    }
+  }
+
+  checkSize(size: number, bitmaps: readonly DirtyBitmap[]): void {
+    for (const { name, granularity } of bitmaps) {
+      if (tooLarge(size, granularity)) {
+        throw new CommandError(`Bitmap '${name}' doesn't satisfy the constraints: ${TOO_LARGE}`);
+      }
     }
   }
 
@@ -147,16 +151,16 @@ export class Qcow2Bitmaps implements BitmapStore {
             if (before !== undefined) next.push(before);
             continue;
           }
-          const entry = await this.#write(bitmap);
+          const entry = await this.#write(bitmap, before);
           written.push(entry);
           next.push(entry);
         }
+        await this.#switch(next);
       } catch (error) {
+        // Should the header lead to them all the same, they are given back after it is written as it was.
         for (const entry of written) await this.#free(entry);
         throw error;
       }
-      // From here on the header may lead to the new ones even after an error: then they are left.
-      await this.#switch(next);
       for (const entry of old) if (!next.includes(entry)) await this.#free(entry);
     });
   }
@@ -184,8 +188,8 @@ export class Qcow2Bitmaps implements BitmapStore {
     this.#entries = entries;
   }
 
-  /** Writes a bitmap's bits and table to clusters of their own. */
-  async #write(bitmap: DirtyBitmap): Promise<DirectoryEntry> {
+  /** Writes a bitmap's bits and table to clusters of their own. `before`: as it is in the directory now. */
+  async #write(bitmap: DirtyBitmap, before: DirectoryEntry | undefined): Promise<DirectoryEntry> {
     const image = this.#image;
     const { clusterSize } = image.geometry;
     const { bits, name, granularity } = bitmap;
@@ -216,20 +220,30 @@ export class Qcow2Bitmaps implements BitmapStore {
       }
       const tableOffset = await allocate(tableSize * 8);
       await image.writeMetadata(tableOffset, table.bytes(), "bitmap table");
-      return { name, granularity, inUse: false, auto: bitmap.recording, tableOffset, tableSize };
+      const nameBytes = before?.nameBytes ?? new TextEncoder().encode(name);
+      const auto = bitmap.recording;
+      return { name, nameBytes, granularity, inUse: false, auto, tableOffset, tableSize };
     } catch (error) {
       for (const [offset, length] of allocated) image.release(offset, length, "other");
       throw error;
     }
   }
 
-  /** Gives back a bitmap's clusters, which the directory on disk no longer leads to. */
+  /**
+   * Gives back a bitmap's clusters, which the directory on disk no longer leads to. Those of a broken table are left: it
+   * may tell of clusters that are not the bitmap's.
+   */
   async #free(entry: DirectoryEntry): Promise<void> {
     const image = this.#image;
-    const { clusterSize } = image.geometry;
-    for await (const { offset } of this.#table(entry)) {
-      if (offset !== 0) image.release(offset, clusterSize, "other");
+    const { context: { log }, geometry: { clusterSize }, nodeName } = image;
+    const data: number[] = [];
+    try {
+      for await (const { offset } of this.#table(entry)) if (offset !== 0) data.push(offset);
+    } catch (error) {
+      log.warn(`node '${nodeName}': clusters of bitmap '${entry.name}' are lost: ${String(error)}`);
+      return;
     }
+    for (const offset of data) image.release(offset, clusterSize, "other");
     image.release(entry.tableOffset, entry.tableSize * 8, "other");
   }
 
@@ -245,12 +259,17 @@ export class Qcow2Bitmaps implements BitmapStore {
       await image.updateHeader({ bitmaps: undefined, autoclearFeatures });
     } else {
       const directoryOffset = await image.allocate(bytes.length);
-      await image.writeMetadata(directoryOffset, bytes, "bitmap directory");
-      await image.commit();
-      await image.updateHeader({
-        bitmaps: { count: entries.length, directorySize: bytes.length, directoryOffset },
-        autoclearFeatures: features | Autoclear.bitmaps,
-      });
+      try {
+        await image.writeMetadata(directoryOffset, bytes, "bitmap directory");
+        await image.commit();
+        await image.updateHeader({
+          bitmaps: { count: entries.length, directorySize: bytes.length, directoryOffset },
+          autoclearFeatures: features | Autoclear.bitmaps,
+        });
+      } catch (error) {
+        image.release(directoryOffset, bytes.length, "other");
+        throw error;
+      }
       image.protect(directoryOffset, bytes.length, "bitmap directory");
     }
     if (old !== undefined) {
@@ -259,6 +278,14 @@ export class Qcow2Bitmaps implements BitmapStore {
     }
     this.#entries = entries;
   }
+}
+
+/** Why a bitmap cannot be stored. */
+const TOO_LARGE = "Too much space will be occupied by the bitmap. Use larger granularity";
+
+/** Whether the bits of an image of `size` bytes are more than can be stored. */
+function tooLarge(size: number, granularity: number): boolean {
+  return Math.ceil(Math.ceil(size / granularity) / 8) > MAX_BITMAP_BYTES;
 }
 
 /** `bytes` with zeroes up to `length`. */
