@@ -4,11 +4,20 @@ import { IoVec, type MaybePromise } from "../../lib/base/mod.ts";
 import { creationOf } from "../../lib/block/creation.ts";
 import { drivers } from "../../lib/block/drivers/mod.ts";
 import { type TestContext, testContext } from "../../lib/block/drivers/testing.ts";
-import { type BlockBackend, BlockGraph, driverRegistry, Perm } from "../../lib/block/mod.ts";
+import {
+  type BlockBackend,
+  BlockGraph,
+  driverRegistry,
+  Perm,
+  type TruncateOptions,
+} from "../../lib/block/mod.ts";
 import type { BlockdevOptionsValue } from "../../lib/qmp/schema/blockdev.ts";
 import { type Context, type Memory, O } from "../../lib/sys/mod.ts";
 import { type RecordingDisk, recordingDriver } from "./journal.ts";
 import type { Reply } from "./pages.ts";
+
+/** What new bytes get. */
+export type Preallocation = TruncateOptions["preallocation"];
 
 /** Node of the image under test. */
 export const NODE = "image";
@@ -32,6 +41,7 @@ export class Machine {
     /** Events, as QMP would send them. */
     readonly events: string[],
     private readonly disks: ImageDisks,
+    private readonly options: BlockdevOptionsValue,
   ) {}
 
   /** Opens the image with more options of its node. `shared`: a context for many images, the caller ends it. */
@@ -56,7 +66,7 @@ export class Machine {
       await disk("file", { discard: "unmap", "read-only": readOnly });
       if (disks.data !== undefined) await disk("data", { discard: "unmap", "read-only": readOnly });
       if (disks.backing !== undefined) await disk("backing", { "read-only": true });
-      await add({
+      const node = {
         driver: "qcow2",
         "node-name": NODE,
         file: "disk-file",
@@ -65,13 +75,15 @@ export class Machine {
         ...(disks.data === undefined ? {} : { "data-file": "disk-data" }),
         backing: disks.backing === undefined ? null : "disk-backing",
         ...options,
-      });
+      };
+      await add(node);
       const backend = await graph.backend(NODE, {
         describe: "the test",
         needed: Perm.consistentRead | (readOnly ? 0 : Perm.write | Perm.resize),
         shared: Perm.all,
       });
-      return new Machine(context, graph, backend, events, disks);
+      const value = node as unknown as BlockdevOptionsValue;
+      return new Machine(context, graph, backend, events, disks, value);
     } catch (error) {
       await graph.closeAll();
       context.end();
@@ -207,8 +219,23 @@ export class Machine {
   }
 
   /** Changes the length of the guest's disk. */
-  resize(size: number): Promise<void> {
-    return this.graph.resize(this.graph.find(NODE)!, size);
+  resize(size: number, preallocation: Preallocation = "off"): Promise<void> {
+    if (preallocation === "off") return this.graph.resize(NODE, size);
+    const options = { exact: false, preallocation };
+    return this.graph.drained(NODE, async () => {
+      const node = this.graph.find(NODE)!;
+      await node.instance.truncate!(size, options);
+    });
+  }
+
+  /** Changes options of the node. */
+  reopen(options: Record<string, unknown>): Promise<void> {
+    return this.graph.reopen([{ ...this.options, ...options } as BlockdevOptionsValue]);
+  }
+
+  /** Changes what the header says of the backing file. */
+  async changeBackingFile(name: string): Promise<void> {
+    await this.graph.find(NODE)!.instance.changeBackingFile!(name, undefined);
   }
 
   /** Closes everything. */

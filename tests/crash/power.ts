@@ -8,8 +8,11 @@ import { ok, run } from "../harness/tools.ts";
 import { Dice } from "../harness/dice.ts";
 import { Journal } from "./journal.ts";
 import { Ledger } from "./ledger.ts";
-import { type ImageDisks, Machine, NODE } from "./machine.ts";
+import { type ImageDisks, Machine, NODE, type Preallocation } from "./machine.ts";
 import type { Reply } from "./pages.ts";
+
+/** Seed of what a disk holds from the start. */
+const ORIGINAL = 99;
 
 /** An image and what happens to it. */
 export interface Scenario {
@@ -23,6 +26,10 @@ export interface Scenario {
   readonly dataFile?: boolean;
   /** Options of the qcow2 node. */
   readonly options?: Record<string, unknown>;
+  /** Bytes, all of them noise, that the disk holds from the start. */
+  readonly original?: number;
+  /** Damages the image. */
+  readonly spoil?: (image: Qcow2Bytes) => void;
   /** Bitmaps that the image has from the start. */
   readonly bitmaps?: readonly string[];
   /** The guest sends replies from the page cache. */
@@ -115,24 +122,23 @@ export class Guest {
     await this.machine.backend.flush();
     this.journal.note(() => this.ledger.flushed());
   }
-  async resize(size: number): Promise<void> {
+  async resize(size: number, preallocation?: Preallocation): Promise<void> {
     const end = Math.min(size, this.size);
     this.#changes((ledger) => ledger.cutOff(end));
-    await this.machine.resize(size);
+    await this.machine.resize(size, preallocation);
     this.size = size;
   }
 
-  /** Takes an internal snapshot, which is safe when this resolves. Nothing is in flight. */
-  async snapshot(name: string): Promise<void> {
+  /** Takes an internal snapshot, which is safe when this resolves. What is in flight (`busy`) it may hold or not. */
+  async snapshot(name: string, busy = false): Promise<void> {
     await createInternalSnapshot(this.machine.graph, { device: NODE, name });
-    const frozen = this.#now.copy();
-    frozen.flushed();
-    this.#taken.set(name, frozen);
-    this.journal.note(() => {
-      const frozen = this.ledger.copy();
-      frozen.flushed();
-      this.snapshots.set(name, frozen);
-    });
+    const freeze = (ledger: Ledger) => {
+      const frozen = ledger.copy();
+      if (!busy) frozen.flushed();
+      return frozen;
+    };
+    this.#taken.set(name, freeze(this.#now));
+    this.journal.note(() => this.snapshots.set(name, freeze(this.ledger)));
   }
   async deleteSnapshot(name: string): Promise<void> {
     this.journal.note(() => this.snapshots.delete(name));
@@ -171,6 +177,14 @@ export class Guest {
 async function makeImage(scenario: Scenario, dir: TestDir): Promise<Uint8Array> {
   if (typeof scenario.create !== "string") return new Uint8Array();
   const path = dir.file("new.qcow2");
+  if (scenario.original !== undefined) {
+    Deno.writeFileSync(dir.file("new.raw"), noise(scenario.original, ORIGINAL));
+    const options = ["-f", "raw", "-O", "qcow2", "-o", scenario.create];
+    await ok("qemu-img", ["convert", ...options, dir.file("new.raw"), path]);
+    const bytes = Deno.readFileSync(path);
+    scenario.spoil?.(new Qcow2Bytes(bytes));
+    return bytes;
+  }
   const options = [scenario.create];
   if (scenario.dataFile) options.push(`data_file=${dir.file("new.data")}`);
   const create = ["create", "-q", "-f", "qcow2", "-o", options.filter(Boolean).join(",")];
@@ -191,7 +205,8 @@ export async function cutPower(scenario: Scenario, options: PowerOptions): Promi
     ...(scenario.dataFile ? { data: journal.disk(new Uint8Array(scenario.size), dice) } : {}),
     ...(backing === undefined ? {} : { backing: new Journal().disk(backing, dice) }),
   };
-  const ledger = new Ledger((backing ?? new Uint8Array()).slice(0, scenario.size));
+  const original = scenario.original === undefined ? undefined : noise(scenario.original, ORIGINAL);
+  const ledger = new Ledger((original ?? backing ?? new Uint8Array()).slice(0, scenario.size));
   const snapshots = new Map<string, Ledger>();
   const judge = new Judge(scenario, options, journal, ledger, snapshots, backing, dir);
   if (typeof scenario.create !== "string") {
@@ -264,6 +279,9 @@ class Judge {
       ...(this.backing === undefined ? {} : { backing: this.backing }),
     });
     if ((image.incompatible & 2) !== 0) return "the corrupt bit is set";
+    const { original } = this.scenario;
+    const kept = original && this.ledger.judge(0, image.read(0, original));
+    if (typeof kept === "string") return kept;
     if (this.made && image.size === 0) return "the image has no length";
     const { errors } = image.check();
     if (errors.length > 0) return errors.slice(0, 3).join("; ");
