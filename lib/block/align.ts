@@ -49,7 +49,7 @@ async function readBounced(
 ): Promise<void> {
   const align = node.limits.requestAlignment;
   const end = offset + iov.total;
-  // Bounce buffers are everybody's.
+  // A bounce buffer has held others' data: nothing of it may be left in place of contents that do not exist.
   const passed = flags & ~RequestFlag.ownMemory;
   const step = bounceLength(node);
   const first = alignDown(offset, align);

@@ -32,7 +32,7 @@ export interface BackendOwner {
 
 /** A backend. Requests complete at once where the driver does; those that do not are on `requests`. */
 export class Backend implements BlockBackend {
-  /** How it is called as a child of this user. */
+  /** What messages call the node as this user's child. */
   readonly name = "root";
   /** What it holds: what it wants, or nothing while the node is inactive. */
   needed: number;
@@ -49,7 +49,7 @@ export class Backend implements BlockBackend {
   #detached = false;
   readonly #writeFlags: number;
   readonly pages: BackendPages;
-  /** A write that was given up has left `begun` behind: a drain waits for it. */
+  /** Counts `begun`, which a driver goes on with though its write was given up, as in flight: a drain waits for it. */
   readonly outlives = (begun: Promise<void>): void => {
     this.#track("write", undefined, 0, 0, begun);
   };

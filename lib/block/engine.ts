@@ -47,7 +47,7 @@ export class Engine {
       this.#places[depth] = new PlacementRecord();
       result = pending.then(() => this.#readPlaced(node, format, place, offset, iov, flags));
     } else {
-      // It is in use until all pieces are read, and reads of others come in between.
+      // Until all pieces are read this record stays in use; reads that begin meanwhile need another one.
       if (place.length < iov.total) this.#places[depth] = new PlacementRecord();
       result = this.#readPlaced(node, format, place, offset, iov, flags);
     }
@@ -191,7 +191,7 @@ export class Engine {
     return this.#planned(node, format, this.#plan(offset, length, "discard", 0), undefined);
   }
 
-  /** A plan that is to be asked for now. */
+  /** An empty plan for a request, to be filled in by `reserve` before anything else runs. */
   #plan(start: number, length: number, intent: WriteIntent, flags: number): PlanRecord {
     const plan = this.#plans[this.#depth] ??= new PlanRecord();
     return plan.begin(start, length, intent, flags);
@@ -219,7 +219,7 @@ export class Engine {
       this.#depth = depth;
     }
     if (pending === undefined && plan.simple) return tracked(node, this.#writeOne(plan, iov));
-    // It is in use while it is carried out, and reads and writes of others come in between.
+    // While the plan is carried out its record stays in use; requests that begin meanwhile need another one.
     this.#plans[depth] = undefined;
     if (pending === undefined && plan.planned === length) {
       const result = this.#carryOut(node, plan, iov);
@@ -235,7 +235,7 @@ export class Engine {
       return this.#planned(node, format, next, iov?.slice(planned, length - planned));
     };
     if (pending === undefined) return chain(tracked(node, carryOut()), rest);
-    // Parts are counted one by one: one that waits in the driver may wait for those before it to settle.
+    // Each part is counted by itself: a part that waits in the driver may be waiting for the ones before it.
     const done = pending.then(carryOut, (error) => {
       plan.abandon?.();
       throw error;
@@ -243,7 +243,7 @@ export class Engine {
     return chain(tracked(node, done), rest);
   }
 
-  /** A plan that is one write in one child. The record is not looked at any more when that begins. */
+  /** Carries out a plan that is one write in one child. The plan's record is free once that write has begun. */
   #writeOne(plan: PlanRecord, iov: IoVec | undefined): MaybePromise<void> {
     const child = plan.soleChild!;
     switch (plan.intent) {
@@ -256,7 +256,7 @@ export class Engine {
     }
   }
 
-  /** Executes the plan; it may cover but the front part of the range. */
+  /** Executes the plan, which may cover only the front part of the range. */
   #carryOut(node: BlockNode, plan: PlanRecord, iov: IoVec | undefined): MaybePromise<void> {
     const { planned } = plan;
     assert(planned > 0, "a driver must make progress");

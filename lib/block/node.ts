@@ -87,9 +87,9 @@ export class BlockNode implements NodeView {
   readonly counted: BackendStatistics = noStatistics();
   /** Takes any offset, length and address: the short way through the seam. */
   plain = false;
-  /** The IOThread that it runs in; undefined: the main context. For the owner of the graph. */
+  /** The IOThread that it runs in; undefined: the main context. Only the main context's graph keeps this. */
   place: GraphThread | undefined;
-  /** Somebody asked for that place: it stays there when its last user goes. */
+  /** `place` was asked for by command: the node stays there when its last user goes. */
   placed = false;
   /** Dirty bitmaps, if there are any. */
   bitmaps: BitmapList | undefined;

@@ -96,8 +96,8 @@ function fixedPages(
 interface PipeSource {
   /** Its reading end. */
   readonly fd: number;
-  /** Is told what a driver has begun for a write that is given up: a drain has to wait for that. */
-  tell(begun: Promise<void>): void;
+  /** Takes note of what a driver still does for a write that was given up: a drain has to wait for it. */
+  outlives(begun: Promise<void>): void;
 }
 
 /** PageTransfers.pipeUnit, for a node. Whoever wants to see, or to change, what is written has it written. */
@@ -172,7 +172,7 @@ function writePart(
       const giveUp = () => plan.abandon?.();
       const given = pending.then(giveUp, giveUp);
       node.epochs?.track(given);
-      source.tell(given);
+      source.outlives(given);
       return -Errno.EAGAIN;
     }
     const write = mergedWrite(plan);
@@ -190,7 +190,7 @@ function writePart(
   return moved;
 }
 
-/** Bytes that went from the pipe to their place, or -errno when it were none. `some`: fewer than all will do, too. */
+/** Moves bytes from the pipe to their place. How many, or -errno if none. `some`: it may stop before all are moved. */
 function moveAll(
   seam: Seam,
   { child, at, length, head, tail }: MergedWrite,
@@ -239,7 +239,7 @@ export class NodePages implements BackendPages {
   }
 
   writeFromPipe(offset: number, pipe: number, length: number): number {
-    const source = { fd: pipe, tell: this.backend.outlives };
+    const source = { fd: pipe, outlives: this.backend.outlives };
     return writeFromPipe(this.seam, this.backend.node, offset, source, length);
   }
 

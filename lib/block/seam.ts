@@ -349,8 +349,8 @@ export class Seam {
 }
 
 /**
- * Whether a request must be split before it goes on. Where the node needs alignment, one with too many
- * segments is not: a cut between two of them may be unaligned, so it takes the way of bounce buffers.
+ * Whether a request must be split before it goes on. Too many segments are no reason where the node needs alignment:
+ * a cut between two segments may be unaligned, so such a request goes through bounce buffers instead.
  */
 function tooLarge({ limits, plain }: BlockNode, iov: IoVec): boolean {
   return iov.total > limits.maxTransfer || (plain && iov.count > limits.maxSegments);

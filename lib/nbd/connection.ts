@@ -5,7 +5,7 @@
  * neither side sleeps any more). Nothing is held for an idle client but this object. A client that does not take its
  * replies is not read from any more, and holds back nobody else; a turn has a budget.
  */
-import type { Context, TracePoint } from "../sys/mod.ts";
+import { type Context, Errno, type TracePoint } from "../sys/mod.ts";
 import type { Counters, ExportDirectory, NbdExport, Unsent } from "./export.ts";
 import { Handshake } from "./handshake.ts";
 import { Input } from "./input.ts";
@@ -87,7 +87,7 @@ export class Connection {
   #stalled = false;
   /** It goes on in another thread, as soon as the handshake has been answered. */
   #leaving: Negotiated | undefined;
-  /** The server wants the client gone: what it does not take at once is dropped. */
+  /** The server hangs up: replies that the client does not take at once are dropped. */
   #forced = false;
 
   /** Greets the client, unless it arrives from another thread; owns `transport` from now on. */
@@ -156,7 +156,7 @@ export class Connection {
   #handshakeTimeout(): void {
     if (this.#executor !== undefined || this.#closed) return;
     if (this.#host.traces.timeout.enabled) this.#host.traces.timeout.emit("client took too long");
-    this.#output.discard(-110);
+    this.#output.discard(-Errno.ETIMEDOUT);
     this.#ending = true;
     this.#finishTurn();
   }
@@ -171,11 +171,11 @@ export class Connection {
   #ready(read: boolean, write: boolean, broken: boolean): void {
     if (this.#closed) return;
     // A peer that is gone is only looked at for what it sent before; it is not waited for.
-    if (broken && !read && !write) this.#gone(-104);
+    if (broken && !read && !write) this.#gone(-Errno.ECONNRESET);
     this.#turn(read);
   }
 
-  /** Nothing reaches the client any more. */
+  /** Nothing reaches the client any more; `reason` is a negative errno. */
   #gone(reason: number): void {
     this.#ending = true;
     if (this.#output.broken === 0) this.#output.discard(reason);
@@ -269,7 +269,7 @@ export class Connection {
           this.#ending = true;
           return false;
         case "garbage":
-          this.#gone(-71);
+          this.#gone(-Errno.EPROTO);
           return false;
       }
     }

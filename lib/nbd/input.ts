@@ -126,7 +126,7 @@ export class Input {
     return this.slab.memory.bytes.subarray(this.at, this.at + length);
   }
 
-  /** Uses up at most `length` bytes; how many it were. */
+  /** Uses up at most `length` bytes. Returns how many. */
   skip(length: number): number {
     if (this.#carried > 0) this.#fresh();
     const skipped = Math.min(length, this.end - this.at);

@@ -205,7 +205,7 @@ export class Output {
     this.#segments.push(segment);
   }
 
-  /** How long the client has taken nothing of what is pending, in nanoseconds; 0 while there is nothing for it to take. */
+  /** For how many nanoseconds the client has taken nothing of what is pending; 0 while it has nothing to take. */
   get stalledNs(): number {
     return this.pending === 0 || this.fetching ? 0 : now() - this.#taken;
   }
@@ -300,7 +300,7 @@ export class Output {
     else if (done > 0) this.#segments.splice(0, done);
   }
 
-  /** Nothing can be sent any more: forgets what is queued. */
+  /** Nothing can be sent any more, for `reason` (a negative errno): forgets what is queued. */
   discard(reason: number): void {
     this.broken = reason;
     for (const segment of this.#segments) segment.slab?.release();
@@ -319,7 +319,7 @@ export class Output {
 
   /** Gives back everything; regions that are out stay valid until they are committed or dropped. */
   close(): void {
-    if (this.broken === 0) this.discard(-32);
+    if (this.broken === 0) this.discard(-Errno.EPIPE);
     this.trim();
   }
 }

@@ -23,11 +23,11 @@ import type { Loop, Sys, Timer, Watch } from "./types.ts";
 import { pollerFailed, type PollerHandle, releaseSlot, takeSlot } from "./wakeup.ts";
 import { Watches } from "./watches.ts";
 
-/** Without work, rings are looked at for this long before the rest of the thread gets its turn. */
+/** A loop without work looks at rings for this long at a time, then gives the rest of the thread a turn. */
 const SPIN_NS = 6_000;
-/** With work that is always done at once, for this long: a turn costs more than a small request. */
+/** While rings have work that is done at once, they are served for this long within one turn: turns are costly. */
 const LINGER_NS = 50_000;
-/** Then again for as long, if nobody else was found to wait; timers of the runtime may, so not for longer than this. */
+/** And again for as long while nobody else waits, but no longer than this: the runtime's own timers cannot be asked. */
 const LINGER_MOST_NS = 400_000;
 /** With a timer due this soon the loop stays awake: setTimeout would be a millisecond late. */
 const NEAR_NS = 100_000;
@@ -231,8 +231,8 @@ export class EpollLoop implements Loop {
   }
 
   /**
-   * Rings alone had work, and it is done: they are looked at again at once, as long as they have more, or will have
-   * soon. Whoever else has work in this thread waits for LINGER_NS, counted from `began`, and a pass of the pollers.
+   * Only rings had work in this turn, and it is done: looks at them again and again while they have more, or had some
+   * a moment ago. Anything else in this thread waits for LINGER_NS at most, counted from `began`, and one more pass.
    */
   #linger(began: number): void {
     const patience = Math.min(SPIN_NS, this.#polling.ns);
@@ -250,13 +250,13 @@ export class EpollLoop implements Loop {
     }
   }
 
-  /** Whether nothing but rings has work for this thread. Events that there are wait for the next turn. */
+  /** Whether nothing but rings has work for this thread. Events found by asking are kept for the next turn. */
   #alone(time: number): boolean {
     if (this.#timers.next() <= time || (this.#options.awaitsOthers?.() ?? false)) return false;
     return !this.#watches.wait(0);
   }
 
-  /** Whether pollers wait for nothing that only another turn brings. */
+  /** Whether all pollers say that their work is done: none waits for something that only another turn brings. */
   #settled(): boolean {
     if (this.#settlers.length < this.#pollers.length) return false;
     for (let i = 0; i < this.#settlers.length; i++) if (!this.#settlers[i]!()) return false;
@@ -289,7 +289,7 @@ export class EpollLoop implements Loop {
     return this.#ask(this.#pollers);
   }
 
-  /** Whether one of them, who are all asked, says so. */
+  /** Asks all of them, and tells whether any answered true. */
   #ask(all: readonly (() => boolean)[]): boolean {
     let any = false;
     for (let i = 0; i < all.length; i++) {

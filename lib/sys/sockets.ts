@@ -1,7 +1,7 @@
 /** Sockets and epoll: the part of LinuxSys about descriptors of the data plane. */
 import type { IoVec } from "../base/mod.ts";
 import type { ArchConstants } from "./constants.ts";
-import { EPOLL, MSG, SOCK } from "./constants.ts";
+import { AF, EPOLL, MSG, SOCK } from "./constants.ts";
 import { Errno } from "./errno.ts";
 import type { Libc } from "./ffi.ts";
 import { FileSys } from "./files.ts";
@@ -18,8 +18,7 @@ import {
   putU64,
   SCM_MAX_FD,
 } from "./layout.ts";
-import type { Memory } from "./types.ts";
-import type { EpollEvents, SocketAddress } from "./types.ts";
+import type { EpollEvents, Memory, SocketAddress } from "./types.ts";
 
 /** Parts of the scratch memory: see FileSys for those before. */
 const MSGHDR_AT = 24576;
@@ -75,7 +74,7 @@ export class SocketSys extends FileSys {
   }
 
   socketpair(): readonly [number, number] | number {
-    const rc = this.libc.rare.socketpair(1, SOCK.STREAM | SOCKFLAGS, 0, this.structPointer);
+    const rc = this.libc.rare.socketpair(AF.UNIX, SOCK.STREAM | SOCKFLAGS, 0, this.structPointer);
     if (rc < 0) return this.fail();
     return [this.struct.getInt32(0, true), this.struct.getInt32(4, true)];
   }

@@ -22,7 +22,7 @@ export interface Memory {
 
 /** Of a guarded mapping; see Sys.guard. */
 export interface MemoryGuard {
-  /** Whether it was taken away, and is empty memory now that nobody shares. */
+  /** Whether the mapping was lost: its contents have gone, and private zeroed memory is in its place. */
   readonly lost: boolean;
   release(): void;
 }
@@ -122,7 +122,7 @@ export interface Sys extends FileCalls<number> {
    * replaces the mapping by empty memory. Release it before the mapping is unmapped.
    */
   guard(memory: Memory): MemoryGuard;
-  /** The guard of a mapping that another context guards, as long as that does: releasing it does nothing. */
+  /** To ask about a mapping that another context guards. Releasing it does nothing: the guard is that context's. */
   guardAt(address: number): MemoryGuard;
   memfd(name: string): number;
   madvise(address: number, length: number, advice: number): number;
@@ -279,13 +279,13 @@ export interface Pipe {
 
 /** Pipes, reused. One pool per context. */
 export interface PipePool {
-  /** Whether `borrow` gives one now. */
+  /** Whether `borrow` would give a pipe now. */
   readonly available: boolean;
-  /** An empty pipe with room for 64 KiB and more, until it is given back or discarded; undefined: not to be had. */
+  /** Lends an empty pipe with room for at least 64 KiB, until `giveBack` or `discard`; undefined if there is none. */
   borrow(): Pipe | undefined;
-  /** Takes one back that is empty again. */
+  /** Takes a pipe back that is empty again. */
   giveBack(pipe: Pipe): void;
-  /** Takes one back that may hold something. */
+  /** Closes a pipe that may still hold data. */
   discard(pipe: Pipe): void;
 }
 
@@ -295,10 +295,10 @@ export type StreamFormat = "deflate" | "zstd";
 /** Threads that inflate streams beside the context's own, when it pays. */
 export interface InflateThreads {
   /**
-   * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. Zstd: one frame, of that
-   * length and of the present format, is what the caller has made sure of. All of that belongs to the threads until
-   * the promise resolves: whether the output is filled. If not, do it inline: the stream may be broken, or one that
-   * these threads do not understand. Undefined: not taken, and nothing will happen; do it inline.
+   * Inflates the stream in the `length` bytes at `input` to the `room` bytes at `output`. For zstd the caller has made
+   * sure that it is one frame of just that length, in the present format. The memory belongs to the threads until the
+   * promise resolves, with true if the output was filled. With false the caller has to inflate inline: the stream may
+   * be broken, or of a kind that the threads do not understand. Undefined: the job was not taken; inflate inline.
    */
   run(
     input: number,

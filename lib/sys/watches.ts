@@ -1,7 +1,7 @@
 /**
- * The watched descriptors of one loop: who hears of which event, and in what order. Events are handed on within a budget.
- * Watches of the control plane are urgent: they have a set of their own, within the main one, which is looked at first
- * when events were left over. So a monitor waits for two turns at most, however many clients are ready.
+ * The watched descriptors of one loop: who hears of which event, and in what order. Events are handed on within a
+ * budget. Watches of the control plane are urgent: they have an epoll set of their own, within the main one, which is
+ * asked first when events were left over. So a monitor waits for two turns at most, however many clients are ready.
  *
  * Invariant: a handler is never called after its watch was closed.
  */
@@ -122,7 +122,7 @@ export class Watches {
   dispatch(began: number): boolean {
     const main = this.#main;
     if (this.#overdue) this.#dispatchUrgent();
-    else if (!this.wait(0)) return false; // a nap has brought some, perhaps
+    else if (!this.wait(0)) return false; // asks the kernel, unless a nap has left events
     this.#overdue = false;
     while (main.left && !this.#closed) {
       const key = main.take();

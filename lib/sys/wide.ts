@@ -1,8 +1,8 @@
 /**
  * Numbers as 64-bit arguments of foreign functions. V8 makes a fast call only if such an argument is a BigInt; given
  * a number, the optimized caller is thrown away each time, and compiled again, without end (measured: 400 ns a call,
- * and a compiler thread kept busy, instead of 20 ns). A BigInt that is read from a BigUint64Array on the way into the
- * call is never made: the optimizing compiler keeps it in a register.
+ * and a compiler thread kept busy, instead of 20 ns). A BigInt that is read from a BigUint64Array as the argument itself
+ * never becomes an object: the optimizing compiler keeps its bits in a register.
  */
 
 /** Numbers from here on have no bits to spare in a double. */
