@@ -1,6 +1,8 @@
 /** What happens to images seldom, or to few of them, while the power is cut. */
+import { bitmapCommands } from "../../lib/block/bitmaps/mod.ts";
 import { RequestFlag } from "../../lib/block/mod.ts";
 import type { Qcow2Bytes } from "../harness/qcow2_image.ts";
+import { NODE } from "./machine.ts";
 import { mix } from "./mix.ts";
 import type { Guest, Scenario } from "./power.ts";
 
@@ -149,6 +151,19 @@ export const rare: readonly Scenario[] = [
         await guest.machine.reopen({ "lazy-refcounts": lazy, "l2-cache-size": (8 << round) * KIB });
         await mix(guest, { rounds: 8, most: 48 * KIB, write: 4, zero: 1, discard: 2 });
       }
+    },
+  },
+  {
+    name: "bitmaps of which the last one goes, too",
+    // Their extension is in two sectors.
+    create: "cluster_size=64k",
+    size: MIB,
+    bitmaps: ["a", "b"],
+    async work(guest) {
+      const remove = bitmapCommands(guest.machine.graph)["block-dirty-bitmap-remove"];
+      await mix(guest, { rounds: 3, most: 32 * KIB, write: 1 });
+      for (const name of ["a", "b"]) await remove({ node: NODE, name });
+      await mix(guest, { rounds: 3, most: 32 * KIB, write: 1 });
     },
   },
   {

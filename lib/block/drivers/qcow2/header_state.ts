@@ -2,8 +2,9 @@
 import type { Child } from "../../mod.ts";
 import { Incompatible } from "./format.ts";
 import type { Header } from "./header.ts";
+import { type HeaderWrite, headerWrites } from "./header_order.ts";
 import { serialiseHeader } from "./header_write.ts";
-import { writeBytes } from "./metadata.ts";
+import { readBytes, writeBytes } from "./metadata.ts";
 import type { ImageParts } from "./types.ts";
 
 /** The header. */
@@ -36,12 +37,14 @@ export class HeaderState {
   update(change: (now: Header) => Partial<Header>): Promise<void> {
     const done = this.#writes.then(async () => {
       const header = { ...this.header, ...change(this.header) };
-      const bytes = serialiseHeader(header);
+      const { context } = this.#parts;
+      const old = await readBytes(context, this.#file, 0, 2 ** header.clusterBits);
+      const writes = headerWrites(old, header);
       await this.#file.flush();
       try {
-        await this.#write(bytes);
+        await this.#write(writes);
       } catch (error) {
-        await this.#write(serialiseHeader(this.header)).catch(() => {});
+        await this.#write([{ at: 0, bytes: serialiseHeader(this.header) }]).catch(() => {});
         throw error;
       }
       this.header = header;
@@ -49,10 +52,12 @@ export class HeaderState {
     this.#writes = done.catch(() => {});
     return done;
   }
-  async #write(bytes: Uint8Array): Promise<void> {
+  async #write(writes: readonly HeaderWrite[]): Promise<void> {
     this.#doubtful = true;
-    await writeBytes(this.#parts.context, this.#file, 0, bytes);
-    await this.#file.flush();
+    for (const { at, bytes } of writes) {
+      await writeBytes(this.#parts.context, this.#file, at, bytes);
+      await this.#file.flush();
+    }
     this.#doubtful = false;
   }
   /** Waits for the changes under way. */

@@ -5,10 +5,10 @@ import { Bounds, CompressionType, QCOW_MAGIC } from "./format.ts";
 import { At, CRYPT_METHODS, type Header, NEW_HEADER_LENGTH } from "./header.ts";
 
 /**
- * The first cluster of an image with this header: header, extensions, backing file name, zeroes. BlockError
- * ENOSPC when they do not fit.
+ * The first cluster of an image with this header: header, extensions, backing file name (not before `nameFrom`, where
+ * it fits), zeroes. BlockError ENOSPC when they do not fit.
  */
-export function serialiseHeader(header: Header): Uint8Array {
+export function serialiseHeader(header: Header, nameFrom = 0): Uint8Array {
   const cluster = new Uint8Array(2 ** header.clusterBits);
   const view = new DataView(cluster.buffer);
   view.setUint32(At.magic, QCOW_MAGIC);
@@ -31,7 +31,7 @@ export function serialiseHeader(header: Header): Uint8Array {
   }
   cluster.set(extensions, at);
   if (header.backingFile !== undefined) {
-    const nameAt = at + extensions.length;
+    const nameAt = Math.max(at + extensions.length, nameFrom);
     cluster.set(name, nameAt);
     view.setBigUint64(At.backingOffset, BigInt(nameAt));
     view.setUint32(At.backingLength, name.length);
