@@ -44,7 +44,7 @@ export async function closeNodes(graph: ClosingGraph, nodes: readonly BlockNode[
 
 /** Makes what was written to `node` durable and closes its driver. Its children stay as they are. */
 async function close(graph: ClosingGraph, node: BlockNode): Promise<void> {
-  await guard(graph, "storing the bitmaps of", node, () => storeBitmaps(node));
+  await guard(graph, "lost persistent bitmaps of", node, () => storeBitmaps(node));
   await guard(graph, "flushing", node, () => graph.seam.flush(node));
   node.closed = true;
   await guard(graph, "closing", node, () => node.instance.close());

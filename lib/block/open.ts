@@ -195,7 +195,7 @@ export class Opening {
       try {
         await storeBitmaps(node); // opening it has marked them as in use
       } catch (error) {
-        graph.context.log.warn(`storing the bitmaps of node '${node.name}': ${String(error)}`);
+        graph.context.log.warn(`lost persistent bitmaps of node '${node.name}': ${String(error)}`);
       }
       try {
         await node.instance.close();

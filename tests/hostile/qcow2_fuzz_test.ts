@@ -39,7 +39,10 @@ Deno.test({
     await machine.resize(0);
     await machine.close();
     assert.equal(machine.messages.length, 1);
-    assert.match(machine.messages[0]!, /storing the bitmaps of node 'image': .*bitmap 'b'.* empty/);
+    assert.match(
+      machine.messages[0]!,
+      /lost persistent bitmaps of node 'image': .*bitmap 'b'.* empty/,
+    );
     Deno.writeFileSync(path, disk.bytes);
     await ok("qemu-img", ["check", path]);
   },

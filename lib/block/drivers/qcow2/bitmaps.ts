@@ -8,7 +8,7 @@
  *
  * Source: the QCOW2 specification, "Bitmaps".
  */
-import { CommandError } from "../../../base/mod.ts";
+import { BlockError, CommandError } from "../../../base/mod.ts";
 import { DirtyBitmap, makeBits, MAX_BITMAP_NAME } from "../../bitmaps/mod.ts";
 import type { BitmapStore } from "../../mod.ts";
 import {
@@ -225,7 +225,7 @@ export class Qcow2Bitmaps implements BitmapStore {
       return { name, nameBytes, granularity, inUse: false, auto, tableOffset, tableSize };
     } catch (error) {
       for (const [offset, length] of allocated) image.release(offset, length, "other");
-      throw error;
+      throw failed(`Failed to write bitmap '${name}' to file`, error);
     }
   }
 
@@ -268,7 +268,7 @@ export class Qcow2Bitmaps implements BitmapStore {
         });
       } catch (error) {
         image.release(directoryOffset, bytes.length, "other");
-        throw error;
+        throw failed("Failed to update bitmap extension", error);
       }
       image.protect(directoryOffset, bytes.length, "bitmap directory");
     }
@@ -278,6 +278,12 @@ export class Qcow2Bitmaps implements BitmapStore {
     }
     this.#entries = entries;
   }
+}
+
+/** An error, with what could not be done because of it. */
+function failed(what: string, error: unknown): unknown {
+  if (!(error instanceof BlockError)) return error;
+  return new BlockError(error.errno, `${what}: ${error.message}`, { cause: error });
 }
 
 /** Why a bitmap cannot be stored. */
