@@ -198,9 +198,9 @@ class NodesQuery {
       >;
     }
     info.limits = limitsInfo(node.limits);
-    const backing = backingOf(node);
-    if (backing !== undefined && !this.flat) {
-      info["backing-image"] = await this.#imageInfo(backing);
+    const below = imageBelow(node);
+    if (below !== undefined && !this.flat) {
+      info["backing-image"] = await this.#imageInfo(below);
     }
     return Object.freeze(info); // so that its text is made once, too
   }
@@ -242,10 +242,15 @@ class NodesQuery {
   }
 }
 
+/** What is shown as the image below: of a filter what it filters, too. */
+function imageBelow(node: BlockNode): BlockNode | undefined {
+  return backingOf(node) ?? node.children.find((edge) => edge.role.includes("filtered"))?.node;
+}
+
 /** How many images are below `node`. */
 function backingDepth(node: BlockNode): number {
   let depth = 0;
-  for (let at = backingOf(node); at !== undefined; at = backingOf(at)) depth++;
+  for (let at = imageBelow(node); at !== undefined; at = imageBelow(at)) depth++;
   return depth;
 }
 

@@ -63,6 +63,19 @@ parity("image information", [
     ]),
   },
   {
+    name: "a filter shows what it filters",
+    files,
+    needs: ["qemu-img", "qemu-io"],
+    steps: [
+      ...[add(IMAGE, { "node-name": "q" }), add("base.qcow2", { "node-name": "b" })],
+      ...["q", "b"].map((file): Step => ({
+        execute: "blockdev-add",
+        arguments: { driver: "compress", "node-name": `over-${file}`, file },
+      })),
+      ...[deep, flat],
+    ],
+  },
+  {
     name: "bitmaps keep their order however often they are stored; new ones follow",
     files,
     needs: ["qemu-img", "qemu-io"],

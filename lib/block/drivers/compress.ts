@@ -83,10 +83,14 @@ class CompressInstance implements IoInstance {
   }
 
   async facts(round: FactsRound): Promise<Partial<ImageFacts>> {
-    const { filename, options: inner } = await this.child.facts(round);
+    const below = await this.child.facts(round);
+    const { filename, options: inner, actualSize, dirtyFlag, clusterSize } = below;
     const file = inner ?? optionsOfName(this.child.node.driver, filename ?? "");
     const options = { driver: "compress", file };
     const facts: Partial<ImageFacts> = { format: "compress", options };
+    if (actualSize !== undefined) facts.actualSize = actualSize;
+    if (dirtyFlag !== undefined) facts.dirtyFlag = dirtyFlag;
+    if (clusterSize !== undefined) facts.clusterSize = clusterSize;
     const name = jsonFilename(options);
     if (name !== undefined) facts.filename = name;
     return facts;
