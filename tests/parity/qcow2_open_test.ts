@@ -95,6 +95,7 @@ parity("qcow2: headers", [
     "a header of 104 bytes": [u32(100, 104)],
     "an odd header": [u32(100, 105)],
     "encryption 3": [u32(32, 3)],
+    "encryption that is negative": [u32(32, 0xffffffff)],
     "LUKS without its header": [u32(32, 2)],
     "AES without a key": [u32(32, 1)],
     "incompatible bit 5": [u64(72, 32)],

@@ -338,7 +338,7 @@ function parseTables(
   );
   const crypt = view.getUint32(At.cryptMethod);
   const cryptMethod = CRYPT_METHODS[crypt];
-  if (cryptMethod === undefined) throw badImage(`Unsupported encryption method ${crypt}`);
+  if (cryptMethod === undefined) throw badImage(`Unsupported encryption method ${crypt | 0}`);
   return {
     ...parseL1(view, clusterBits, extended),
     cryptMethod,

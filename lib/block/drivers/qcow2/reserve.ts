@@ -14,6 +14,7 @@ import { EntryPlanner } from "./entry_planner.ts";
 import { EntryHigh, EntryLow, highWord, lowWord, subclusterMask } from "./format.ts";
 import type { Image } from "./image.ts";
 import type { Busy } from "./inflight.ts";
+import { hex } from "./map.ts";
 import { mustWait } from "./waiting.ts";
 
 /** Neighbouring guest clusters that a plan gives places, neighbours too. */
@@ -57,6 +58,10 @@ export class DataPlanner extends EntryPlanner {
     const inside = start - cluster * this.clusterSize;
     if (!this.#isOwn(at)) return this.#planNew(slot, at, start, inside, length, plan);
     const host = map.host(at);
+    if (host % this.clusterSize !== 0) {
+      const guest = hex(start);
+      this.image.corrupt(`Data cluster offset ${hex(host)} unaligned (guest offset: ${guest})`);
+    }
     map.checkHost(slot, at, host, start - inside);
     return this.#planOwn(slot, at, host, start, inside, length, plan);
   }
