@@ -30,6 +30,11 @@ const map = (name: string): Step => ({
   tool: ["sh", "-c", `qemu-img map -U --output=json ${name} | sed 's/, "offset": [0-9]*//'`],
 });
 
+/** What the guest reads. */
+const contents = (name: string): Step => ({
+  tool: ["sh", "-c", `qemu-img convert -U -O raw ${name} out.raw && sha256sum out.raw`],
+});
+
 const nodes = [
   ...["--blockdev", "file,node-name=n,filename=n.img"],
   ...["--blockdev", "file,node-name=r,filename=base.img,read-only=on"],
@@ -45,6 +50,8 @@ interface Row {
   readonly options: Record<string, unknown>;
   readonly refused?: boolean;
   readonly mapped?: boolean;
+  /** What is in the data file before. */
+  readonly data?: FileSpec;
 }
 
 /** All of them on one daemon, each with files of its own: "n" and "d" in the options stand for nodes on these. */
@@ -52,10 +59,10 @@ function all(name: string, rows: readonly Row[]): Case {
   const files: Record<string, FileSpec> = { ...common };
   const steps: Step[] = [];
   for (const [index, row] of rows.entries()) {
-    const { options, refused = false, mapped = true } = row;
+    const { options, refused = false, mapped = true, data = { size: 0 } } = row;
     const own = { n: `${index}.n`, d: `${index}.d` };
     for (const file of Object.values(own)) {
-      files[file] = { size: 0 };
+      files[file] = file === own.d ? data : { size: 0 };
       const node = { driver: "file", "node-name": `x${file}`, filename: file };
       steps.push({ execute: "blockdev-add", arguments: node });
     }
@@ -68,6 +75,7 @@ function all(name: string, rows: readonly Row[]): Case {
       ...ends(refused),
       ...(refused ? [] : [...judge(own.n), ...(mapped ? [map(own.n)] : [])]),
       { tool: ["stat", "-c", "%s", own.d] },
+      ...(row.data === undefined ? [] : [contents(own.n)]),
     );
   }
   return { name, files, args: nodes, needs: ["qemu-img"], steps };
@@ -75,7 +83,7 @@ function all(name: string, rows: readonly Row[]): Case {
 const create = (
   name: string,
   options: Record<string, unknown>,
-  how: { mapped?: boolean } = {},
+  how: Pick<Row, "mapped" | "data"> = {},
 ): Row => ({ name, options, ...how });
 const refuse = (name: string, options: Record<string, unknown>): Row => ({
   name,
@@ -128,6 +136,19 @@ const made: readonly Row[] = [
   create("a data file, preallocated", { "data-file": "d", preallocation: "full" }, {
     mapped: false,
   }),
+  ...["off", "metadata", "full"].map((preallocation) =>
+    create(`a raw data file that holds something, ${preallocation}`, {
+      "data-file": "d",
+      "data-file-raw": true,
+      preallocation,
+    }, { data: { size: MiB, noise: 2 } })
+  ),
+  create("a raw data file that holds more", { "data-file": "d", "data-file-raw": true }, {
+    data: { size: 2 * MiB, noise: 3 },
+  }),
+  create("a data file that is longer", { "data-file": "d" }, {
+    data: { size: 2 * MiB, noise: 4 },
+  }),
   create("a data file and a backing file", { "data-file": "d", ...backing }, { mapped: false }),
   create("in an inline node", { file: { driver: "file", filename: "n.img" } }, {
     mapped: false,
@@ -142,6 +163,30 @@ const refusals: readonly Row[] = [
   refuse("zstd in version 2", { version: "v2", "compression-type": "zstd" }),
   refuse("subclusters in version 2", { version: "v2", "extended-l2": true }),
   refuse("a data file in version 2", { version: "v2", "data-file": "d" }),
+  refuse("subclusters in version 2, of clusters that are none", {
+    version: "v2",
+    "extended-l2": true,
+    "cluster-size": 1000,
+  }),
+  refuse("lazy refcounts in version 2, and narrow ones", {
+    version: "v2",
+    "lazy-refcounts": true,
+    "refcount-bits": 8,
+  }),
+  refuse("narrow refcounts and a data file in version 2", {
+    version: "v2",
+    "refcount-bits": 8,
+    "data-file": "d",
+  }),
+  refuse("bad refcounts and zstd in version 2", {
+    version: "v2",
+    "refcount-bits": 3,
+    "compression-type": "zstd",
+  }),
+  refuse("bad refcounts, and raw data without a data file", {
+    "refcount-bits": 3,
+    "data-file-raw": true,
+  }),
   refuse("small subclusters", { "extended-l2": true, "cluster-size": 8192 }),
   refuse("raw data without a data file", { "data-file-raw": true }),
   refuse("raw data and a backing file", { "data-file": "d", "data-file-raw": true, ...backing }),

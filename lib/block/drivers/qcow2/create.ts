@@ -40,15 +40,19 @@ function shapeOf(options: CreateOptions): Shape {
     throw new CommandError("Image size must be a multiple of 512 bytes");
   }
   const { clusterSize, extendedL2 } = clustersOf(options, version);
-  const preallocation = preallocationOf(options, extendedL2);
-  refuseVersion2(options, version);
-  return {
-    version,
-    clusterSize,
-    refcountBits: refcountBitsOf(options, version),
-    extendedL2,
-    preallocation,
-  };
+  refuseBacking(options, extendedL2);
+  if (options["lazy-refcounts"] === true) {
+    needsV3(version, "Lazy refcounts only supported with compatibility level 1.1 and above");
+  }
+  const refcountBits = refcountBitsOf(options, version);
+  const preallocation = withDataFile(options, version);
+  if (options["compression-type"] === "zstd") {
+    needsV3(
+      version,
+      "Non-zlib compression type is only supported with compatibility level 1.1 and above",
+    );
+  }
+  return { version, clusterSize, refcountBits, extendedL2, preallocation };
 }
 
 /** Size and kind of clusters. Throws CommandError where there are no such. */
@@ -57,6 +61,13 @@ export function clustersOf(
   version: 2 | 3,
 ): Pick<Shape, "clusterSize" | "extendedL2"> {
   const clusterSize = options["cluster-size"] ?? DEFAULT_CLUSTER;
+  const extendedL2 = options["extended-l2"] ?? false;
+  if (extendedL2) {
+    needsV3(
+      version,
+      "Extended L2 entries are only supported with compatibility level 1.1 and above",
+    );
+  }
   const clusterBits = Math.log2(clusterSize);
   const { minClusterBits, maxClusterBits } = Bounds;
   if (
@@ -67,23 +78,16 @@ export function clustersOf(
         `${2 ** maxClusterBits / KiB}k`,
     );
   }
-  const extendedL2 = options["extended-l2"] ?? false;
-  if (extendedL2) {
-    needsV3(
-      version,
-      "Extended L2 entries are only supported with compatibility level 1.1 and above",
+  if (extendedL2 && clusterBits < Bounds.minExtendedClusterBits) {
+    throw new CommandError(
+      "Extended L2 entries are only supported with cluster sizes of at least " +
+        `${2 ** Bounds.minExtendedClusterBits} bytes`,
     );
-    if (clusterBits < Bounds.minExtendedClusterBits) {
-      throw new CommandError(
-        "Extended L2 entries are only supported with cluster sizes of at least " +
-          `${2 ** Bounds.minExtendedClusterBits} bytes`,
-      );
-    }
   }
   return { clusterSize, extendedL2 };
 }
 
-function preallocationOf(options: CreateOptions, extendedL2: boolean): Shape["preallocation"] {
+function refuseBacking(options: CreateOptions, extendedL2: boolean): void {
   const preallocation = options.preallocation ?? "off";
   const backing = options["backing-file"];
   if (preallocation !== "off" && backing !== undefined && !extendedL2) {
@@ -94,33 +98,25 @@ function preallocationOf(options: CreateOptions, extendedL2: boolean): Shape["pr
   if (options["backing-fmt"] !== undefined && backing === undefined) {
     throw new CommandError("Backing format cannot be used without backing file");
   }
-  const raw = options["data-file-raw"] === true;
-  if (raw && options["data-file"] === undefined) {
-    throw new CommandError("data-file-raw requires data-file");
-  }
-  if (raw && backing !== undefined) {
-    throw new CommandError("Backing file and data-file-raw cannot be used at the same time");
-  }
-  // Whoever reads the data file alone sees what a reader of the image sees: all of it is mapped.
-  return raw && preallocation === "off" ? "metadata" : preallocation;
 }
 
-function refuseVersion2(options: CreateOptions, version: 2 | 3): void {
-  if (options["lazy-refcounts"] === true) {
-    needsV3(version, "Lazy refcounts only supported with compatibility level 1.1 and above");
-  }
-  if (options["data-file"] !== undefined) {
+/** The preallocation that there is to be. Throws CommandError where there can be no such data file. */
+function withDataFile(options: CreateOptions, version: 2 | 3): Shape["preallocation"] {
+  const raw = options["data-file-raw"] === true;
+  const dataFile = options["data-file"] !== undefined;
+  if (dataFile) {
     needsV3(
       version,
       "External data files are only supported with compatibility level 1.1 and above",
     );
   }
-  if (options["compression-type"] === "zstd") {
-    needsV3(
-      version,
-      "Non-zlib compression type is only supported with compatibility level 1.1 and above",
-    );
+  if (raw && !dataFile) throw new CommandError("data-file-raw requires data-file");
+  if (raw && options["backing-file"] !== undefined) {
+    throw new CommandError("Backing file and data-file-raw cannot be used at the same time");
   }
+  const preallocation = options.preallocation ?? "off";
+  // Whoever reads the data file alone sees what a reader of the image sees: all of it is mapped.
+  return raw && preallocation === "off" ? "metadata" : preallocation;
 }
 
 /** Bits of a reference count. Throws CommandError where there are no such. */

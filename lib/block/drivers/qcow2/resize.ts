@@ -36,12 +36,23 @@ export async function resize(image: Image, size: number, options: TruncateOption
 
 async function shrink(image: Image, size: number, old: number): Promise<void> {
   const { clusterSize, l2Coverage, externalData } = image.geometry;
+  // What may want room, first: nothing has changed if there is none.
+  await ownTables(image, alignUp(size, clusterSize), alignUp(old, clusterSize));
   // Smaller for readers first: what is dropped below must not be led to again by a cut.
   await image.setSize(size);
   await clearEntries(image, alignUp(size, clusterSize), alignUp(old, clusterSize));
   dropTables(image, Math.ceil(size / l2Coverage));
   await image.commit();
   if (externalData) await image.data.truncate(size, { exact: false, preallocation: "off" });
+}
+
+/** The L2 tables that there are for [from, to) can be written to, and are stored as such. */
+async function ownTables(image: Image, from: number, to: number): Promise<void> {
+  const { l1, tables, geometry: { l2Coverage } } = image;
+  for (let index = Math.floor(from / l2Coverage); index * l2Coverage < to; index++) {
+    if (l1.target(index) !== 0 && !tables.writable(index)) await tables.make(index);
+  }
+  await image.commit();
 }
 
 /** The entries for [from, to), whole clusters, lead nowhere any more. */
@@ -104,6 +115,7 @@ async function grow(
 ): Promise<void> {
   const { clusterSize } = image.geometry;
   await growL1(image, size);
+  await dropBehind(image, size, old);
   // The disk may have been longer once: a cut, or an error, may have left what it had there.
   await clearEntries(image, alignUp(old, clusterSize), alignUp(size, clusterSize));
   await zeroNew(image, size, old);
@@ -114,6 +126,28 @@ async function grow(
     await image.data.truncate(size, { exact: false, preallocation, goOn: options.goOn });
   }
   await image.setSize(size);
+}
+
+/**
+ * What a data file holds behind the end of the disk is no guest's, and would show in what a raw one is on its own.
+ * But a raw file in which a new image is made is what that image is to hold.
+ */
+async function dropBehind(image: Image, size: number, old: number): Promise<void> {
+  const { data, geometry: { dataFileRaw, externalData } } = image;
+  if (!externalData || data.size <= old || adopts(image, old)) return;
+  try {
+    await data.truncate(old, { exact: false, preallocation: "off" });
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.errno !== "ENOTSUP") throw error;
+  }
+  // Devices, and windows on files, keep their length.
+  const rest = Math.min(size, data.size) - old;
+  if (dataFileRaw && rest > 0) await data.writeZeroes(old, rest, 0);
+}
+
+/** The data file was there before the image. */
+function adopts({ geometry: { dataFileRaw } }: Image, old: number): boolean {
+  return dataFileRaw && old === 0;
 }
 
 /** An L1 table that reaches up to `size`, at a new place if it must be longer. */
@@ -193,7 +227,7 @@ async function preallocate(
       continue;
     }
     const count = externalData ? most : allocator.granted;
-    if (externalData ? guest < image.dataEnd : !allocator.fresh) {
+    if (externalData ? !adopts(image, from) && guest < image.data.size : !allocator.fresh) {
       await image.data.writeZeroes(host, count * clusterSize, 0);
     } else if (!externalData) {
       // At once: no table on disk may lead beyond the end, and those written behind it would leave it a hole.

@@ -88,3 +88,23 @@ Deno.test("what a snapshot has stays when the disk becomes shorter", async () =>
   await bench.close();
   await check(bench.disk);
 });
+
+for (const options of ["cluster_size=4k", "cluster_size=16k,extended_l2=on"]) {
+  Deno.test(`a disk that shares its tables with a snapshot stays as long where there is no room: ${options}`, async () => {
+    const bench = await full(options);
+    const { disk, image } = bench;
+    await image.snapshots.create({ name: "s", dateSec: 1, dateNsec: 2, vmClockNsec: 3n });
+    await bench.backend.flush();
+    // There is room for what is written over, and that is the header.
+    disk.fault = ({ op, offset }) =>
+      op === "write" && offset >= 4 * KiB ? ioError("ENOSPC") : undefined;
+    await assert.rejects(image.truncate(SHORT, how), { errno: "ENOSPC" });
+    assert.equal(image.size, MiB);
+    assert.ok((await bench.read(0, MiB)).every((byte) => byte === 7));
+    disk.fault = undefined;
+    await image.truncate(SHORT, how);
+    assert.equal(image.size, SHORT);
+    await bench.close();
+    await check(disk);
+  });
+}

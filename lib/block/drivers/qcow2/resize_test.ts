@@ -230,3 +230,60 @@ for (
     );
   });
 }
+
+for (const kind of ["data_file_raw=on", "data_file_raw=off"]) {
+  Deno.test(`what a data file holds behind the end of the disk is not in the disk when it grows: ${kind}`, async () => {
+    const end = 2 * MiB + 512, size = 4 * MiB;
+    await resized(
+      ["data_file=DATA", kind],
+      async (backend) => {
+        await backend.truncate(size, { exact: true, preallocation: "off" });
+        await backend.flush();
+      },
+      async (path, data) => {
+        assert.equal((await Deno.stat(data)).size, size);
+        for (
+          const each of kind.endsWith("on") ? [["qcow2", path], ["raw", data]] : [["qcow2", path]]
+        ) {
+          const [format, name] = each as [string, string];
+          const read = `read -P 0 ${end} ${size - end}`;
+          const said = await run("qemu-io", "-rf", format, "-c", read, name);
+          assert.doesNotMatch(said, /failed/, format);
+        }
+      },
+      (data) => {
+        Deno.writeFileSync(data, new Uint8Array(3 * MiB).fill(9), { append: true });
+        return {};
+      },
+    );
+  });
+}
+
+Deno.test("a disk grows within a window on its data file that is longer", async () => {
+  await resized(
+    ["data_file=DATA", "data_file_raw=on"],
+    async (backend) => {
+      await backend.truncate(4 * MiB, { exact: true, preallocation: "off" });
+      await backend.flush();
+    },
+    async (path, data) => {
+      assert.ok((await Deno.stat(data)).size > 5 * MiB, "no byte outside of the window is touched");
+      for (const [format, name] of [["qcow2", path], ["raw", data]] as const) {
+        const said = await run(
+          "qemu-io",
+          "-rf",
+          format,
+          "-c",
+          `read -P 0 ${2 * MiB + 512} 1M`,
+          name,
+        );
+        assert.doesNotMatch(said, /failed/, format);
+      }
+    },
+    (data) => {
+      Deno.writeFileSync(data, new Uint8Array(3 * MiB).fill(9), { append: true });
+      const window = { driver: "raw", size: 5 * MiB, file: { driver: "file", filename: data } };
+      return { "data-file": window };
+    },
+  );
+});
