@@ -242,9 +242,10 @@ class NodesQuery {
   }
 }
 
-/** What is shown as the image below: of a filter what it filters, too. */
+/** What is shown as the image below: of a filter what it filters. (raw passes through, but is a format.) */
 function imageBelow(node: BlockNode): BlockNode | undefined {
-  return backingOf(node) ?? node.children.find((edge) => edge.role.includes("filtered"))?.node;
+  if (node.definition.kind !== "filter") return backingOf(node);
+  return node.children.find((edge) => edge.role.includes("filtered"))?.node;
 }
 
 /** How many images are below `node`. */
