@@ -90,7 +90,10 @@ export class Connection {
   /** The server hangs up: replies that the client does not take at once are dropped. */
   #forced = false;
 
-  /** Greets the client, unless it arrives from another thread; owns `transport` from now on. */
+  /**
+   * Greets the client, unless it arrives from another thread; owns `transport` from now on. Throws SysError where there
+   * is no memory for it: then `transport` is the caller's, and nothing is left of the connection.
+   */
   constructor(
     context: Context,
     transport: Transport,
@@ -108,9 +111,6 @@ export class Connection {
     const negotiation = new Negotiation(host.exports, host.traces, send);
     this.#handshake = new Handshake(this.#input, negotiation);
     if (host.traces.begin.enabled) host.traces.begin.emit("Beginning negotiation");
-    this.#timer = host.handshakeNs > 0
-      ? context.loop.timer(host.handshakeNs, () => this.#handshakeTimeout())
-      : undefined;
     transport.ready = (read, write, broken) => this.#ready(read, write, broken);
     if (arrival === undefined) {
       this.#sendBytes(greeting());
@@ -118,6 +118,9 @@ export class Connection {
       if (arrival.bytes.length > 0) this.#input.preload(arrival.bytes);
       this.#transmit(arrival.chosen);
     }
+    this.#timer = host.handshakeNs > 0
+      ? context.loop.timer(host.handshakeNs, () => this.#handshakeTimeout())
+      : undefined;
     // Not at once: a client that is gone already would be reported closed before its server knows it.
     this.#schedule();
   }

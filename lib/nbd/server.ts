@@ -14,6 +14,7 @@ import {
   SO,
   SOL,
   type Sys,
+  SysError,
   TCP,
   type Watch,
 } from "../sys/mod.ts";
@@ -212,9 +213,25 @@ export class NbdServer implements ConnectionHost, RemoteHost, ExportDirectory {
     const { keepAlive } = this.#listening;
     if (keepAlive !== undefined) setKeepAlive(sys, fd, keepAlive);
     const peer = `client ${++this.#clients}${origin(sys, fd)}`;
-    const transport = new SocketTransport(this.#context, fd);
-    this.#connections.add(new Connection(this.#context, transport, this, peer));
+    const connection = this.#connect(fd, peer);
+    if (connection !== undefined) this.#connections.add(connection);
     this.#limit();
+  }
+
+  /** Undefined: the machine has no room for the client, which finds its connection closed. */
+  #connect(fd: number, peer: string): Connection | undefined {
+    const context = this.#context;
+    let transport: SocketTransport | undefined;
+    try {
+      transport = new SocketTransport(context, fd);
+      return new Connection(context, transport, this, peer);
+    } catch (error) {
+      if (transport === undefined) context.sys.close(fd);
+      else transport.close();
+      if (!(error instanceof SysError)) throw error;
+      context.log.warn(`NBD server: cannot serve ${peer}: ${error.message}`);
+      return undefined;
+    }
   }
 
   #limit(): void {

@@ -3,7 +3,7 @@ import { BlockGraph, driverRegistry } from "../block/mod.ts";
 import { drivers } from "../block/drivers/mod.ts";
 import { ExportRegistry } from "../export/mod.ts";
 import type { NbdServerOptionsValue } from "../qmp/schema/export.ts";
-import { AF, createContext, type OwnedContext, SOCK } from "../sys/mod.ts";
+import { AF, createContext, EPOLL, Errno, type OwnedContext, SOCK, SysError } from "../sys/mod.ts";
 import { nbdHandlers } from "./commands.ts";
 import { NbdControl } from "./control.ts";
 import { handshake, request } from "./testing.ts";
@@ -240,3 +240,37 @@ Deno.test("hard removal drops connected clients, in the handshake or not; safe r
     user.close();
     negotiating.close();
   }));
+
+/** How a machine refuses the next client; what it is asked for later it gives. */
+const refusals: Record<string, (context: OwnedContext) => void> = {
+  "to watch its socket": ({ sys }) => {
+    const { epollCtl } = sys;
+    sys.epollCtl = (epfd, op, fd, events, data) => {
+      if (op !== EPOLL.CTL_ADD) return epollCtl.call(sys, epfd, op, fd, events, data);
+      sys.epollCtl = epollCtl;
+      return -Errno.ENOSPC;
+    };
+  },
+  "for its greeting": ({ buffers }) => {
+    const { acquire } = buffers;
+    buffers.acquire = () => {
+      buffers.acquire = acquire;
+      throw new SysError("mmap", Errno.ENOMEM);
+    };
+  },
+};
+for (const [what, refuse] of Object.entries(refusals)) {
+  Deno.test(`a client that there is no room for (${what}) is hung up on, others are served`, () =>
+    withDaemon(async ({ control, context, dir }) => {
+      const path = `${dir}/nbd.sock`;
+      await control.start(unix(path));
+      refuse(context);
+      const unlucky = await Deno.connect({ transport: "unix", path });
+      assert.equal(await unlucky.read(new Uint8Array(18)), null);
+      unlucky.close();
+      assert.deepEqual(control.server!.clients(), []);
+      const next = await Deno.connect({ transport: "unix", path });
+      assert.equal(await next.read(new Uint8Array(18)), 18);
+      next.close();
+    }));
+}
