@@ -102,6 +102,13 @@ const cases: Case[] = [
   { name: "repair without a value", args: [IMAGE, "-r"] },
   { name: "repair of an image that is not locked", args: ["-U", "-r", "all", IMAGE] },
   { name: "unknown feature", args: [IMAGE], edit: (image) => image.put(72, 1n << 40n) },
+  {
+    name: "marked as having a data file, repair of leaks",
+    args: ["-r", "leaks", IMAGE],
+    edit: (image) => image.put(72, 4n),
+    bytes: true,
+  },
+  { name: "raw data, and no data file", args: [IMAGE], edit: (image) => image.put(88, 2n) },
   { name: "L1 table too small", args: [IMAGE], edit: (image) => image.put32(36, 0) },
   { name: "L1 table too large", args: [IMAGE], edit: (image) => image.put32(36, 0x400001) },
   { name: "file: before the name", args: [`file:${IMAGE}`] },
