@@ -53,12 +53,12 @@ function parse(args: readonly string[]): MeasureArguments {
   const size = last("--size");
   const json = outputIsJson(words);
   const [image] = operands;
+  const bytes = size === undefined ? undefined : sizeOf(size);
   const access = accessOf(words);
   if (operands.length > 1) throw new CommandError("At most one filename argument is allowed.");
   if (image === undefined && (access.imageOpts || given.has("-f") || given.has("-l"))) {
     throw new CommandError("--image-opts, -f, and -l require a filename argument.");
   }
-  const bytes = size === undefined ? undefined : sizeOf(size);
   if (size === undefined && image === undefined) {
     throw new CommandError("Either --size N or one filename must be specified.");
   }
@@ -153,8 +153,14 @@ async function ofImage(
   const use = useOf(context, { describe: "the measurement", image, writes: false }, given);
   const options = snapshot === undefined ? {} : { "x-qsd-snapshot": snapshot };
   try {
-    const { backend } = await openImage(context, graph, { ...use, format: from }, options);
+    const { backend, format } = await openImage(context, graph, { ...use, format: from }, options);
     try {
+      if (snapshot !== undefined && format !== "qcow2") {
+        throw new CommandError(
+          `Failed to load snapshot: Block format '${format}' used by device '' does not ` +
+            "support temporarily loading internal snapshots",
+        );
+      }
       const specific = (await backend.facts()).formatSpecific;
       return await task({
         size: alignUp(backend.size, SECTOR),

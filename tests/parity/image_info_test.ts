@@ -63,6 +63,27 @@ parity("image information", [
     ]),
   },
   {
+    name: "an image with a data file, under each kind of name",
+    files: {
+      "base.raw": { size: 65536 },
+      "a.qcow2": img(
+        ...["create", "-q", "-f", "qcow2", "-o", "data_file=d.raw", "-b", "base.raw", "-F", "raw"],
+        ...["a.qcow2", "1M"],
+      ),
+      "other.raw": { size: 1 << 20 },
+    },
+    needs: ["qemu-img"],
+    steps: [
+      {},
+      { backing: null },
+      { backing: { driver: "raw", file: { driver: "file", filename: "base.raw" } } },
+      { "data-file": { driver: "file", filename: "d.raw" } },
+      { "data-file": { driver: "file", filename: "other.raw" } },
+      { "data-file": { driver: "raw", file: { driver: "file", filename: "d.raw" } } },
+      { backing: null, "data-file": { driver: "file", filename: "other.raw" } },
+    ].flatMap((more) => [{ label: JSON.stringify(more) }, add("a.qcow2", more), deep, del]),
+  },
+  {
     name: "a filter shows what it filters",
     files,
     needs: ["qemu-img", "qemu-io"],

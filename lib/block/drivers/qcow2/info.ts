@@ -78,8 +78,23 @@ export async function imageFacts(
     facts.fullBackingFilename = origin.fullBackingFilename ?? backingFile;
     if (backingFormat !== undefined && backingFormat !== "") facts.backingFormat = backingFormat;
   }
-  Object.assign(facts, naming(file, own, backing, below, origin));
+  const names = naming(file, own, backing, below, origin);
+  Object.assign(facts, names.filename === own.filename ? names : await withDataFile(image, names));
   return facts;
+}
+
+/** A `json:` name says where the data is, too. */
+async function withDataFile(
+  { file, data }: Qcow2Image,
+  names: Partial<ImageFacts>,
+): Promise<Partial<ImageFacts>> {
+  if (data === file || names.filename === undefined) return names;
+  const there = await data.facts();
+  const options = {
+    "data-file": there.options ?? optionsOfName(data.node.driver, there.filename ?? ""),
+    ...names.options,
+  };
+  return { options, filename: jsonFilename(options) };
 }
 
 /** Bytes that the image takes: with its data file. */
