@@ -5,7 +5,7 @@ import { BlockExportType } from "../qmp/schema/export.ts";
 
 const text = `Usage: PROGRAM [OPTION]...
        PROGRAM COMMAND [ARGUMENT]...
-Serves disk images to other programs, steered over QMP.
+Serves disk images to other programs, controlled over QMP.
 
   -h, --help             print this text and exit
   -V, --version          print the version and exit
