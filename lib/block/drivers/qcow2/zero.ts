@@ -7,6 +7,7 @@ import type { WritePlan } from "../../mod.ts";
 import type { Slot } from "./cache.ts";
 import { EntryPlanner } from "./entry_planner.ts";
 import { EntryHigh, EntryLow, subclusterMask } from "./format.ts";
+import type { Busy } from "./inflight.ts";
 import { Kind } from "./map.ts";
 import { mustWait } from "./waiting.ts";
 
@@ -18,32 +19,43 @@ export class ZeroPlanner extends EntryPlanner {
   zeroes(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
-    if (slot === undefined) return this.#zeroUnmapped(start, length, plan);
+    const { geometry } = this.image;
+    const flags = geometry.version >= 3 && !geometry.dataFileRaw;
+    if (slot === undefined) return this.#zeroUnmapped(start, length, plan, flags);
+    const end = Math.min(start + length, this.image.map.sliceEnd(slot));
+    if (!flags) return this.#zeroPlainly(slot, start, end, plan);
+    const dirty = this.image.markDirty();
+    if (dirty !== undefined) return dirty;
     const unit = this.subSize;
     const inside = start % unit;
-    const end = Math.min(start + length, this.image.map.sliceEnd(slot));
     // The last, short cluster of the disk counts as whole.
     const whole = inside === 0 && (end % unit === 0 || end >= this.image.size);
     if (!whole && (inside !== 0 || end - start < unit)) {
-      const part = Math.min(length, unit - inside);
-      if (!this.readsZero(this.image.map.entryAt(slot, start), start)) this.#notQuickly(start);
-      plan.metadataOnly(part);
-      return undefined;
+      return this.#zeroPart(slot, start, Math.min(length, unit - inside), plan);
     }
-    const { geometry } = this.image;
-    if (geometry.version < 3 || geometry.dataFileRaw) {
-      return this.#zeroPlainly(slot, start, end, plan);
-    }
-    const dirty = this.image.markDirty();
-    if (dirty !== undefined) return dirty;
     const to = this.#besideCompressed(slot, start, whole ? end : end - (end % unit));
     const { mayUnmap } = plan;
-    const done = this.#each(slot, start, to, (at, guest, from, upTo) => {
-      this.#zeroEntry(slot, at, guest, from, upTo, mayUnmap);
+    const done = this.#each(slot, start, to, (at, from, upTo) => {
+      this.#zeroEntry(slot, at, from, upTo, mayUnmap);
     });
     plan.metadataOnly(done - start);
+    const { externalData } = geometry;
+    if (mayUnmap && externalData && this.image.options.passDiscardRequest) {
+      this.#discardBelow(plan, start, done - start);
+    }
     this.image.commits.written();
     return undefined;
+  }
+
+  /** A part of a (sub)cluster that reads as zeroes: with all of it, whatever becomes of the backing file. */
+  #zeroPart(slot: Slot, start: number, length: number, plan: WritePlan): undefined {
+    if (!this.readsZero(this.image.map.entryAt(slot, start), start)) this.#notQuickly(start);
+    const unit = start - start % this.subSize;
+    this.#each(slot, unit, unit + this.subSize, (at, from, to) => {
+      this.#zeroEntry(slot, at, from, to, false);
+    });
+    plan.metadataOnly(length);
+    this.image.commits.written();
   }
 
   /**
@@ -61,27 +73,31 @@ export class ZeroPlanner extends EntryPlanner {
     return tail !== 0 && to - tail > start && compressed(to - 1) ? to - tail : to;
   }
 
-  /** There is no L2 table: nothing to do where zeroes are read already. */
-  #zeroUnmapped(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
-    const { geometry, tables } = this.image;
-    const coverage = geometry.l2Coverage;
-    const left = Math.min(length, coverage - (start % coverage));
-    if (this.image.emptyBelow(start)) {
-      plan.metadataOnly(left);
-      return undefined;
-    }
-    if (geometry.version < 3 || geometry.dataFileRaw) this.#notQuickly(start);
-    return tables.make(Math.floor(start / coverage));
+  /** There is no L2 table. */
+  #zeroUnmapped(
+    start: number,
+    length: number,
+    plan: WritePlan,
+    flags: boolean,
+  ): Promise<void> | undefined {
+    const { geometry: { l2Coverage: coverage }, tables, backing } = this.image;
+    if (flags) return tables.make(Math.floor(start / coverage));
+    if (backing !== undefined) this.#notQuickly(start);
+    plan.metadataOnly(Math.min(length, coverage - (start % coverage)));
+    return undefined;
   }
 
-  /** Without zero flags: done where zeroes are read already; the file below may be quick in a raw data file. */
+  /**
+   * Without zero flags: done where zeroes are read already, whatever becomes of a backing file; the file below may be
+   * quick in a raw data file.
+   */
   #zeroPlainly(
     slot: Slot,
     start: number,
     end: number,
     plan: WritePlan,
   ): Promise<void> | undefined {
-    const { map, geometry, data, cipher } = this.image;
+    const { map, geometry, data, cipher, backing } = this.image;
     const at = map.entryAt(slot, start);
     // Subclusters may be of different kinds.
     const stop = Math.min(end, start - (start % this.subSize) + this.subSize);
@@ -90,7 +106,10 @@ export class ZeroPlanner extends EntryPlanner {
     if (geometry.dataFileRaw && cipher === undefined && kind === Kind.data) {
       map.checkHost(slot, at, map.host(at), start - inside);
       plan.inChild(data, start, stop - start);
-    } else if (this.readsZero(at, start)) {
+    } else if (
+      kind === Kind.zero || kind === Kind.zeroAllocated ||
+      (kind === Kind.unallocated && backing === undefined)
+    ) {
       plan.metadataOnly(stop - start);
     } else {
       this.#notQuickly(start);
@@ -98,14 +117,7 @@ export class ZeroPlanner extends EntryPlanner {
     return undefined;
   }
 
-  #zeroEntry(
-    slot: Slot,
-    at: number,
-    guest: number,
-    from: number,
-    to: number,
-    unmap: boolean,
-  ): void {
+  #zeroEntry(slot: Slot, at: number, from: number, to: number, unmap: boolean): void {
     const { map } = this.image;
     const view = this.view;
     const whole = from === 0 && to === this.clusterSize;
@@ -120,9 +132,9 @@ export class ZeroPlanner extends EntryPlanner {
     }
     const kind = map.kind(at, 0);
     if (kind === Kind.zero) return;
-    if (kind === Kind.unallocated && this.image.emptyBelow(guest)) return;
-    const keep = this.image.geometry.externalData || this.image.options.discardNoUnref;
-    if (kind === Kind.compressed || (unmap && !keep)) return this.#drop(slot, at, EntryLow.zero);
+    if (kind === Kind.compressed || (unmap && !this.image.options.discardNoUnref)) {
+      return this.#drop(slot, at, EntryLow.zero);
+    }
     if (kind === Kind.zeroAllocated) return;
     view.setUint32(at + 4, (view.getUint32(at + 4) | EntryLow.zero) >>> 0);
     map.changed(slot, at);
@@ -134,12 +146,17 @@ export class ZeroPlanner extends EntryPlanner {
   discard(start: number, length: number, plan: WritePlan): Promise<void> | undefined {
     const { map, geometry, inFlight, options, data, backing } = this.image;
     if (geometry.version < 3 && backing !== undefined) this.#notQuickly(start);
+    const size = this.clusterSize;
+    const inside = start % size;
+    // Parts of clusters stay, but for the last, short one of the disk.
+    if (inside !== 0 || (length < size && start + length < this.image.size)) {
+      plan.metadataOnly(Math.min(length, size - inside));
+      return undefined;
+    }
     const slot = this.#ready(start);
     if (mustWait(slot)) return slot;
     if (slot === undefined) {
-      const aligned = start % this.clusterSize === 0;
-      const whole = length >= this.clusterSize || start + length >= this.image.size;
-      if (backing !== undefined && aligned && whole) {
+      if (backing !== undefined) {
         return this.image.tables.make(Math.floor(start / geometry.l2Coverage));
       }
       plan.metadataOnly(Math.min(length, geometry.l2Coverage - (start % geometry.l2Coverage)));
@@ -148,15 +165,8 @@ export class ZeroPlanner extends EntryPlanner {
     const dirty = this.image.markDirty();
     if (dirty !== undefined) return dirty;
     const end = Math.min(start + length, map.sliceEnd(slot));
-    if (
-      start % this.clusterSize !== 0 || (end % this.clusterSize !== 0 && end < this.image.size)
-    ) {
-      // Parts of clusters stay; the seam sends whole ones.
-      const stop = start - (start % this.clusterSize) + this.clusterSize;
-      plan.metadataOnly(Math.min(stop, start + length) - start);
-      return undefined;
-    }
-    const done = this.#each(slot, start, end, (at) => this.#discardEntry(slot, at));
+    const whole = end >= this.image.size ? end : end - end % size;
+    const done = this.#each(slot, start, whole, (at) => this.#discardEntry(slot, at));
     this.image.commits.written();
     // What is punched into a raw data file is no zeroes once it is decrypted, and no entry says so.
     const garbled = geometry.dataFileRaw && this.image.cipher !== undefined;
@@ -165,14 +175,34 @@ export class ZeroPlanner extends EntryPlanner {
       plan.metadataOnly(done - start);
       return undefined;
     }
-    // What is discarded below is the very place that the next write goes to: that one has to wait.
     if (geometry.externalData) plan.inChild(data, start, done - start);
     else this.#planKept(slot, start, done, plan);
-    const first = start / this.clusterSize;
-    const busy = inFlight.begin(first, Math.ceil((done - start) / this.clusterSize));
+    const busy = this.#occupy(plan, start, done - start);
     plan.onCommit(() => inFlight.end(busy));
-    plan.onAbandon(() => inFlight.end(busy));
     return undefined;
+  }
+
+  /** What is discarded below is the very place that the next write goes to: that one has to wait. */
+  #occupy(plan: WritePlan, start: number, length: number): Busy {
+    const { inFlight } = this.image;
+    const first = Math.floor(start / this.clusterSize);
+    const busy = inFlight.begin(first, Math.ceil((start + length) / this.clusterSize) - first);
+    plan.onAbandon(() => inFlight.end(busy));
+    return busy;
+  }
+
+  /** What became zeroes need not take room in the data file. Advice: failures do not matter. */
+  #discardBelow(plan: WritePlan, start: number, length: number): void {
+    const { data, inFlight } = this.image;
+    const busy = this.#occupy(plan, start, length);
+    plan.onCommit(async () => {
+      try {
+        await data.discard(start, length);
+      } catch {
+        // It stays allocated there.
+      }
+      inFlight.end(busy);
+    });
   }
 
   /** Clusters in [start, end) that kept their place, and are this image's alone, are discarded below. */
@@ -210,16 +240,16 @@ export class ZeroPlanner extends EntryPlanner {
         const zero = this.view.getUint32(at + 8) === 0xffffffff;
         return backing === undefined || zero ? undefined : this.#drop(slot, at, 0xffffffff);
       }
-      if (geometry.externalData || options.discardNoUnref) {
-        return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
+      if (options.discardNoUnref) {
+        return this.#zeroEntry(slot, at, 0, this.clusterSize, false);
       }
       return this.#drop(slot, at, 0xffffffff);
     }
     const kind = map.kind(at, 0);
     if (kind === Kind.zero || (kind === Kind.unallocated && backing === undefined)) return;
     if (kind === Kind.unallocated) return this.#drop(slot, at, EntryLow.zero);
-    if (kind !== Kind.compressed && (geometry.externalData || options.discardNoUnref)) {
-      return this.#zeroEntry(slot, at, 0, 0, this.clusterSize, false);
+    if (kind !== Kind.compressed && options.discardNoUnref) {
+      return this.#zeroEntry(slot, at, 0, this.clusterSize, false);
     }
     this.#drop(slot, at, zeroFlags ? EntryLow.zero : 0);
   }
@@ -243,7 +273,7 @@ export class ZeroPlanner extends EntryPlanner {
     slot: Slot,
     start: number,
     end: number,
-    act: (at: number, guest: number, from: number, to: number) => void,
+    act: (at: number, from: number, to: number) => void,
   ): number {
     const size = this.clusterSize;
     const { map, inFlight } = this.image;
@@ -256,7 +286,7 @@ export class ZeroPlanner extends EntryPlanner {
       const from = Math.max(start - guest, 0);
       // The last, short cluster of the disk is zeroed to its end.
       const to = stop - guest >= size || stop >= this.image.size ? size : stop - guest;
-      act(at, guest, from, Math.min(size, to));
+      act(at, from, Math.min(size, to));
     }
     return stop;
   }
