@@ -99,6 +99,29 @@ for (const [index, [name, at]] of Object.entries(damages).entries()) {
 }
 
 Deno.test({
+  name:
+    "a repair that makes the file longer gives away nothing that a table right behind its end led to",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    const path = dir.file("a.qcow2");
+    const whole = await makeImage(path);
+    const image = new ImageBytes(whole.slice());
+    const [at, entry] = [image.l1 + 8, image.word(image.l1 + 8)];
+    image.put(at, BigInt(Math.ceil(whole.length / CLUSTER) * CLUSTER) | COPIED);
+    image.put(image.refcountTable, image.word(image.refcountTable) | 1n);
+    const repaired = new ImageBytes((await ours(image.bytes, "all")).bytes);
+    assert.ok(repaired.bytes.length > whole.length + CLUSTER);
+    repaired.put(at, entry);
+    const { bytes } = await ours(repaired.bytes, "all");
+    assert.deepEqual(await judge(path, bytes), await judge(path, whole));
+    const table = Number(entry & OFFSET) / CLUSTER;
+    const counts = Number(repaired.word(repaired.refcountTable) & OFFSET);
+    assert.equal(repaired.view.getUint16(counts + 2 * table), 1, "the table's cluster is not free");
+  },
+});
+
+Deno.test({
   name: "a repair changes no data that a broken entry takes for a table",
   ignore,
   fn: async () => {
