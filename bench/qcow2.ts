@@ -210,8 +210,8 @@ function resident(pid: number): number {
 const say = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 /** After so many requests hardly anything is compiled any more: the last tier comes after 16,000 to 25,000. */
 const WARM_REQUESTS = 20_000;
-/** So long takes about as many where there are no new images. */
-const WARM_SECONDS = 2;
+/** So long takes at least as many where there are no new images, also where they are slow (64k of zstd). */
+const WARM_SECONDS = 5;
 
 /** The column of qsd on a raw image. */
 const BESIDE = "qsd on raw";
