@@ -121,7 +121,7 @@ class Session {
       this.#open = false;
     } else {
       const persistent = !this.#readOnly && dice.below(3) > 0;
-      const granularity = 512 << dice.below(22);
+      const granularity = 512 << dice.below(dice.pick([3, 22]));
       const acts = [
         () => this.#command("block-dirty-bitmap-remove", on()),
         () => this.#command("block-dirty-bitmap-clear", on()),
@@ -152,8 +152,10 @@ class Session {
   }
   async #write(): Promise<void> {
     const list = Array.from({ length: 1 + this.dice.below(5) }, () => {
-      const offset = this.dice.below(this.#size);
-      const length = Math.min(1 + this.dice.below(100_000), this.#size - offset);
+      const unit = this.dice.pick([1, 512]);
+      const offset = this.dice.below(this.#size / unit) * unit;
+      const most = Math.min(100_000, this.#size - offset);
+      const length = (1 + this.dice.below(most / unit)) * unit;
       return { type: this.dice.pick([CMD.WRITE, CMD.WRITE_ZEROES, CMD.TRIM]), offset, length };
     });
     await this.both(`requests ${JSON.stringify(list)}`, (side) => side.requests(list));
