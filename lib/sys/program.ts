@@ -3,7 +3,7 @@
 /** Signals that ask a program to stop. */
 export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
 /** Signals that end a program which does not expect them. */
-type StraySignal = "SIGUSR1" | "SIGALRM" | "SIGIO";
+type StraySignal = "SIGUSR1" | "SIGALRM" | "SIGIO" | "SIGXFSZ";
 /** Signals that can be handled: SIGWINCH tells of a terminal's new size. */
 export type Signal = StopSignal | StraySignal | "SIGWINCH";
 

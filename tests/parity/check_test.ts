@@ -253,3 +253,24 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  name:
+    "a repair that the limit on the size of files does not allow is an error, and nothing worse",
+  ignore,
+  fn: async () => {
+    await using dir = TestDir.make();
+    await ok("qemu-img", ["create", "-q", "-f", "qcow2", dir.file(IMAGE), "1M"]);
+    for (const program of programs()) {
+      // Without refcounts all are made anew, behind what is there.
+      const bytes = Deno.readFileSync(dir.file(IMAGE)).fill(0, 65536, 3 * 65536);
+      Deno.writeFileSync(dir.file("broken"), bytes);
+      const command = [...program, "-r", "all", "broken"].join(" ");
+      const { status, stderr } = await run("sh", ["-c", `ulimit -f 8; ${command}`], {
+        cwd: dir.path,
+      });
+      assert.equal(status, 1);
+      assert.match(stderr, /Check failed: .*File too large/);
+    }
+  },
+});

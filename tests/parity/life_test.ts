@@ -157,6 +157,24 @@ parity("nobody is served before all options were applied", [
   },
 ]);
 
+parity("a limit on the size of files ends nothing", [
+  {
+    name: "block_resize",
+    files: base.files!,
+    steps: [{
+      tool: [
+        "sh",
+        "-c",
+        `ulimit -f 2048; .bin/qemu-storage-daemon ${stdio} --blockdev file,node-name=f,filename=a.raw |
+           tail -n +2; stat -c %s a.raw`,
+      ],
+      input: `{"execute":"qmp_capabilities"}
+        {"execute":"block_resize","arguments":{"node-name":"f","size":4194304}}
+        {"execute":"quit"}`,
+    }],
+  },
+]);
+
 parity("a monitor on standard input", [
   {
     name: "greets, answers, quits",
