@@ -32,6 +32,8 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "The hint `Is another process using the image [...]?` follows every refused lock.",
     "`blockdev-create` refuses what can be refused before an old file is emptied.",
     "`blockdev-reopen` with another driver says so; QEMU names an option that only the old driver has. An empty list is not fatal.",
+    "A repair of a qcow2 image keeps what a table or snapshot that cannot be followed leads to, and ends with status 2; QEMU gives those clusters away.",
+    "A qcow2 disk that grows reads as zeroes where it is new, also within a cluster that a smaller disk had cut; QEMU shows what was there before.",
     "Reads of `null-co` and `null-aio` give zeroes without `read-zeroes` too; QEMU leaves older contents of memory in the buffer.",
   ],
   "NBD": [
@@ -45,6 +47,8 @@ export const differences: Readonly<Record<string, readonly string[]>> = {
     "A merge of no bitmaps does nothing; QEMU crashes.",
     "A persistent bitmap of a read-only node is refused; QEMU takes it, and loses it when the node is closed.",
     "A bitmap with more bits than there is memory for is refused.",
+    "A resize beyond what a persistent bitmap can be stored for is refused; QEMU loses all bitmaps when the node is closed.",
+    "A name in an image that is not UTF-8 is shown with `\\xHH` for what is not ASCII, and can be used so; QEMU shows a name by which it finds nothing.",
   ],
   "Character devices": [
     "When `chardev-change` fails, the old device stays; QEMU has lost it.",
